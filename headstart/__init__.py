@@ -1,0 +1,31 @@
+"""headstart: carry what a pretrained language model knows over to your own task, and prove that it helped.
+
+    import headstart
+
+    artifact = headstart.fit("reviews.csv", out="runs/reviews")
+    artifact.predict(["great film"])
+
+Nothing heavy runs at import; torch is loaded when a model is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .artifact import Artifact, load
+    from .errors import HeadstartError
+    from .spec import Spec
+    from .workbench import fit
+
+__version__ = "0.1.0"
+__all__ = ["Artifact", "HeadstartError", "Spec", "fit", "load"]
+
+_HOMES = {"Artifact": "artifact", "HeadstartError": "errors", "Spec": "spec", "fit": "workbench", "load": "artifact"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,167 @@
+"""Windows to steps: token ids in flat files on disk, batches of like length under a token budget.
+
+A million rows of fifteen tokens are 60 MB of int32 in a memory-mapped file, not a million Python lists. The order of an
+epoch is a pure function of (lengths, budget, seed, epoch), so a run can be entered again at any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from .types import Batch, Window, collate
+
+POOL_BATCHES = 50  # batches' worth of shuffled windows that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of all windows: flat values, and where each window's begin (None: one number a window)."""
+
+    values: np.ndarray
+    starts: np.ndarray | None
+
+    def of(self, i: int) -> np.ndarray:
+        """The value of window `i`, a number or [T]."""
+        if self.starts is None:
+            return np.asarray(self.values[i])
+        return self.values[self.starts[i] : self.starts[i + 1]]
+
+
+@dataclass(frozen=True)
+class WindowStore:
+    """Windows as flat memory-mapped arrays.
+
+    lengths_N: tokens of each window.  rows_N: the row each came from.  cut_N: tokens of each that did not fit.
+    """
+
+    inputs: dict[str, Field]
+    target: dict[str, Field]
+    lengths_N: np.ndarray
+    rows_N: np.ndarray
+    cut_N: np.ndarray
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.lengths_N)
+
+    def batch(self, chosen: np.ndarray) -> Batch:
+        """The windows numbered `chosen`, padded to the longest of them."""
+        return collate({k: [f.of(i) for i in chosen] for k, f in self.inputs.items()},
+                       {k: [f.of(i) for i in chosen] for k, f in self.target.items()}, self.pad_id)
+
+
+def store(windows: Iterable[Window], folder: Path, pad_id: int) -> WindowStore:
+    """Write `windows` to flat files in `folder` (made, overwritten) and map them. One pass, bounded memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writers: dict[str, _Writer] = {}
+    lengths, rows, cut = [], [], []
+    for window in windows:
+        for kind, fields in (("inputs", window.inputs), ("target", window.target)):
+            for name, value in fields.items():
+                key = f"{kind}.{name}"
+                if key not in writers:
+                    writers[key] = _Writer(folder / f"{key}.bin", value)
+                writers[key].append(value)
+        lengths.append(len(window))
+        rows.append(window.row)
+        cut.append(window.notes.get("n_cut_tokens", 0))
+    fields_of = {kind: {key.partition(".")[2]: w.close() for key, w in writers.items() if key.startswith(kind)}
+                 for kind in ("inputs", "target")}
+    return WindowStore(fields_of["inputs"], fields_of["target"], np.asarray(lengths, np.int32),
+                       np.asarray(rows, np.int64), np.asarray(cut, np.int32), pad_id)
+
+
+class _Writer:
+    """One growing flat file."""
+
+    def __init__(self, path: Path, example: object) -> None:
+        self.path = path
+        self.dtype = np.float32 if np.asarray(example).dtype.kind == "f" else np.int32
+        self.ends: list[int] | None = None if np.ndim(example) == 0 else [0]  # type: ignore[arg-type]
+        self.file = path.open("wb")
+
+    def append(self, value: object) -> None:
+        array = np.asarray(value, self.dtype)
+        self.file.write(array.tobytes())
+        if self.ends is not None:
+            self.ends.append(self.ends[-1] + len(array))
+
+    def close(self) -> Field:
+        self.file.close()
+        starts = None if self.ends is None else np.asarray(self.ends, np.int64)
+        return Field(np.memmap(self.path, self.dtype, "r"), starts)
+
+
+def by_length(lengths_N: np.ndarray, order: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
+    """Cut `order`, sorted by length (stable), into batches of at most `tokens_per_batch` padded tokens.
+
+    A window longer than the budget gets a batch of its own.
+    """
+    order = order[np.argsort(lengths_N[order], kind="stable")]
+    lengths = lengths_N[order]
+    batches, begin = [], 0
+    while begin < len(order):
+        # Lengths only grow, so rows * longest grows too: the end of the batch is found by bisection.
+        low, high = begin + 1, len(order)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if int(lengths[middle - 1]) * (middle - begin) <= tokens_per_batch:
+                low = middle
+            else:
+                high = middle - 1
+        batches.append(order[begin:low])
+        begin = low
+    return batches
+
+
+def epoch(lengths_N: np.ndarray, tokens_per_batch: int, seed: int, number: int) -> list[np.ndarray]:
+    """The batches of epoch `number`, from 0: every window once, in an order drawn from (seed, number)."""
+    rng = np.random.default_rng((seed, number))
+    order = rng.permutation(len(lengths_N))
+    in_pool = max(1, round(POOL_BATCHES * tokens_per_batch / float(lengths_N.mean())))
+    batches = [b for at in range(0, len(order), in_pool)
+               for b in by_length(lengths_N, order[at : at + in_pool], tokens_per_batch)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def steps(windows: WindowStore, tokens_per_batch: int, tokens_per_micro_batch: int | None, seed: int,
+          first: int = 1) -> Iterator[list[Batch]]:
+    """Batches of step `first`, `first` + 1, ... without end; each a list of micro-batches whose losses are summed."""
+    n = 0
+    for number in count():
+        for chosen in epoch(windows.lengths_N, tokens_per_batch, seed, number):
+            n += 1
+            if n < first:
+                continue
+            pieces = ([chosen] if tokens_per_micro_batch is None
+                      else by_length(windows.lengths_N, chosen, tokens_per_micro_batch))
+            yield [windows.batch(piece) for piece in pieces]
+
+
+def plan(windows: WindowStore, tokens_per_batch: int, seed: int, epochs: int, max_steps: int | None,
+         evaluations_per_epoch: int) -> tuple[int, dict[int, float]]:
+    """How many steps there will be, and after which to evaluate: {step: epochs done by then}; the last is one."""
+    n, evaluate_at = 0, {0: 0.0}
+    for number in count():
+        in_epoch = len(epoch(windows.lengths_N, tokens_per_batch, seed, number))
+        for j in range(1, evaluations_per_epoch + 1):
+            evaluate_at[n + round(in_epoch * j / evaluations_per_epoch)] = number + j / evaluations_per_epoch
+        n += in_epoch
+        if (number + 1 == epochs) if max_steps is None else (n >= max_steps):
+            break
+    if max_steps is not None and n > max_steps:
+        share = (max_steps - (n - in_epoch)) / in_epoch
+        evaluate_at = {step: at for step, at in evaluate_at.items() if step < max_steps} | {max_steps: number + share}
+        n = max_steps
+    return n, evaluate_at
+
+
+def padding_share(lengths_N: np.ndarray, batches: Iterable[np.ndarray]) -> float:
+    """The share of padded tokens that are padding."""
+    padded = sum(int(lengths_N[b].max()) * len(b) for b in batches)
+    return 1 - float(lengths_N.sum()) / padded

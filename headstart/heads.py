@@ -1,0 +1,80 @@
+"""The torch modules we own: pooling heads, and the two shapes of a model that can be trained.
+
+Both models map inputs {"input_ids": [B, T], "attention_mask": [B, T], ...} to logits, and both name their last linear
+layer `output`: what flows into it are the features that a linear probe reads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+Inputs = dict[str, torch.Tensor]
+
+
+class PoolHead(nn.Module):
+    """hidden_BTD and mask_BT to logits_BK: pool over real tokens, then one linear map."""
+
+    def __init__(self, width: int, n_outputs: int, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.out = nn.Linear(width, n_outputs)
+
+    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.out(pool(hidden_BTD, mask_BT, self.pooling))
+        return logits
+
+
+def pool(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One vector a window, [B, D]: the mean over real tokens, the first token, or the maximum over real tokens."""
+    if pooling == "first":
+        return hidden_BTD[:, 0]
+    mask_BT1 = mask_BT.unsqueeze(-1)
+    if pooling == "max":
+        return hidden_BTD.masked_fill(mask_BT1 == 0, torch.finfo(hidden_BTD.dtype).min).amax(1)
+    mask_BT1 = mask_BT1.to(hidden_BTD.dtype)
+    return (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
+
+
+class PooledModel(nn.Module):
+    """A pretrained encoder with a head of ours."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler.requires_grad_(False)  # no gradient reaches it; it stays for those who load the encoder
+
+    @property
+    def output(self) -> nn.Linear:
+        return self.head.out  # type: ignore[no-any-return, union-attr]
+
+    def forward(self, inputs: Inputs) -> torch.Tensor:
+        hidden_BTD = self.encoder(**inputs).last_hidden_state
+        logits: torch.Tensor = self.head(hidden_BTD, inputs["attention_mask"])
+        return logits
+
+
+class NativeModel(nn.Module):
+    """A family's own classification model of transformers, as it is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.model.base_model  # type: ignore[no-any-return]
+
+    @property
+    def output(self) -> nn.Linear:
+        linear = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
+        return linear[-1]
+
+    def forward(self, inputs: Inputs) -> torch.Tensor:
+        logits: torch.Tensor = self.model(**inputs).logits
+        return logits
+
+
+Model = PooledModel | NativeModel

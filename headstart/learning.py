@@ -1,0 +1,196 @@
+"""Training as a run sees it: the loop plus evaluation, early stopping, checkpoints, and what a signal asks for."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+
+from . import batches, runfolder, train
+from .batches import WindowStore
+from .heads import Model
+from .methods import Method
+from .predict import predict, torch_runtime
+from .progress import Show
+from .runfolder import Checkpoint, Progress, Stop
+from .spec import Spec
+from .tasks import Task
+from .types import Batch, Prediction, Reader, Row
+
+RESUME = "continue with the same command and --resume"
+
+
+class Learner:
+    """One model being moved. `progress` says how far it is; `learn` leaves the best weights in the model."""
+
+    def __init__(self, spec: Spec, task: Task, method: Method, model: Model, reader: Reader, work: Path, stop: Stop,
+                 show: Show) -> None:
+        from accelerate import Accelerator
+
+        self.spec, self.task, self.method, self.model, self.reader = spec, task, method, model, reader
+        self.work, self.stop, self.show = work, stop, show
+        self.accelerator = Accelerator(mixed_precision=_precision(spec.train.precision))
+        self.device: torch.device = self.accelerator.device
+        self.model.to(self.device)
+        self.progress = Progress()
+        self.best: dict[str, torch.Tensor] = {}
+        self.evaluate_seconds = 0.0
+        if spec.train.dropout is not None:
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = spec.train.dropout
+
+    def learn(self, windows: WindowStore, validation: Sequence[Row], *, resume: bool) -> None:
+        """Train to the end of the plan or until patience runs out; checkpoint on the way; keep the best weights."""
+        settings, seed = self.spec.train, self.spec.seed
+        n_steps, evaluate_at = batches.plan(windows, settings.tokens_per_batch, seed, settings.epochs,
+                                            settings.max_steps, settings.evaluations_per_epoch)
+        self.optimizer = self.accelerator.prepare_optimizer(train.optimizer(
+            settings.optimizer, self.method.groups(self.model, settings.lr, settings.weight_decay)))
+        if resume:
+            self._restore()
+        first = self.progress.step + 1
+        rate = train.schedule(settings.schedule, n_steps, settings.warmup_share)
+        stream = batches.steps(windows, settings.tokens_per_batch, settings.tokens_per_micro_batch, seed, first)
+        self.stop.deferred = True
+        saved = time.monotonic()
+        with self._log() as log:
+            self._evaluate_if_due(evaluate_at, validation)
+            self.show.begin("training", n_steps, "steps", self.progress.step)
+            steps = train.train(self._loss(windows), stream, self.optimizer, rate, accelerator=self.accelerator,
+                                clip_norm=settings.clip_norm, seed=seed, first=first)
+            while self.progress.step < n_steps and self.progress.n_worse < settings.patience:
+                self.model.train()
+                self._count(next(steps), log)
+                evaluated = self._evaluate_if_due(evaluate_at, validation)
+                if evaluated or time.monotonic() - saved > settings.checkpoint_every_s or self.stop.signum:
+                    log.flush()
+                    self._save()
+                    saved = time.monotonic()
+                if self.stop.signum:
+                    self.stop.leave(RESUME)
+        self.stop.deferred = False
+        self._put(self.best)
+
+    def _loss(self, windows: WindowStore) -> train.Loss:
+        settings, weights_K = self.spec.train, None
+        if settings.class_weights == "balanced":
+            counts_K = np.bincount(windows.target["label"].values, minlength=self.task.n_outputs)
+            weights_K = torch.tensor(counts_K.sum() / (len(counts_K) * counts_K), dtype=torch.float32).to(self.device)
+
+        def loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = self.model({name: torch.from_numpy(a).to(self.device) for name, a in batch.inputs.items()})
+            target = {name: torch.from_numpy(a).to(self.device) for name, a in batch.target.items()}
+            return self.task.loss(logits, target, weights_K=weights_K, label_smoothing=settings.label_smoothing)
+
+        return loss
+
+    def _count(self, step: train.Step, log: TextIO) -> None:
+        progress = self.progress
+        progress.step = step.n
+        progress.seconds += step.seconds
+        progress.n_tokens += step.n_tokens
+        log.write(json.dumps(asdict(step)) + "\n")
+        self.show.advance(1, f"loss {step.loss:.3f}, {step.n_tokens / step.seconds:,.0f} tokens/s")
+
+    def _evaluate_if_due(self, evaluate_at: dict[int, float], validation: Sequence[Row]) -> bool:
+        progress = self.progress
+        if progress.step not in evaluate_at or any(e["step"] == progress.step for e in progress.curve):
+            return False
+        began = time.perf_counter()
+        answers = self.answer(validation, checkpoint_on_stop=True)
+        scores = self.task.score(self.task.outcomes(answers, validation))
+        score = scores[self.task.metric]
+        is_best = score > progress.best_score
+        progress.curve.append({"step": progress.step, "epoch": evaluate_at[progress.step], "scores": scores,
+                               "is_best": is_best})
+        if is_best:
+            for entry in progress.curve[:-1]:
+                entry["is_best"] = False
+            progress.best_score, progress.best_step, progress.n_worse = score, progress.step, 0
+            self.best = {name: p.detach().cpu().clone() for name, p in self._moving().items()}
+        else:
+            progress.n_worse += 1
+        self.evaluate_seconds += time.perf_counter() - began
+        self.show.say(f"epoch {evaluate_at[progress.step]:g}: validation {self.task.metric} {score:.4f}"
+                      + (" (best so far)" if is_best else ""))
+        return True
+
+    def answer(self, rows: Sequence[Row], checkpoint_on_stop: bool = False) -> list[Prediction]:
+        """What the model answers to `rows` as it is now; their gold is hidden from it."""
+        blind = ({k: v for k, v in row.items() if k not in self.task.gold} for row in rows)
+        answers: list[Prediction] = []
+        for answer in predict(self.task, blind, self.reader, torch_runtime(self.model, self.device),
+                              tokens_per_batch=self.spec.evaluate.tokens_per_batch):
+            answers.append(answer)
+            if checkpoint_on_stop and self.stop.signum:
+                if self.progress.step:
+                    self._save()
+                self.stop.leave(RESUME)
+        return answers
+
+    def cost(self, windows: WindowStore) -> dict[str, Any]:
+        """What the run took, measured."""
+        progress, settings = self.progress, self.spec.train
+        order = batches.epoch(windows.lengths_N, settings.tokens_per_batch, self.spec.seed, 0)
+        return {
+            "train_seconds": progress.seconds, "evaluate_seconds": self.evaluate_seconds, "n_steps": progress.step,
+            "train_tokens_per_s": progress.n_tokens / progress.seconds if progress.seconds else None,
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "n_weights": sum(p.numel() for p in self.model.parameters()),
+            "n_trainable": sum(p.numel() for p in self._moving().values()),
+            "padding_share": batches.padding_share(windows.lengths_N, order),
+        }
+
+    def _moving(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _put(self, weights: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, p in self._moving().items():
+                p.copy_(weights[name])
+
+    def _save(self) -> None:
+        state = self.optimizer.state_dict()["state"]
+        if self.accelerator.scaler is not None:
+            self.progress.scaler = self.accelerator.scaler.state_dict()
+        tensors = {f"{i}.{key}": value.detach().cpu() for i, values in state.items() for key, value in values.items()
+                   if isinstance(value, torch.Tensor)}
+        runfolder.save(self.work, Checkpoint(
+            self.progress, {name: p.detach().cpu() for name, p in self._moving().items()}, self.best, tensors))
+
+    def _restore(self) -> None:
+        found = runfolder.latest(self.work)
+        if found is None:
+            return
+        self.progress, self.best = found.progress, found.best
+        self._put(found.weights)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for place, tensor in found.optimizer.items():
+            i, _, key = place.partition(".")
+            state.setdefault(int(i), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if self.accelerator.scaler is not None and self.progress.scaler:
+            self.accelerator.scaler.load_state_dict(self.progress.scaler)
+        self.show.say(f"resuming after step {self.progress.step}")
+
+    def _log(self) -> TextIO:
+        """steps.jsonl, cut back to the steps that the checkpoint holds."""
+        path = self.work / "steps.jsonl"
+        kept = path.read_text("utf-8").splitlines(keepends=True)[: self.progress.step] if path.exists() else []
+        path.write_text("".join(kept), "utf-8")
+        return path.open("a", encoding="utf-8")
+
+
+def _precision(wanted: str) -> str:
+    if wanted == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return "no" if wanted == "fp32" else wanted

@@ -1,0 +1,42 @@
+"""fine-tuning: every weight moves, from a head that already fits.
+
+What moves  all weights; with `freeze_embeddings` all but the token embeddings.
+When        some hundred labels or more, and minutes to spend.
+Cost        three forward passes' arithmetic a token and epoch; the optimizer holds twice the weights.
+Goes wrong  with few labels and a high rate the pretrained features are lost; `head_first` guards against that: a
+            random head sends large, meaningless gradients into the backbone, a solved one does not.
+Source      Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (head_first, LP-FT). Rate, batch and dropout
+            were measured in bench/defaults.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from . import Method
+
+if TYPE_CHECKING:
+    from ..heads import Model
+
+
+@dataclass(frozen=True)
+class FineTuning(Method):
+    """Everything moves. head_first: solve the head on frozen features, then move the rest."""
+
+    name: ClassVar = "fine-tuning"
+
+    head_first: bool = True
+    freeze_embeddings: bool = False
+
+    @property
+    def solves_head(self) -> bool:
+        return self.head_first
+
+    @property
+    def trains(self) -> bool:
+        return True
+
+    def prepare(self, model: Model) -> None:
+        if self.freeze_embeddings:
+            model.encoder.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]

@@ -1,0 +1,36 @@
+"""linear-probe: nothing of the backbone moves; a logistic regression reads what it says.
+
+What moves  the head only, solved to convergence (no steps, no learning rate).
+When        few labels, no time, or as the line that fine-tuning has to beat; the certificate always holds it.
+Cost        one forward pass over the data.
+Goes wrong  where the backbone never learned what the labels ask for.
+Source      Peters et al. 2019, "To Tune or Not to Tune?"; strength chosen on validation from features.STRENGTHS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from . import Method
+
+if TYPE_CHECKING:
+    from ..heads import Model
+
+
+@dataclass(frozen=True)
+class LinearProbe(Method):
+    """Frozen backbone, solved head."""
+
+    name: ClassVar = "linear-probe"
+
+    @property
+    def solves_head(self) -> bool:
+        return True
+
+    @property
+    def trains(self) -> bool:
+        return False
+
+    def prepare(self, model: Model) -> None:
+        model.encoder.requires_grad_(False)

@@ -1,0 +1,60 @@
+"""Rows in, answers out, through any runtime: a function from arrays to arrays. Bounded memory, order kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .batches import by_length
+from .tasks import Task
+from .types import Prediction, Reader, Row, Runtime, Window, collate
+
+if TYPE_CHECKING:
+    import torch
+
+    from .heads import Model
+
+ROWS_AT_ONCE = 4096  # enough to sort by length, few enough to hold
+
+
+def predict(task: Task, rows: Iterable[Row], reader: Reader, runtime: Runtime, *,
+            tokens_per_batch: int = 4096) -> Iterator[Prediction]:
+    """Answer `rows` in their order; they are read, encoded, run and decoded a few thousand at a time."""
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, ROWS_AT_ONCE)):
+        windows = [w for i, row in enumerate(chunk) for w in task.encode(i, row, reader)]
+        logits = run(windows, reader, runtime, tokens_per_batch)
+        at = 0
+        for i, row in enumerate(chunk):
+            end = at
+            while end < len(windows) and windows[end].row == i:
+                end += 1
+            yield task.decode(row, windows[at:end], logits[at:end])
+            at = end
+
+
+def run(windows: list[Window], reader: Reader, runtime: Runtime, tokens_per_batch: int) -> list[np.ndarray]:
+    """The logits of each window, in order; batches are of like length."""
+    lengths_N = np.fromiter((len(w) for w in windows), np.int64, len(windows))
+    logits: list[np.ndarray] = [np.empty(0)] * len(windows)
+    for chosen in by_length(lengths_N, np.arange(len(windows)), tokens_per_batch):
+        inputs = {name: [windows[i].inputs[name] for i in chosen] for name in windows[chosen[0]].inputs}
+        for i, one in zip(chosen, runtime(collate(inputs, {}, reader.pad_id).inputs), strict=True):
+            logits[i] = one
+    return logits
+
+
+def torch_runtime(model: Model, device: torch.device) -> Runtime:
+    """A model on its device as a runtime: eval mode, no gradients, float32 out."""
+    import torch
+
+    @torch.inference_mode()
+    def runtime(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        model.eval()
+        logits: torch.Tensor = model({name: torch.from_numpy(a).to(device) for name, a in inputs.items()})
+        return logits.float().cpu().numpy()
+
+    return runtime

@@ -1,0 +1,53 @@
+"""Names to classes: every file in a folder registers by being there, and third parties by an entry point."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+from .errors import SpecError, nearest, shorten
+
+
+def known(package: ModuleType, kind: type) -> dict[str, type]:
+    """Every named subclass of `kind` that stands in `package` or comes by the entry point group of its name."""
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for entry in entry_points(group=package.__name__):
+        entry.load()
+    return {c.name: c for c in _subclasses(kind) if "name" in vars(c)}
+
+
+def _subclasses(kind: type) -> Iterator[Any]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _subclasses(one)
+
+
+def find(package: ModuleType, kind: type, name: str, where: str) -> type:
+    """The class called `name`. Raises SpecError at `where` that names the nearest one."""
+    classes = known(package, kind)
+    if name not in classes:
+        raise SpecError(where, f"{shorten(name)} is not a {kind.__name__.lower()}; {nearest(str(name), classes)}")
+    return classes[name]
+
+
+def build(kind: type, options: dict[str, Any], where: str) -> Any:
+    """`kind(**options)`, each option checked against the dataclass's own annotations."""
+    import pydantic
+
+    allowed = [f.name for f in fields(kind)]
+    for key in options:
+        if key not in allowed:
+            raise SpecError(f"{where}.{key}", f"is not an option of {where} \"{vars(kind)['name']}\"; "
+                            + (nearest(key, allowed) if allowed else "it has none"))
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(options)
+    except pydantic.ValidationError as error:
+        lines = [f"{where}.{'.'.join(map(str, e['loc']))}: {shorten(e['input'])} is not allowed; "
+                 f"it {e['msg'].removeprefix('Input ')}" for e in error.errors()]
+        raise SpecError("", "\n".join(lines), f"Known: {', '.join(allowed)}") from None

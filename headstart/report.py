@@ -1,0 +1,207 @@
+"""A run's page: what scores.json and steps.jsonl hold, as HTML, as Markdown, and as a model card.
+
+    write(Path("runs/tickets"))        # report.html and report.md beside scores.json
+
+Nothing is scored here: `sections` decides what to say, and this file prints it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from . import drawing
+from .errors import ArtifactError, MissingExtraError, ResourceError
+from .sections import (
+    MAX_LABELS_SHOWN,
+    MISSING,
+    Scores,
+    Table,
+    certificate_table,
+    clean,
+    data,
+    facts,
+    headline,
+    in_words,
+    interval,
+    n_rows,
+    printable,
+    score_picture,
+    sections,
+    truncation,
+)
+
+
+def render_html(scores: Scores, steps: Sequence[Mapping[str, Any]], spec_yaml: str) -> str:
+    """One self-contained page. Raises MissingExtraError without jinja2."""
+    try:
+        import jinja2
+    except ImportError:
+        raise MissingExtraError("report", "jinja2", "train") from None
+
+    scores = clean(scores)
+    source = Path(__file__).with_name("report.html.jinja").read_text("utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                  lstrip_blocks=True).from_string(source)
+    return template.render(headline=headline(scores), facts=facts(scores), sections=sections(scores, clean(steps)),
+                           spec_yaml=printable(spec_yaml), plot_style=drawing.STYLE, kind=_kind(scores),
+                           footer=_footer(scores)) + "\n"
+
+
+def _kind(scores: Scores) -> str:
+    return " · ".join(["headstart report", *(scores[key] for key in ("task", "method") if scores.get(key))])
+
+
+def _footer(scores: Scores) -> str:
+    version = scores.get("versions", {}).get("headstart", "")
+    return f"Written by headstart {version}".rstrip() + " from scores.json and steps.jsonl, which lie beside this page."
+
+
+def render_markdown(scores: Scores, steps: Sequence[Mapping[str, Any]], spec_yaml: str) -> str:
+    scores = clean(scores)
+    top = headline(scores)
+    parts = [f"# {_inert(top.title)}", _inert(top.rest), _inert(top.plain),
+             "\n".join(f"- {name}: {_inert(value)}" for name, value in facts(scores))]
+    for section in sections(scores, clean(steps)):
+        parts += [f"## {section.title}", *map(_inert, section.lead), *map(_markdown_table, section.tables)]
+    if spec_yaml:
+        parts += ["## Spec", _fenced(spec_yaml)]
+    return "\n\n".join(part for part in [*parts, _inert(_footer(scores))] if part) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    rule = ["---"] * table.n_words + ["---:"] * (len(table.columns) - table.n_words)
+    rows = [table.columns, *table.rows]
+    lines = ["| " + " | ".join(map(_inert, row)) + " |" for row in rows]
+    return "\n".join([f"{_inert(table.caption)}:", "", lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+
+
+def _inert(text: str) -> str:
+    """`text` so that Markdown shows it as it is: no markup, no HTML, no links. Escapes only what would act."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    acts = r"(?=[\\`*|~$])|(?<!\w)(?=_)|(?=_(?!\w))|(?=\][(\[:])|(?=://)|(?<=www)(?=\.)"
+    at_start = r"^(\d*)(?=[#+.)=-]+(?:\s|$)|>)"
+    return re.sub(at_start, r"\1\\", re.sub(acts, r"\\", text))
+
+
+def _fenced(text: str) -> str:
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}yaml\n{printable(text).rstrip()}\n{fence}"
+
+
+def html_summary(scores: Scores) -> str:
+    """What a notebook shows for an artifact: verdict, score, and the fitted model beside its baselines. No jinja2."""
+    scores = clean(scores)
+    top = headline(scores)
+    return (f'<div class="headstart-summary" style="max-width: 44rem"><style>{drawing.STYLE}</style>'
+            f"<p><strong>{escape(top.title)}</strong></p><p>{escape(top.plain)}</p>{score_picture(scores)}</div>")
+
+
+def model_card(scores: Scores, spec_yaml: str) -> str:
+    """The artifact's README.md: the hub's front matter, use, data, certificate, limits, and the Spec."""
+    import yaml
+
+    scores = clean(scores)
+    front = yaml.safe_dump(_front_matter(scores), sort_keys=False, allow_unicode=True, width=1000)
+    top, info = headline(scores), scores.get("data", {})
+    name = f"{scores.get('backbone', 'a model')}, fitted for {scores.get('task', 'text')}"
+    made = ", ".join(f"{key} {scores.get(key, MISSING)}" for key in ("method", "backbone", "seed"))
+    table = data(scores)
+    parts = [f"---\n{front}---", f"# {_inert(name)}", _inert(f"{top.title}."), _inert(top.rest), _inert(top.plain),
+             "## Use", _use(scores), "## Data", _inert(f"Source: {info.get('source', 'not recorded')}."),
+             *(map(_markdown_table, table.tables) if table else ()), "## Certificate",
+             _markdown_table(certificate_table(scores)), "## Limits", _limits(scores), "## How it was made",
+             _inert(f"Fitted by headstart: {made}. The resolved Spec:"), _fenced(spec_yaml)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(scores: Scores) -> dict[str, Any]:
+    source, info = scores.get("data", {}).get("source", "not recorded"), scores.get("data", {})
+    score = {"type": scores["metric"], "value": scores["score"],
+             "name": f"{in_words(scores['metric'])}, 95% interval {interval(scores.get('interval'))}, "
+                     f"{n_rows(scores['n_test'])}, seed {scores.get('seed', MISSING)}",
+             "args": {"interval": scores.get("interval"), "n_test": scores["n_test"], "seed": scores.get("seed")}}
+    result = {"task": {"type": scores.get("task")}, "metrics": [score],
+              "dataset": {"type": source.removeprefix("hub:"), "name": source, "split": "test"}}
+    backbone = scores.get("backbone", "")
+    # A folder is no name on the hub; the card says it in words only.
+    is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", backbone)
+    front = {"language": info.get("languages"), "library_name": "headstart", "pipeline_tag": scores.get("task"),
+             "base_model": backbone if is_name else None, "metrics": list(scores.get("scores", {scores["metric"]: 0})),
+             "tags": ["headstart", "transfer-learning", scores.get("method")],
+             "model-index": [{"name": f"{backbone} {scores.get('task', '')}".strip(), "results": [result]}]}
+    return {key: value for key, value in front.items() if value}
+
+
+def _use(scores: Scores) -> str:
+    code = ["```sh\nheadstart predict . rows.csv\n```",
+            '```python\nimport headstart\n\nartifact = headstart.load(".")\nartifact.predict(["a text"])\n```']
+    if scores.get("head", {}).get("pooling") == "native":
+        code += ["The head is the family's own, so transformers loads the folder too:",
+                 "```python\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
+                 'model = AutoModelForSequenceClassification.from_pretrained(".")\n'
+                 'tokenizer = AutoTokenizer.from_pretrained(".")\n```']
+    return "\n\n".join(code)
+
+
+def _limits(scores: Scores) -> str:
+    labels, languages = scores.get("details", {}).get("labels", []), scores.get("data", {}).get("languages")
+    shown = ", ".join(labels[:MAX_LABELS_SHOWN]) + (", …" if len(labels) > MAX_LABELS_SHOWN else "")
+    cut = truncation(scores)
+    limits = [*(cut.lead if cut else ()),
+              *([f"It knows {len(labels)} labels and answers every text with one of them: {shown}."] if labels else ()),
+              f"Languages of the train rows: {', '.join(languages)}." if languages else
+              "The languages of the train rows were not recorded; it has seen no others.",
+              "The scores hold for texts like the test rows; on other texts, evaluate it first."]
+    return "\n".join(f"- {_inert(limit)}" for limit in limits)
+
+
+def write(folder: Path) -> Path:
+    """Write report.html and report.md into `folder` from its scores.json, steps.jsonl (if any) and spec.yaml (if any).
+
+    Returns the path of report.html. Raises ArtifactError when a file cannot be read, ResourceError when one cannot
+    be written.
+    """
+    scores = _json(folder / "scores.json", _read(folder / "scores.json"))
+    steps_file, spec_file = folder / "steps.jsonl", folder / "spec.yaml"
+    lines = _read(steps_file).splitlines() if steps_file.exists() else []
+    steps = [_json(f"{steps_file}:{k}", line) for k, line in enumerate(lines, 1) if line.strip()]
+    spec_yaml = _read(spec_file) if spec_file.exists() else ""
+    _replace(folder / "report.md", render_markdown(scores, steps, spec_yaml))
+    return _replace(folder / "report.html", render_html(scores, steps, spec_yaml))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(str(path), f"cannot be read ({error}); a report is written from it.",
+                            "Is this the folder of a finished run? headstart fit writes it.") from None
+
+
+def _json(where: object, text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ArtifactError(str(where), f"is not JSON: {error}.", "The file is damaged; fit again.") from None
+    if not isinstance(value, dict):
+        raise ArtifactError(str(where), "holds no JSON object.", "The file is damaged; fit again.")
+    return value
+
+
+def _replace(path: Path, text: str) -> Path:
+    """Write beside `path`, then rename: a reader sees the old file or the new one, never half of one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text, "utf-8", newline="\n")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ResourceError(str(path), f"cannot be written: {error.strerror}.", "Free or unlock the disk.") from None
+    return path

@@ -1,0 +1,300 @@
+"""A Spec says everything about a run, and nothing else does: same Spec, same machine, same result.
+
+    spec, origins = resolve(("spec file", read("tweets.yaml")), ("--set", {"train": {"epochs": 2}}))
+
+Layers are merged from left to right, and `origins` remembers for every field which layer had the last word.
+Nothing here opens a data file, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from .errors import MAX_PROBLEMS_SHOWN, SpecError, nearest, shorten
+
+MAX_SPEC_BYTES = 1_000_000
+DEFAULT = "default"
+Origins = dict[str, str]  # "train.lr" -> "spec file"
+
+
+class _Part(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSpec(_Part):
+    """Where the rows come from and how they are read."""
+
+    train: str = Field(description="file, folder, hub:NAME or pip:PACKAGE/PATH with the labelled rows")
+    validation: str | None = Field(None, description="rows that choose the checkpoint; made from train when absent")
+    test: str | None = Field(None, description="rows for the certificate; made from train when absent")
+    columns: dict[str, str] = Field({}, description="the task's column -> the file's column, such as text: review")
+    limit: int | None = Field(None, ge=1, description="use at most this many train rows, drawn by seed")
+    validation_limit: int | None = Field(None, ge=1, description="use at most this many validation rows")
+    test_limit: int | None = Field(None, ge=1, description="use at most this many test rows")
+    validation_share: float = Field(0.1, gt=0, lt=0.5, description="share of train that becomes validation when made")
+    test_share: float = Field(0.1, gt=0, lt=0.5, description="share of train that becomes test when made")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="texts this alike (Jaccard) stay on one side of a split")
+    encoding: str | None = Field(None, description="text encoding; found by byte-order mark or UTF-8 when absent")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="CSV delimiter; found when absent")
+    errors: Literal["strict", "replace", "skip"] = Field(
+        "strict", description="bad rows: stop, replace undecodable bytes, or skip the row; all are counted")
+    rare_labels: Literal["error", "skip"] = Field("error", description="labels with too few rows to split")
+    normalize_labels: bool = Field(False, description="strip blanks and lower the case of labels")
+    max_tokens: int = Field(256, ge=4, description="longest window; what does not fit is cut and counted")
+    max_chars: int = Field(1_000_000, ge=1, description="longest text that is read at all")
+    max_bytes: int = Field(4_000_000_000, ge=1, description="largest file, decompressed, that is read at all")
+
+
+class HeadSpec(_Part):
+    """What the task puts on the backbone."""
+
+    pooling: Literal["mean", "first", "max", "native"] = Field(
+        "mean", description="how hidden states become one vector; native: the family's own head in transformers")
+
+
+class TrainSpec(_Part):
+    """How the weights are moved. A field that is not set takes the method's own default."""
+
+    epochs: int = Field(3, ge=1, description="passes over the train rows")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = Field("adamw", description="by name")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled where the optimizer is; spares biases and norms")
+    schedule: Literal["linear", "cosine", "constant", "slanted-triangular"] = Field(
+        "linear", description="the learning rate's shape after warmup")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises from 0")
+    tokens_per_batch: int = Field(1024, ge=1, description="padded tokens that one optimizer step reads at most")
+    tokens_per_micro_batch: int | None = Field(
+        None, ge=1, description="padded tokens in memory at once; gradients of smaller pieces are summed exactly")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    dropout: float | None = Field(None, ge=0, lt=1, description="overrides the backbone's own dropout")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all labels")
+    class_weights: Literal["none", "balanced"] = Field("none", description="balanced: inverse to a label's frequency")
+    evaluations_per_epoch: int = Field(1, ge=1, description="how often validation is scored")
+    patience: int = Field(3, ge=1, description="stop after this many evaluations without a better score")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: fp32 on a CPU; bf16 on a GPU that has it")
+    checkpoint_every_s: float = Field(300.0, gt=0, description="seconds between checkpoints, beside one an evaluation")
+
+
+class EvaluateSpec(_Part):
+    """How the certificate is computed."""
+
+    n_resamples: int = Field(2000, ge=100, description="bootstrap resamples behind every interval")
+    baselines: bool = Field(True, description="also fit and score what the model must beat")
+    tokens_per_batch: int = Field(4096, ge=1, description="padded tokens in one forward pass")
+
+
+class Spec(_Part):
+    """One run: data and backbone in, artifact out."""
+
+    task: str = Field("text-classification", description="the kind of question")
+    backbone: str = Field("minilm-l6", description="a name, a folder or a hub id of a pretrained model")
+    method: dict[str, Any] = Field({"name": "fine-tuning"}, description="how knowledge is carried over, with options")
+    head: HeadSpec = HeadSpec()
+    data: DataSpec
+    train: TrainSpec = TrainSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    seed: int = Field(0, ge=0, lt=2**32, description="drives splits, order, new weights and dropout")
+
+    def identity(self) -> str:
+        """sha256 (hex) of the resolved Spec: equal identities ask for equal runs."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+
+
+def resolve(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Spec, Origins]:
+    """Merge `layers`, (origin, values) each, into a valid Spec. The last one to set a field wins.
+
+    Returns the Spec and, for every leaf, the origin of its value. Raises SpecError with all that is wrong.
+    """
+    merged: dict[str, Any] = {}
+    origins: Origins = {}
+    for origin, values in layers:
+        _merge(merged, _with_named_method(values), origin, origins, "")
+    try:
+        spec = Spec.model_validate(merged)
+    except pydantic.ValidationError as error:
+        raise _explain(error, origins) from None
+    return spec, {path: origins.get(path, DEFAULT) for path, _ in leaves(spec.model_dump())}
+
+
+def _with_named_method(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`method: lora` is short for `method: {name: lora}`."""
+    out = dict(values)
+    if isinstance(out.get("method"), str):
+        out["method"] = {"name": out["method"]}
+    return out
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any], origin: str, origins: Origins, prefix: str) -> None:
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        renames_method = (path == "method" and isinstance(value, Mapping) and path in origins
+                          and value.get("name", into[key].get("name")) != into[key].get("name"))
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and not renames_method:
+            _merge(into[key], value, origin, origins, path + ".")
+            continue
+        into[key] = {} if isinstance(value, Mapping) else value
+        for stale in [p for p in origins if p.startswith(path + ".")]:
+            del origins[stale]
+        origins[path] = origin
+        if isinstance(value, Mapping):
+            _merge(into[key], value, origin, origins, path + ".")
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("train.lr", 1e-4) and so on, in order. An empty mapping is a leaf."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _explain(error: pydantic.ValidationError, origins: Origins) -> SpecError:
+    """pydantic's findings in the house's words: where, what came, the rule, the nearest name."""
+    lines = []
+    for one in error.errors():
+        path = ".".join(str(part) for part in one["loc"])
+        origin = origins.get(path, "")
+        where = f"{origin}: {path}" if origin else f"Spec: {path}"
+        if one["type"] == "extra_forbidden":
+            lines.append(f"{where}: is not a field; {nearest(str(one['loc'][-1]), _fields_at(one['loc'][:-1]))}")
+        elif one["type"] == "missing":
+            lines.append(f"{where}: is missing; it must hold: {_description(one['loc'])}")
+        else:
+            rule = one["msg"].removeprefix("Input ")
+            lines.append(f"{where}: {shorten(one['input'])} is not allowed; it {rule}")
+    if len(lines) > MAX_PROBLEMS_SHOWN:
+        lines[MAX_PROBLEMS_SHOWN:] = [f"... and {len(lines) - MAX_PROBLEMS_SHOWN} more"]
+    return SpecError("", "\n".join(lines), "All fields with their defaults: headstart fit --help-spec")
+
+
+def _part_at(path: tuple[Any, ...]) -> type[pydantic.BaseModel]:
+    part: type[pydantic.BaseModel] = Spec
+    for name in path:
+        part = part.model_fields[name].annotation  # type: ignore[assignment]
+    return part
+
+
+def _fields_at(path: tuple[Any, ...]) -> list[str]:
+    return list(_part_at(path).model_fields)
+
+
+def _description(path: tuple[Any, ...]) -> str:
+    field = _part_at(path[:-1]).model_fields[path[-1]]
+    return field.description or f"a mapping with {', '.join(_fields_at(path))}"
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also refuses what a Spec never needs: a key twice, and aliases (they can grow without bound)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not a string", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f'the key "{key}" stands twice', problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """One YAML document as plain values. Raises SpecError that names the line."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f"{where}:{error.problem_mark.line + 1}" if error.problem_mark else where
+        raise SpecError(line, f"{error.problem}; a Spec is a plain YAML mapping.", "Mend that line.") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else shorten(str(error), 200)
+        raise SpecError(where, f"cannot be read as YAML: {what}.", "A Spec is a short plain YAML mapping.") from None
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The mapping that a Spec file holds, not yet checked against the fields."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_SPEC_BYTES:
+            raise SpecError(str(path), f"has {path.stat().st_size:,} bytes; a Spec has at most {MAX_SPEC_BYTES:,}.",
+                            "Is this a data file? Pass it as: headstart fit DATA.csv")
+        values = parse_yaml(path.read_text("utf-8-sig"), str(path))
+    except OSError as error:
+        raise SpecError(str(path), f"cannot be read: {error.strerror}.", "Check the path.") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(str(path), f"byte {error.start} is not UTF-8.", "Save the Spec as UTF-8.") from None
+    if not isinstance(values, dict):
+        raise SpecError(str(path), f"holds {shorten(values)}, not a mapping.", "Start with: data: {train: FILE}")
+    return values
+
+
+def parse_set(assignments: list[str]) -> dict[str, Any]:
+    """`["train.epochs=2"]` as {"train": {"epochs": 2}}; values are read as YAML."""
+    out: dict[str, Any] = {}
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        if not equals or not all(path.split(".")):
+            raise SpecError(f"--set {text}", "is not KEY=VALUE.", "For example: --set train.epochs=2")
+        nested: dict[str, Any] = {}
+        at = nested
+        *parents, last = path.split(".")
+        for part in parents:
+            at = at.setdefault(part, {})
+        at[last] = parse_yaml(value, f"--set {path}")
+        _merge(out, nested, "", {}, "")
+    return out
+
+
+def to_yaml(spec: Spec, origins: Origins) -> str:
+    """The resolved Spec as YAML that `read` takes back, each value followed by where it came from."""
+    lines = ["# The resolved Spec of this run: every field, and where its value came from."]
+
+    def write(values: Mapping[str, Any], prefix: str, indent: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, Mapping) and value:
+                lines.append(f"{indent}{_scalar(key)}:")
+                write(value, f"{prefix}{key}.", indent + "  ")
+            else:
+                lines.append(f"{indent}{_scalar(key)}: {_scalar(value)}  # {origins.get(prefix + key, DEFAULT)}")
+
+    write(spec.model_dump(), "", "")
+    return "\n".join(lines) + "\n"
+
+
+def reference() -> str:
+    """Every field of a Spec with its default and its meaning, one a line."""
+    lines = ["# Every field of a Spec: its default, and what it means. A method may preset some of train."]
+
+    def write(part: type[pydantic.BaseModel], indent: str) -> None:
+        for name, field in part.model_fields.items():
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
+                lines.append(f"{indent}{name}:")
+                write(inner, indent + "  ")
+            else:
+                value = "REQUIRED" if field.is_required() else _scalar(field.default)
+                lines.append(f"{indent}{name}: {value}  # {field.description}")
+
+    write(Spec, "")
+    return "\n".join(lines)
+
+
+def _scalar(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9)
+    return text.removesuffix("\n").removesuffix("\n...")

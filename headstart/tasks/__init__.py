@@ -1,0 +1,119 @@
+"""A task is one kind of question asked of text. It never trains, reads no file and sees no screen.
+
+The life of a row:
+
+    row --check--> row --encode--> windows --(model)--> logits --decode--> answer --outcomes--> array --score--> numbers
+
+`aligned` turns logits and targets into scores_NK and gold_N, what ANY loss compares: padding is dropped there, and
+label smoothing, class weights or distillation work for every task at once. Losses are (sum, count): gradients of sums
+add up exactly over micro-batches, gradients of means do not.
+"""
+
+from __future__ import annotations
+
+import abc
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from .. import registry
+from ..types import Prediction, Reader, Row, Window
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Task(abc.ABC):
+    """One kind of question. Subclasses are final, frozen dataclasses; their fields are what `learn` found."""
+
+    name: ClassVar[str]
+    columns: ClassVar[dict[str, str]]  # column -> what it must hold, in words: errors and docs use it
+    gold: ClassVar[tuple[str, ...]]  # the columns that are absent when predicting
+    usual_names: ClassVar[dict[str, tuple[str, ...]]]  # column -> what files often call it
+    reads: ClassVar[Literal["encoder"]] = "encoder"
+    metric: ClassVar[str]  # the one that chooses checkpoints, in [0, 1], larger is better
+    examples: ClassVar[tuple[Row, ...]]  # rows that show the task; contract tests and docs run them
+
+    @abc.abstractmethod
+    def check(self, row: Row) -> str | None:
+        """What is wrong with one row, in words that follow the column's name; None when nothing is."""
+
+    @abc.abstractmethod
+    def learn(self, rows: Sequence[Row]) -> Self:
+        """The task with what only the data tells (labels, ranges). Raises DataError when they cannot be."""
+
+    @abc.abstractmethod
+    def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
+        """(index, complaint) for rows whose gold this learned task cannot mean, such as a label never seen."""
+
+    @abc.abstractmethod
+    def stratum(self, row: Row) -> str:
+        """What splits keep in proportion."""
+
+    @abc.abstractmethod
+    def text(self, row: Row) -> str:
+        """All that the model reads of a row, as one string: duplicates and baselines look at it."""
+
+    @abc.abstractmethod
+    def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
+        """Row number `i` as model inputs, with targets when its gold is there. No torch."""
+
+    @property
+    @abc.abstractmethod
+    def n_outputs(self) -> int:
+        """K, the width of the logits."""
+
+    @abc.abstractmethod
+    def head(self, width: int, pooling: str) -> torch.nn.Module:
+        """New weights: hidden_BTD and mask_BT to logits. Its last linear layer is called `out`."""
+
+    @abc.abstractmethod
+    def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and target of a batch as (scores_NK, gold_N), padding dropped."""
+
+    def loss(self, logits: torch.Tensor, target: dict[str, torch.Tensor], *, weights_K: torch.Tensor | None = None,
+             label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross entropy as (sum, count); with class weights the count is the sum of the gold labels' weights."""
+        from torch.nn.functional import cross_entropy
+
+        scores_NK, gold_N = self.aligned(logits, target)
+        summed = cross_entropy(scores_NK.float(), gold_N, weight=weights_K, label_smoothing=label_smoothing,
+                               reduction="sum")
+        count = gold_N.new_tensor(len(gold_N)) if weights_K is None else weights_K[gold_N].sum()
+        return summed, count
+
+    @abc.abstractmethod
+    def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
+        """The answer to one row from the logits of its windows. numpy only: the server runs this very function."""
+
+    @abc.abstractmethod
+    def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
+        """What scoring needs of each row, as numbers: outcomes_N or outcomes_NM, one line a row."""
+
+    @abc.abstractmethod
+    def score(self, outcomes: np.ndarray) -> dict[str, float]:
+        """Scores of any multiset of rows: a bootstrap calls it on resamples, a slice on its rows."""
+
+    def baselines(self, train: Sequence[Row], test: Sequence[Row], seed: int) -> Iterator[tuple[str, list[Prediction]]]:
+        """(name, answers on `test`) of what a model must beat without any pretrained knowledge."""
+        yield from ()
+
+    def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
+        """What the report shows beside the score: confusion, scores by label, worst mistakes. JSON values."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """The keys that config.json carries for this task."""
+        return {}
+
+
+def find(name: str, where: str = "task") -> type[Task]:
+    """The task called `name`."""
+    return registry.find(sys.modules[__name__], Task, name, where)
+
+
+def names() -> list[str]:
+    """Every task there is."""
+    return sorted(registry.known(sys.modules[__name__], Task))

@@ -1,0 +1,158 @@
+"""One label for a text: sentiment, topic, intent.
+
+The answer to a row is {"label": str, "scores": {label: probability}}; scores sum to one, labels in sorted order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from .. import metrics
+from ..errors import DataError, Problem, shorten
+from ..types import Prediction, Reader, Row, Window
+from . import Task
+
+if TYPE_CHECKING:
+    import torch
+
+N_MISTAKES_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class TextClassification(Task):
+    """One label for a text. labels: all of them, sorted; logits_BK follow this order."""
+
+    name: ClassVar = "text-classification"
+    columns: ClassVar = {"text": "a string that is not empty", "label": "a string or a whole number"}
+    gold: ClassVar = ("label",)
+    usual_names: ClassVar = {
+        "text": ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
+                 "文本", "评论", "内容"),
+        "label": ("label", "class", "category", "sentiment", "intent", "topic", "target", "标签", "类别"),
+    }
+    metric: ClassVar = "accuracy"
+    examples: ClassVar = (
+        {"text": "The film was a delight from start to end.", "label": "positive"},
+        {"text": "Two hours that I will never get back.", "label": "negative"},
+        {"text": "房间很干净，服务也好。", "label": "positive"},
+        {"text": "It arrived broken, and nobody answered.", "label": "negative"},
+    )
+
+    labels: tuple[str, ...] = ()
+
+    def check(self, row: Row) -> str | None:
+        text, label = row["text"], row.get("label", "-")
+        if not isinstance(text, str):
+            return f'"text" is {shorten(text)}, not a string'
+        if not text.strip():
+            return '"text" is empty'
+        if isinstance(label, bool | float | list | dict) or label is None:
+            return f'"label" is {shorten(label)}; it must be a string or a whole number'
+        if isinstance(label, str) and not label.strip():
+            return '"label" is empty'
+        return None
+
+    def learn(self, rows: Sequence[Row]) -> Self:
+        kinds = Counter(type(row["label"]).__name__ for row in rows)
+        if len(kinds) > 1:
+            raise DataError("", f"labels have mixed types ({_counts(kinds)}), so 1 and \"1\" would be two classes.",
+                            "Write all labels as strings.")
+        counts = Counter(str(row["label"]) for row in rows)
+        variants: dict[str, list[str]] = {}
+        for label in sorted(counts):
+            variants.setdefault(label.strip().casefold(), []).append(label)
+        problems = [Problem("labels", f"{_counts({v: counts[v] for v in same})} differ only in case or blanks")
+                    for same in variants.values() if len(same) > 1]
+        if problems:
+            raise DataError.of(problems, "Mend them, or let headstart do it: --set data.normalize_labels=true")
+        if len(counts) < 2:
+            raise DataError("labels", f"all rows have the label {shorten(min(counts))}; a classifier needs at least two.",
+                            "Is this the right column? --set data.columns.label=NAME")
+        return type(self)(labels=tuple(sorted(counts)))
+
+    def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
+        return [(i, f'"label" is {shorten(str(row["label"]))}, which no train row has')
+                for i, row in enumerate(rows) if str(row["label"]) not in self._index]
+
+    def stratum(self, row: Row) -> str:
+        return str(row["label"])
+
+    def text(self, row: Row) -> str:
+        return str(row["text"])
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {label: k for k, label in enumerate(self.labels)}
+
+    def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
+        inputs, n_cut_tokens = reader.read(row["text"])
+        target = {"label": self._index[str(row["label"])]} if "label" in row else {}
+        return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
+
+    @property
+    def n_outputs(self) -> int:
+        return len(self.labels)
+
+    def head(self, width: int, pooling: str) -> torch.nn.Module:
+        from ..heads import PoolHead
+
+        return PoolHead(width, len(self.labels), pooling)
+
+    def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return logits, target["label"]
+
+    def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
+        return self.answer(metrics.softmax(logits[0]))
+
+    def answer(self, shares_K: np.ndarray) -> Prediction:
+        """Shares of one, in the order of `labels`, as the user sees them."""
+        return {"label": self.labels[int(shares_K.argmax())],
+                "scores": {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}}
+
+    def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
+        """[N, 2]: the index of the gold label and of the predicted one."""
+        return np.array([(self._index[str(r["label"])], self._index[p["label"]])
+                         for p, r in zip(predictions, rows, strict=True)], np.int64).reshape(-1, 2)
+
+    def score(self, outcomes: np.ndarray) -> dict[str, float]:
+        confusion_KK = metrics.confusion(outcomes[:, 0], outcomes[:, 1], len(self.labels))
+        return {"accuracy": metrics.accuracy(confusion_KK), "macro_f1": metrics.macro_f1(confusion_KK)}
+
+    def baselines(self, train: Sequence[Row], test: Sequence[Row], seed: int) -> Iterator[tuple[str, list[Prediction]]]:
+        from .. import features
+
+        gold_N = np.array([self._index[str(row["label"])] for row in train])
+        shares_K = np.bincount(gold_N, minlength=len(self.labels)) / len(gold_N)
+        yield "majority", [self.answer(shares_K)] * len(test)
+        scores_NK = features.tf_idf_logistic_regression(
+            [self.text(r) for r in train], gold_N, [self.text(r) for r in test], len(self.labels))
+        yield "tf-idf", [self.answer(shares_K) for shares_K in scores_NK]
+
+    def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
+        pairs_N2 = self.outcomes(predictions, rows)
+        confusion_KK = metrics.confusion(pairs_N2[:, 0], pairs_N2[:, 1], len(self.labels))
+        wrong = sorted((i for i in np.flatnonzero(pairs_N2[:, 0] != pairs_N2[:, 1])),
+                       key=lambda i: -max(predictions[i]["scores"].values()))[:N_MISTAKES_SHOWN]
+        return {
+            "labels": list(self.labels),
+            "confusion": confusion_KK.tolist(),
+            "per_label": [{"label": label, **numbers} for label, numbers in
+                          zip(self.labels, metrics.per_label(confusion_KK), strict=True)],
+            "mistakes": [{"text": self.text(rows[i]), "label": str(rows[i]["label"]),
+                          "predicted": predictions[i]["label"],
+                          "confidence": max(predictions[i]["scores"].values())} for i in wrong],
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {"id2label": {str(k): label for k, label in enumerate(self.labels)},
+                "label2id": self._index, "problem_type": "single_label_classification"}
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{shorten(str(k))} ({n:,} rows)" for k, n in counts.items())

@@ -1,0 +1,116 @@
+"""The small values that travel between the floors. numpy only: tasks, servers and tests import this file.
+
+Shape suffixes: B windows in a batch, T tokens, D width, K labels, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]  # one record of the user's file: column -> value
+Prediction = dict[str, Any]  # one answer, as the user sees it
+Runtime = Callable[[dict[str, np.ndarray]], np.ndarray]  # inputs [B, T] -> logits [B, ...]
+
+IGNORE = -100  # a target value that no loss reads
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one backbone reads text: a `tokenizers.Tokenizer` and the few facts a task may ask about it.
+
+    It needs no transformers, so training and serving read with the very same code.
+
+    max_tokens: the longest window, special tokens included.
+    """
+
+    tokenizer: Any
+    max_tokens: int
+    pad_id: int
+
+    def read(self, text: str, text_pair: str | None = None) -> tuple[dict[str, list[int]], int]:
+        """Token ids of one text (or a pair), and how many tokens did not fit.
+
+        A pair is cut from its longer side, one token at a time. Returns ({"input_ids": [T]} and, for a pair,
+        "token_type_ids": [T]; T <= max_tokens), n_cut_tokens).
+        """
+        first = self.tokenizer.encode(text, add_special_tokens=False)
+        second = None if text_pair is None else self.tokenizer.encode(text_pair, add_special_tokens=False)
+        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(second is not None)
+        keep, keep_pair = _fit(len(first), 0 if second is None else len(second), room)
+        n_cut = len(first) - keep
+        first.truncate(keep)
+        if second is None:
+            return {"input_ids": self.tokenizer.post_process(first).ids}, n_cut
+        n_cut += len(second) - keep_pair
+        second.truncate(keep_pair)
+        both = self.tokenizer.post_process(first, second)
+        return {"input_ids": both.ids, "token_type_ids": both.type_ids}, n_cut
+
+
+def _fit(n_first: int, n_second: int, room: int) -> tuple[int, int]:
+    """How many tokens of each side stay when `room` is all there is and the longer side gives way."""
+    if n_first + n_second <= room:
+        return n_first, n_second
+    shorter = min(n_first, n_second, room // 2)
+    return (room - shorter, shorter) if n_first > n_second else (shorter, room - shorter)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One model input cut from one row; a long row may give several.
+
+    row:    index of the row it came from.
+    inputs: integer lists of one common length T; "input_ids" is always there.
+    target: what the loss reads, a number or a list of them each; {} when predicting.
+    notes:  what decode needs to find its way back to the text; "n_cut_tokens" counts what did not fit.
+    """
+
+    row: int
+    inputs: dict[str, list[int]]
+    target: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.inputs["input_ids"])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows stacked to arrays.
+
+    inputs:   "input_ids", "attention_mask" and what else the windows carry, each int64 [B, T].
+    target:   the task's own, int64 or float32, [B] or [B, T] with IGNORE where padded.
+    n_tokens: real tokens, padding not counted.
+    """
+
+    inputs: dict[str, np.ndarray]
+    target: dict[str, np.ndarray]
+    n_tokens: int
+
+    @property
+    def n_windows(self) -> int:
+        return len(self.inputs["input_ids"])
+
+
+def pad(values: Sequence[Any], fill: int, dtype: Any = np.int64) -> np.ndarray:
+    """Stack numbers to [B], or sequences of numbers to [B, T] with `fill` behind the shorter ones."""
+    if np.ndim(values[0]) == 0:
+        return np.asarray(values, dtype)
+    out = np.full((len(values), max(len(v) for v in values)), fill, dtype)
+    for line, value in zip(out, values, strict=True):
+        line[: len(value)] = value
+    return out
+
+
+def collate(inputs: dict[str, Sequence[Any]], target: dict[str, Sequence[Any]], pad_id: int) -> Batch:
+    """Pad the fields of some windows to one batch. The attention mask follows from the lengths."""
+    lengths_B = np.fromiter((len(ids) for ids in inputs["input_ids"]), np.int64)
+    arrays = {name: pad(v, pad_id if name == "input_ids" else 0) for name, v in inputs.items()}
+    arrays["attention_mask"] = (np.arange(lengths_B.max()) < lengths_B[:, None]).astype(np.int64)
+    floats = {name: np.asarray(v[0]).dtype.kind == "f" for name, v in target.items()}
+    targets = {name: pad(v, IGNORE, np.float32 if floats[name] else np.int64) for name, v in target.items()}
+    return Batch(arrays, targets, int(lengths_B.sum()))

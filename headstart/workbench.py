@@ -1,0 +1,285 @@
+"""The verbs. Read this file first: `fit` is the whole story of a run, from a labelled file to a proven model.
+
+    resolve the Spec -> read and split the rows -> load the backbone, put a head on -> solve the head on frozen
+    features -> train, evaluate, stop early, keep the best -> test against the baselines -> save, read back, report
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import artifact, batches, data, evidence, features, machine, methods, report, runfolder, sealed, splits, tasks
+from . import backbone as backbones
+from . import spec as specs
+from .artifact import Artifact
+from .errors import DataError, Problem, RunFolderError, shorten
+from .heads import Model
+from .learning import Learner
+from .methods import Method
+from .predict import predict
+from .progress import Show
+from .runfolder import Stop
+from .spec import Origins, Spec
+from .splits import Splits
+from .tasks import Task
+from .types import Prediction
+
+PARTS = ("train", "validation", "test")
+CALL = "call"  # origin of what the caller of `fit` said
+
+
+def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None = None, resume: bool = False,
+        overwrite: bool = False, show: Show | None = None, layers: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        **overrides: Any) -> Artifact:
+    """Turn labelled rows into a model that is proven better than what it started from, or is said not to be.
+
+    spec_or_path: a Spec file (.yaml), a data file or source (columns and task are then inferred), or a mapping.
+    out:       folder of the artifact; runs/NAME when absent.
+    resume:    continue an interrupted run, to the same weights bit for bit.
+    overwrite: replace what is at `out`; it stays until the new one is ready.
+    layers:    more (origin, values) over the Spec; `overrides` are the last: fit("x.csv", train={"epochs": 2}).
+
+    Returns  the artifact, read back from disk with its golden inputs answered.
+    Raises   HeadstartError: SpecError, DataError, ModelError, RunFolderError, DivergenceError, Interrupted ...
+    """
+    began = time.perf_counter()
+    show = show or Show(quiet=True)
+    source = [_first_layer(spec_or_path), *layers, (CALL, overrides)]
+    spec, origins, method = resolve(source)
+    final = Path(out) if out is not None else Path("runs") / _name(spec_or_path)
+    if resume and final.exists() and not final.with_name(final.name + ".partial").exists():
+        show.say(f"{final} is finished already.")
+        return artifact.load(final)
+    with runfolder.signals() as stop, runfolder.opened(final, resume=resume, overwrite=overwrite) as work:
+        run = prepare(spec, origins, method, work, stop, show, source)
+        baselines = solve_head(run)
+        if method.trains:
+            run.learner.learn(run.windows["train"], run.splits.validation.rows, resume=resume)
+        run.model = method.finish(run.model)
+        scores = certify(run, baselines)
+        publish(run, scores, final, began)
+    show.end()
+    return artifact.load(final)
+
+
+@dataclass
+class Run:
+    """What the stages of one fit hand to each other."""
+
+    spec: Spec
+    origins: Origins
+    task: Task
+    method: Method
+    backbone: backbones.Backbone
+    model: Model
+    splits: Splits
+    windows: dict[str, batches.WindowStore]
+    learner: Learner
+    work: Path
+    stop: Stop
+    show: Show
+
+
+def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Origins, Method]:
+    """The Spec with its method's defaults written out."""
+    spec, _ = specs.resolve(*layers)
+    method = methods.build(spec.method)
+    tasks.find(spec.task)
+    options = {"method": {"name": method.name, **dataclasses.asdict(method)}}  # type: ignore[call-overload]
+    spec, origins = specs.resolve((specs.DEFAULT, options), (f"method {method.name}", method.defaults), *layers)
+    return spec, origins, method
+
+
+def _first_layer(given: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(given, Mapping):
+        return CALL, given
+    if Path(given).suffix in (".yaml", ".yml"):
+        return str(given), specs.read(given)
+    return CALL, {"data": {"train": str(given)}}
+
+
+def _name(given: str | Path | Mapping[str, Any]) -> str:
+    source = given.get("data", {}).get("train", "run") if isinstance(given, Mapping) else str(given)
+    return Path(str(source).rpartition(":")[2]).name.split(".")[0] or "run"
+
+
+def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, show: Show,
+            layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Run:
+    """Rows read, checked and split; backbone loaded, head on; every row turned to token ids, once."""
+    task = tasks.find(spec.task)()
+    tables = data.read_splits(spec.data, task)
+    inferred = {"data": {"columns": tables["train"].inferred}} if tables["train"].inferred else {}
+    spec, origins = specs.resolve((specs.DEFAULT, {"method": spec.method}), (f"method {method.name}", method.defaults),
+                                  (f"inferred from {spec.data.train}", inferred), *layers)
+    parts = splits.make(tables, spec.data, task, spec.seed)
+    task = task.learn(parts.train.rows)
+    for name in ("validation", "test"):
+        table = getattr(parts, name)
+        problems = [Problem(table.where(i), what) for i, what in task.check_gold(table.rows)]
+        if problems:
+            raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
+    _tell(parts, show)
+    _check_same_run(work, spec, origins, parts)
+    backbone = backbones.load(spec.backbone, spec.data.max_tokens)
+    model = backbones.build(backbone, task, spec.head.pooling, spec.seed)
+    windows = {}
+    for name in PARTS:
+        rows = getattr(parts, name).rows
+        encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, backbone.reader))
+        windows[name] = batches.store(encoded, work / "windows" / name, backbone.reader.pad_id)
+    method.prepare(model)
+    learner = Learner(spec, task, method, model, backbone.reader, work, stop, show)
+    return Run(spec, origins, task, method, backbone, model, parts, windows, learner, work, stop, show)
+
+
+def _tell(parts: Splits, show: Show) -> None:
+    """Say what was found in the data; nothing was skipped, cut or repaired without a count."""
+    show.say(", ".join(f"{len(getattr(parts, name).rows):,} {name} rows" for name in PARTS))
+    for name, n in parts.counts.items():
+        if n and name not in ("n_read", "n_rows"):
+            show.say(f"data: {name.removeprefix('n_').replace('_', ' ')}: {n:,}")
+
+
+def _digest(table: data.Table) -> str:
+    """sha256 (hex) of rows in their order."""
+    digest = hashlib.sha256()
+    for row in table.rows:
+        digest.update(json.dumps(row, ensure_ascii=True).encode())
+    return digest.hexdigest()
+
+
+def _check_same_run(work: Path, spec: Spec, origins: Origins, parts: Splits) -> None:
+    """A resumed run must ask the same of the same rows; otherwise it would not be one run."""
+    asked = {"spec": spec.model_dump(), "rows": {name: _digest(getattr(parts, name)) for name in PARTS}}
+    path = work / "asked.json"
+    if path.exists():
+        before = dict(specs.leaves(json.loads(path.read_text("utf-8"))))
+        now = dict(specs.leaves(json.loads(json.dumps(asked))))
+        changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        if changed:
+            said = "; ".join(f"{key.removeprefix('spec.')} was {shorten(before.get(key))} and is now "
+                             f"{shorten(now.get(key))}" for key in changed[:5])
+            raise RunFolderError(str(work), f"cannot be resumed: {said}.",
+                                 "Resume with the Spec and the data of the interrupted run, or start anew: --overwrite")
+    path.write_text(json.dumps(asked), "utf-8")
+    (work / "spec.yaml").write_text(specs.to_yaml(spec, origins), "utf-8")
+
+
+def solve_head(run: Run) -> dict[str, list[Prediction]]:
+    """Solve a linear head on frozen features, and put it on if the method wants that.
+
+    Returns the answers to the test rows of the fresh head and of the solved one, for the certificate; {} when neither
+    head nor certificate asks for features.
+    """
+    spec, task = run.spec, run.task
+    if not (run.method.solves_head or spec.evaluate.baselines):
+        return {}
+    rng = np.random.default_rng(spec.seed)
+    n_train = len(run.windows["train"])
+    chosen = {name: np.arange(len(run.windows[name])) for name in PARTS}
+    if n_train > features.MAX_HEAD_ROWS:
+        chosen["train"] = np.sort(rng.choice(n_train, features.MAX_HEAD_ROWS, replace=False))
+    run.show.begin("frozen features", sum(map(len, chosen.values())), "rows")
+    found = {name: features.extract(run.model, run.windows[name], chosen[name], run.work / f"features-{name}.bin",
+                                    tokens_per_batch=spec.evaluate.tokens_per_batch, device=run.learner.device,
+                                    each=run.show.advance) for name in PARTS}
+    rows = run.splits.validation.rows
+    gold_N = np.asarray(run.windows["train"].target["label"].values)[chosen["train"]]
+
+    def score(head: features.LinearMap) -> float:
+        answers = decode(run, "validation", head(found["validation"]))
+        return task.score(task.outcomes(answers, rows))[task.metric]
+
+    solved = features.solve_head(found["train"], gold_N, task.n_outputs, score, spec.train.class_weights)
+    output = run.model.output
+    bias = output.bias.detach().cpu().numpy() if output.bias is not None else np.float32(0)
+    fresh = features.LinearMap(output.weight.detach().cpu().numpy(), bias, 0.0)
+    answers = {"before-training": decode(run, "test", fresh(found["test"]))}
+    if run.method.trains:  # otherwise the fitted model is this very one
+        answers["frozen-backbone"] = decode(run, "test", solved(found["test"]))
+    if run.method.solves_head:
+        solved.put_on(output)
+    return answers
+
+
+def decode(run: Run, part: str, logits: np.ndarray) -> list[Prediction]:
+    """The answers that logits of windows of `part` mean."""
+    rows, windows = getattr(run.splits, part).rows, run.windows[part]
+    starts = np.searchsorted(windows.rows_N, np.arange(len(rows) + 1))
+    return [run.task.decode(row, (), list(logits[starts[i] : starts[i + 1]])) for i, row in enumerate(rows)]
+
+
+def certify(run: Run, baselines: dict[str, list[Prediction]]) -> dict[str, Any]:
+    """Test the fitted model and everything it must beat on the same rows: the heart of scores.json."""
+    spec, task, rows = run.spec, run.task, run.splits.test.rows
+    run.show.begin("test", len(rows), "rows")
+    fitted = run.learner.answer(rows)
+    answers: dict[str, list[Prediction]] = {}
+    if spec.evaluate.baselines:
+        run.show.begin("baselines", 1, "")
+        answers = dict(task.baselines(run.splits.train.rows, rows, spec.seed)) | baselines
+    scores = evidence.certify(task, rows, fitted, answers, method=run.method.name,
+                              n_resamples=spec.evaluate.n_resamples, seed=spec.seed)
+    scores["details"] = task.details(fitted, rows)
+    cut = {part: run.windows[part].cut_N for part in ("train", "test")}
+    scores["truncation"] = {"max_tokens": run.backbone.reader.max_tokens} | {
+        part: {"n_rows": len(n), "n_cut": int((n > 0).sum()),
+               "cut_tokens_share": float(n.sum() / (n.sum() + run.windows[part].lengths_N.sum()))}
+        for part, n in cut.items()} | evidence.truncation(task, fitted, rows, cut["test"])
+    return scores
+
+
+def publish(run: Run, scores: dict[str, Any], final: Path, began: float) -> None:
+    """Write the artifact whole or not at all; its scores hold where it came from and what it cost."""
+    spec, parts, learner = run.spec, run.splits, run.learner
+    scores = {
+        "format": 1, "task": run.task.name, "backbone": spec.backbone, "method": run.method.name,
+        "head": spec.head.model_dump(), "seed": spec.seed, **scores, "curve": learner.progress.curve,
+        "data": {"source": spec.data.train, "notes": parts.counts,
+                 **{f"n_{name}": len(getattr(parts, name).rows) for name in PARTS}},
+        "cost": {**learner.cost(run.windows["train"]), "total_seconds": time.perf_counter() - began},
+        "machine": machine.describe(learner.device), "versions": machine.versions(),
+        "spec_sha256": spec.identity(), "backbone_sha256": run.backbone.sha256,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    steps = run.work / "steps.jsonl"
+    spec_yaml = specs.to_yaml(spec, run.origins)
+    with sealed.writing(final) as folder:
+        texts = {"scores.json": json.dumps(scores, ensure_ascii=False, indent=1), "spec.yaml": spec_yaml,
+                 "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",
+                 "README.md": report.model_card(scores, spec_yaml)}
+        artifact.save(folder, run.model, run.task, spec, run.backbone, parts.validation.rows[:artifact.N_GOLDEN], texts)
+        sealed.seal(folder)
+        artifact.load(folder, "cpu")  # what was written is read back and asked again before anyone sees it
+    report.write(final)
+    runfolder.remove(run.work)
+
+
+def evaluate(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Score a finished run on the labelled rows of `source`."""
+    loaded = artifact.load(folder)
+    table = data.read(source, _data_spec(loaded, settings), loaded.task)
+    return loaded.evaluate(table.rows)
+
+
+def answers(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None) -> Any:
+    """Answer the rows of `source` (a file, or "-" for stdin) one by one, in order, in bounded memory."""
+    loaded = artifact.load(folder)
+    rows = (row for _, row in data.stream(source, _data_spec(loaded, settings), loaded.task, gold="ignored"))
+    return predict(loaded.task, rows, loaded.reader, loaded.runtime,
+                   tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
+
+
+def _data_spec(loaded: Artifact, settings: Mapping[str, Any] | None) -> specs.DataSpec:
+    """How the artifact's own data was read, unless `settings` says otherwise."""
+    return specs.DataSpec.model_validate({**loaded.spec.data.model_dump(), **(settings or {})})

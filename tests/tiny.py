@@ -1,0 +1,82 @@
+"""Tiny random models and learnable rows, made in milliseconds. No patches, no network, no data of others."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GOOD = ["lovely", "bright", "kind", "warm", "clever", "fresh"]
+BAD = ["dull", "broken", "rude", "cold", "stale", "loud"]
+FILL = ["the", "film", "hotel", "phone", "was", "really", "a", "and", "very", "staff", "room", "story", "we", "found",
+        "it", "today", "quite", "with", "some", "music"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "electra": {"hidden_size": 32, "embedding_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "intermediate_size": 64},
+    "roberta": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+                "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+    "albert": {"hidden_size": 32, "embedding_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+               "intermediate_size": 64, "pad_token_id": 0},
+    "mpnet": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+              "pad_token_id": 0},
+    "deberta-v2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    "modernbert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+                   "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+}
+
+
+def backbone(folder: Path, family: str = "bert", seed: int = 0, **config: Any) -> Path:
+    """Write a tiny pretrained model of `family` with a word-level tokenizer to `folder`."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    characters = [chr(c) for c in range(33, 127)] + list("房间很干净服务也好差吵")
+    words = SPECIAL + FILL + GOOD + BAD + characters
+    vocab = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=60))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    torch.manual_seed(seed)
+    settings = {"vocab_size": len(vocab), "max_position_embeddings": 130, **FAMILIES[family], **config}
+    model = transformers.AutoModel.from_config(transformers.CONFIG_MAPPING[family](**settings))
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def rows(n: int, seed: int = 0, labels: tuple[str, ...] = ("negative", "positive")) -> list[dict[str, str]]:
+    """`n` rows of made-up text whose label follows from one word in it."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(n):
+        k = i % len(labels)
+        words = list(rng.choice(FILL, rng.integers(6, 14)))
+        cue = (BAD, GOOD)[k] if len(labels) == 2 else [(BAD + GOOD)[k]]
+        words.insert(int(rng.integers(len(words))), str(rng.choice(cue)))
+        out.append({"text": " ".join(map(str, words)), "label": labels[k]})
+    return out
+
+
+def write_csv(path: Path, records: list[dict[str, str]]) -> Path:
+    """`records` as a CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, records[0])
+        writer.writeheader()
+        writer.writerows(records)
+    return path
+
+
+def spec(train: Path, model: Path, **fields: Any) -> dict[str, Any]:
+    """A Spec that fits a tiny model to `train` in a second or two."""
+    return {"backbone": str(model), "data": {"train": str(train), "max_tokens": 64, **fields.pop("data", {})},
+            "train": {"epochs": 2, "lr": 3e-3, "tokens_per_batch": 256, **fields.pop("train", {})},
+            "evaluate": {"n_resamples": 200, **fields.pop("evaluate", {})}, **fields}
