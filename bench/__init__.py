@@ -117,8 +117,8 @@ def write(folder: Path, bench: str, title: str, body: str, runs: Sequence[Run], 
                 + " UTC",
         "Runs": f"{len(runs)}, each in a fresh process, {sum(r.seconds for r in runs) / 60:.1f} minutes together"
                 + (f"; {missing} not run yet" if missing else "") + (f"; seeds {seeds}" if seeds else ""),
-        "Other processes": f"took {median(r.others_share for r in runs):.1%} of the processors' time (median of the runs), "
-                           f"at most {busiest.others_share:.1%} (in `{json.dumps(busiest.cell)[:120]}`)",
+        "Other processes": f"took {median(r.others_share for r in runs):.1%} of the processors' time (median "
+                           f"of the runs), at most {busiest.others_share:.1%} (in `{json.dumps(busiest.cell)[:120]}`)",
     }
     text = f"# {bench}: {title}\n\n{body.strip()}\n\n" + "\n".join(f"- {k}: {v}" for k, v in facts.items()) + "\n"
     (folder / f"{bench}.md").write_text(text, "utf-8")

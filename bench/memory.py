@@ -131,7 +131,8 @@ def _growth(runs: list[dict[str, Any]]) -> str:
     rows = [[f"{n:,}", f"{wall:.2f}", f"{wall - start_s:.2f}", f"{1e6 * per_row[n]:.1f}",
              f"{per_row[n] / per_row[max(per_row)] - 1:+.1%}", f"{peaks[n]:,.0f}"] for n, wall in walls.items()]
     n_rounds = len(runs) // (len(walls) + 1)
-    return (f"`headstart predict` of growing files, medians of {n_rounds}; one row takes {start_s:.2f} s, which is "
-            f"subtracted. Time a row: slowest over fastest size {spread:+.1%}; demanded: at most {LIMIT_SPREAD:.0%}; met: "
-            f"{met(spread <= LIMIT_SPREAD)}.\n\n" + markdown(
-                ["rows", "wall s", "less start-up", "µs a row", "against the largest", "peak memory, MiB"], rows))
+    about = (f"`headstart predict` of growing files, medians of {n_rounds}; one row takes {start_s:.2f} s, which is "
+             f"subtracted. Time a row: slowest over fastest size {spread:+.1%}; demanded: at most {LIMIT_SPREAD:.0%}; "
+             f"met: {met(spread <= LIMIT_SPREAD)}.")
+    header = ["rows", "wall s", "less start-up", "µs a row", "against the largest", "peak memory, MiB"]
+    return about + "\n\n" + markdown(header, rows)

@@ -25,17 +25,15 @@ def cells(quick: bool) -> list[Cell]:
 def measure(name: str, n_rows: int | None, seed: int) -> dict[str, Any]:
     import numpy as np
 
-    from headstart import backbone, batches, data
-    from headstart.spec import DataSpec, TrainSpec
-    from headstart.tasks.text_classification import TextClassification
+    from headstart import backbone, batches, data, tasks, workbench
 
     source, errors = SOURCES[name]
-    spec = DataSpec.model_validate({"train": source.format(data=DATA), "errors": errors})
-    task = TextClassification()
-    rows = data.read(spec.train, spec, task).rows[:n_rows]
-    reader = backbone.load("minilm-l6", spec.max_tokens).reader
+    spec, _, _ = workbench.resolve([("bench", {"data": {"train": source.format(data=DATA), "errors": errors}})])
+    task = tasks.find(spec.task)()
+    rows = data.read(spec.data.train, spec.data, task).rows[:n_rows]
+    reader = backbone.load(spec.backbone, spec.data.max_tokens).reader
     lengths_N = np.array([len(reader.read(task.text(row))[0]["input_ids"]) for row in rows])
-    budget = TrainSpec().tokens_per_batch
+    budget = spec.train.tokens_per_batch
     epochs = [batches.epoch(lengths_N, budget, seed, number) for number in range(N_EPOCHS)]
     order = np.random.default_rng(seed).permutation(len(rows))
     sixteens = [order[at : at + 16] for at in range(0, len(order), 16)]

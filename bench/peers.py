@@ -58,7 +58,7 @@ def trainer(rows: list[dict[str, str]], folder: Path, *, n_warm_up: int, epochs:
         lambda some: tokenizer(some["text"], truncation=True), batched=True, remove_columns=["text"])
     stamps: list[float] = []
 
-    class Clock(transformers.TrainerCallback):
+    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             stamps.append(time.perf_counter())
 

@@ -21,7 +21,7 @@ from .types import Row
 
 MAX_PROBLEMS = 1000  # a file with more is the wrong file, or the wrong column
 MAX_DEPTH = 64  # of lists within lists in one value
-MAX_INTERNED_CHARS = 64  # equal labels share one string; longer gold, such as a summary, hardly repeats
+MAX_INTERNED = 10_000  # equal labels share one string; where there are more of them, gold hardly repeats
 NUMBERS = ("id", "idx", "index", "no", "number", "key", "uuid")  # columns that are never taken for the last one missing
 COUNTS = ("n_read", "n_skipped", "n_blank_lines", "n_undecodable_bytes", "n_replaced_rows",
           "n_rows_with_replacement_character", "n_normalized_labels")
@@ -151,7 +151,7 @@ class Stream:
         if self._data.normalize_labels and (normal := value.strip().casefold()) != value:
             self.counts["n_normalized_labels"] += 1
             value = normal
-        return self._strings.setdefault(value, value) if len(value) <= MAX_INTERNED_CHARS else value
+        return self._strings.setdefault(value, value) if len(self._strings) < MAX_INTERNED else value
 
     def _rule(self, column: str) -> str:
         return f'; task "{self._task.name}" needs {self._task.columns[column]} in every row'
@@ -168,8 +168,11 @@ class Stream:
     def _count(self, row: Row, n_bad_bytes: int) -> None:
         if n_bad_bytes:
             self.counts["n_replaced_rows"] += 1
-        elif any(isinstance(value, str) and not value.isascii() and "\ufffd" in value for value in row.values()):
-            self.counts["n_rows_with_replacement_character"] += 1
+            return
+        for value in row.values():
+            if isinstance(value, str) and not value.isascii() and "\ufffd" in value:
+                self.counts["n_rows_with_replacement_character"] += 1
+                return
 
     def _skip(self, line: int, complaint: str) -> None:
         self.counts["n_skipped"] += 1
@@ -204,6 +207,8 @@ def _n(n: int, noun: str) -> str:
 
 def _unfit(value: Any, max_chars: int) -> str | None:
     """What no value of any column may hold; looked for without recursion, as JSON may nest."""
+    if isinstance(value, str) and len(value) <= max_chars and value.isascii() and "\0" not in value:
+        return None  # nearly all values, without the walk
     ahead = [(value, 0)]
     while ahead:
         one, depth = ahead.pop()

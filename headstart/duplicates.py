@@ -37,7 +37,7 @@ def groups(texts: Sequence[str], threshold: float, seed: int = 0) -> np.ndarray:
     threshold: the least Jaccard overlap of 5-gram sets that makes near duplicates; 1.0 finds exact ones alone.
     seed:      of the hash functions. It can matter only to pairs that are missed at the threshold (1 in 100).
     Returns    group_N int64, counted from 0 in an order that depends on the texts alone. Being near is made transitive.
-    Cost       see bench; linear in characters, 128 bytes a different text and the texts' canonical forms.
+    Cost       linear in characters; in memory, 128 bytes a different text beside the canonical forms.
     """
     if not texts:
         return np.zeros(0, np.int64)

@@ -5,6 +5,7 @@ Shape suffixes: N windows, D width, K labels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,10 @@ def extract(model: Model, windows: WindowStore, chosen: np.ndarray, path: Path, 
     """
     caught: list[torch.Tensor] = []
     hook = model.output.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
-    features_ND = np.memmap(path, np.float32, "w+", shape=(len(chosen), model.output.in_features))
+    shape = (len(chosen), model.output.in_features)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])  # a full disk says so now, not by SIGBUS later
+    features_ND = np.memmap(path, np.float32, "r+", shape=shape)
     model.eval()
     try:
         for places in by_length(windows.lengths_N[chosen], np.arange(len(chosen)), tokens_per_batch):

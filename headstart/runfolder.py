@@ -47,10 +47,8 @@ def opened(final: Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
     if work.exists() and not (overwrite or resume):
         raise RunFolderError(str(work), "holds a run that was not finished.",
                              "Continue it: --resume. Start anew: --overwrite")
-    with sealed.disk_errors(final):
-        work.mkdir(parents=True, exist_ok=True)
-        lock = (work / "lock").open("a+")
-    with lock:
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("a+") as lock:
         _lock(lock, work)
         if not resume:
             for path in work.iterdir():

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import ResourceError
+from .errors import HeadstartError, ResourceError
 from .trust import sha256
 
 MANIFEST = "MANIFEST.json"
@@ -38,18 +39,26 @@ def writing(final: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+REASONS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
+           errno.EROFS: "the disk is read-only", errno.EACCES: "permission is denied",
+           errno.EPERM: "permission is denied", errno.EFBIG: "the file would be larger than this process may write",
+           errno.ENOTDIR: "a part of its path is a file, not a folder"}
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn what a disk can do to us into a clear error."""
     try:
         yield
-    except OSError as error:
-        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
-                   errno.EROFS: "the disk is read-only", errno.EACCES: "permission is denied",
-                   errno.EFBIG: "the file would be too large for this process's limit"}
-        if error.errno not in reasons:
+    except HeadstartError:
+        raise
+    except Exception as error:
+        # safetensors and tokenizers write from Rust, which puts the number into the words: "... (os error 28)".
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number not in REASONS:
             raise
-        raise ResourceError(str(path), f"cannot be written: {reasons[error.errno]}.",
+        raise ResourceError(str(path), f"cannot be written: {REASONS[number]}.",
                             "What was there before is unchanged. Make room, or choose another --out.") from None
 
 

@@ -60,7 +60,8 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     if resume and final.exists() and not final.with_name(final.name + ".partial").exists():
         show.say(f"{final} is finished already.")
         return artifact.load(final)
-    with runfolder.signals() as stop, runfolder.opened(final, resume=resume, overwrite=overwrite) as work:
+    with (runfolder.signals() as stop, sealed.disk_errors(final),
+          runfolder.opened(final, resume=resume, overwrite=overwrite) as work):
         run = prepare(spec, origins, method, work, stop, show, source)
         baselines = solve_head(run)
         if method.trains:

@@ -1,5 +1,35 @@
-"""What every test stands on: no network."""
+"""What every test stands on: no network, and one thread, which is the fastest for models this small."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+
+import pytest
+
+import tiny
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random BERT."""
+    return tiny.backbone(tmp_path_factory.mktemp("bert") / "model")
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 made-up reviews as a CSV file."""
+    return tiny.write_csv(tmp_path_factory.mktemp("data") / "reviews.csv", tiny.rows(300))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, backbone: Path, reviews: Path) -> Path:
+    """A finished run: a tiny model fitted to the reviews."""
+    import headstart
+
+    out = tmp_path_factory.mktemp("runs") / "reviews"
+    headstart.fit(tiny.spec(reviews, backbone), out=out)
+    return out

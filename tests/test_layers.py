@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent / "headstart"
 
 FLOORS = [
     {"types", "errors"},
-    {"spec", "metrics", "registry", "heads", "drawing", "lines", "machine", "progress", "trust"},
-    {"formats", "sealed", "backbone", "duplicates", "sections"},
+    {"spec", "metrics", "registry", "heads", "drawing", "sources", "machine", "progress", "trust"},
+    {"sealed", "backbone", "duplicates", "sections"},
     {"data", "report", "batches"},
     {"features", "splits"},
     {"tasks", "methods"},

@@ -14,7 +14,6 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +25,7 @@ SAMPLE_LINES = 50  # what the delimiter is judged by
 SAMPLE_RECORDS = 100  # JSON records whose keys together are the header
 BATCH_ROWS = 1000  # Parquet rows in memory at once
 
-_csv_lock = threading.Lock()  # csv.field_size_limit is one number for the whole process
+_csv_lock = threading.Lock()
 
 
 class Record(NamedTuple):
@@ -50,13 +49,12 @@ class Opened(NamedTuple):
 # ---------------------------------------------------------------------------------------------------- CSV and TSV
 
 
-@contextmanager
-def _field_limit(n_chars: int) -> Iterator[None]:
-    """csv's own limit is global to the process, so it is set for one record and put back."""
+def _limited(max_chars: int, read: Callable[[Any], Any], reader: Any) -> Any:
+    """`read(reader)`. csv's own limit is one number for the whole process: it is set for one call and put back."""
     with _csv_lock:
-        before = csv.field_size_limit(n_chars)
+        before = csv.field_size_limit(max_chars)
         try:
-            yield
+            return read(reader)
         finally:
             csv.field_size_limit(before)
 
@@ -64,8 +62,7 @@ def _field_limit(n_chars: int) -> Iterator[None]:
 def open_csv(lines: Lines) -> Opened:
     """Comma, semicolon, tab or bar separated records under one header line."""
     sample = lines.peek(SAMPLE_LINES)
-    with _field_limit(lines.rules.max_chars):
-        delimiter = lines.rules.delimiter or _delimiter(sample)
+    delimiter = lines.rules.delimiter or _delimiter(sample, lines.rules.max_chars)
     quoting: Any = csv.QUOTE_NONE if delimiter == "\t" and _is_unquoted(sample) else csv.QUOTE_MINIMAL
     parsed = _parsed(lines, delimiter, quoting)
     line, names, flaw = next(parsed, (1, [], ""))
@@ -76,7 +73,7 @@ def open_csv(lines: Lines) -> Opened:
                         "Give every column a name of its own (pandas: to_csv(..., index=False) leaves out the index).")
 
     def records(columns: list[str]) -> Iterator[Record]:
-        wanted = [(name, header.index(name)) for name in columns]
+        wanted = [(name, header.index(name)) for name in columns if name in header]
         for at, fields, flaw in parsed:
             if not flaw and len(fields) != len(header):
                 flaw = f"has {_fields(len(fields))}, the header has {len(header)}"
@@ -96,15 +93,15 @@ def _parsed(lines: Lines, delimiter: str, quoting: Any) -> Iterator[tuple[int, l
     while True:
         first = lines.begin_record()
         try:
-            with _field_limit(lines.rules.max_chars):
-                fields = next(reader)
+            fields = _limited(lines.rules.max_chars, next, reader)
         except StopIteration:
             return
         except csv.Error as error:
             flaw = _csv_flaw(str(error), lines.rules.max_chars)
-            if len(lines.record) > 1 or "never closes" in flaw:
+            if len(lines.record) > 1 or "file ends" in flaw:
                 opened = first + _open_quote(lines.record, delimiter)
-                raise DataError(f"{lines.source}:{opened}", f"a quote opens here; up to line {lines.number}, {flaw}.",
+                raise DataError(f"{lines.source}:{opened}",
+                                f"a quoted field opens here; in line {lines.number}, {flaw}.",
                                 'Close it; inside a quoted field, a quote is written twice ("").') from None
             yield first, [], flaw
             continue
@@ -119,7 +116,7 @@ def _csv_flaw(error: str, max_chars: int) -> str:
     if "field limit" in error:
         return f"a field is longer than {max_chars:,} characters (data.max_chars)"
     if "unexpected end" in error:
-        return "it never closes"
+        return "the file ends before it closes"
     if "expected after" in error:
         return "text follows a closing quote"
     return "a carriage return stands in a field without quotes" if "new-line" in error else error
@@ -133,12 +130,12 @@ def _open_quote(record: list[str], delimiter: str) -> int:
     return text.count("\n", 0, starts[-1]) if starts else 0
 
 
-def _delimiter(sample: list[str]) -> str:
+def _delimiter(sample: list[str], max_chars: int) -> str:
     """The delimiter under which the most records of the sample have as many fields as the header, two at least."""
     found = []
     for delimiter in DELIMITERS:
         try:
-            rows = [row for row in csv.reader(sample, delimiter=delimiter) if row]
+            rows = [row for row in _limited(max_chars, list, csv.reader(sample, delimiter=delimiter)) if row]
         except csv.Error:
             continue
         rows = rows[:-1] if len(sample) == SAMPLE_LINES else rows  # the sample may end inside a record
@@ -260,7 +257,7 @@ def _json_elements(text: str, at: int, source: str) -> Iterator[Record]:
         decoder.decode(head + text[at:])  # without its elements, what remains must be a document
     except json.JSONDecodeError as error:
         line = text.count("\n", 0, max(at, error.pos)) + 1
-        raise DataError(f"{source}:{line}", f"is not JSON: {error.msg}, after {n:,} sound elements.",
+        raise DataError(f"{source}:{line}", f"is not JSON: {error.msg}, in or after row {n:,}.",
                         "Mend the file at that line.") from None
     except RecursionError:
         raise DataError(f"{source}: row {n + 1}", "is nested too deeply.", "Flatten it: one object a row.") from None
@@ -298,8 +295,8 @@ def open_stdin(lines: Lines) -> Opened:
 def open_parquet(path: Path, source: str, rules: Rules) -> Opened:
     """Parquet, a batch of rows at a time; its own count of bytes is believed only to refuse it."""
     try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow
+        import pyarrow.parquet
     except ImportError:
         raise MissingExtraError("reading Parquet", "pyarrow", "train") from None
     broken = (pyarrow.ArrowException, OSError, ValueError, OverflowError)

@@ -43,8 +43,8 @@ def open_hub(source: str, rules: Rules) -> Opened:
         raise too_large(source, "", rows.data.nbytes, rules.max_bytes)
 
     def records(columns: list[str]) -> Iterator[Record]:
-        for n, values in enumerate(rows.select_columns(columns), 1):
-            yield Record(n, {name: _named(values[name], rows.features[name]) for name in columns})
+        for n, values in enumerate(rows.select_columns(columns) if rows.column_names else (), 1):
+            yield Record(n, {name: named(values[name], rows.features[name]) for name in columns})
 
     return Opened(list(rows.column_names), records, "row")
 
@@ -57,10 +57,10 @@ def _parse(source: str) -> tuple[str, str | None, str | None]:
     return match["name"], match["config"], match["split"]
 
 
-def _named(value: Any, feature: Any) -> Any:
+def named(value: Any, feature: Any) -> Any:
     """Class numbers as names, in lists too. A number below zero is how the hub writes that gold is withheld."""
     if isinstance(value, list) and hasattr(feature, "feature"):
-        return [_named(one, feature.feature) for one in value]
+        return [named(one, feature.feature) for one in value]
     if isinstance(value, int) and hasattr(feature, "int2str"):
         return feature.int2str(value) if value >= 0 else None
     return value
@@ -69,13 +69,16 @@ def _named(value: Any, feature: Any) -> Any:
 def _load(source: str) -> Any:
     """Split name -> rows, from the cache or the hub."""
     name, config, _ = _parse(source)
+    if os.path.exists(name):  # the library would read that, and say nothing
+        raise DataError(source, f"a file or folder called {shorten(name)} is here and would be read instead.",
+                        f"Give it without hub: if it is meant ({name}), or run headstart from another folder.")
     is_offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     if not is_offline and not _answers(endpoint):
         raise DataError(source, f"{endpoint} does not answer within {PATIENCE_S:g} s.",
                         "If the data set is in the cache: HF_HUB_OFFLINE=1 headstart ...; if not, give a file.")
     try:
-        import datasets  # type: ignore[import-untyped]
+        import datasets
     except ImportError:
         raise MissingExtraError("reading hub: sources", "datasets", "train") from None
     try:

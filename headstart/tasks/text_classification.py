@@ -34,7 +34,7 @@ class TextClassification(Task):
     usual_names: ClassVar = {
         "text": ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
                  "文本", "评论", "内容"),
-        "label": ("label", "class", "category", "sentiment", "intent", "topic", "target", "标签", "类别"),
+        "label": ("label", "class", "category", "sentiment", "intent", "topic", "标签", "类别"),
     }
     metric: ClassVar = "accuracy"
     examples: ClassVar = (

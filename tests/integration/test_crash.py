@@ -1,0 +1,188 @@
+"""Stopped at any point, a run continues to the very same weights; damaged checkpoints are found; disks run full."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+from headstart import runfolder, sealed
+
+LONG = {"epochs": 6, "checkpoint_every_s": 0.05, "tokens_per_batch": 128, "evaluations_per_epoch": 2, "patience": 99}
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory, backbone, reviews) -> Path:
+    path = tmp_path_factory.mktemp("spec") / "spec.yaml"
+    said = tiny.spec(reviews, backbone, train=LONG, evaluate={"n_resamples": 100, "baselines": False})
+    path.write_text(yaml.safe_dump(said), "utf-8")
+    return path
+
+
+def start(spec: Path, out: Path, *options: str, **popen) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "headstart", "fit", str(spec), "--out", str(out), *options],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    return stderr
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(spec, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(spec, out))
+    return out
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes() + (run / "head.safetensors").read_bytes()
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "steps.jsonl").read_text("utf-8").splitlines()]
+
+
+def n_steps(work: Path) -> int:
+    log = work / "steps.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    while process.poll() is None and not condition():
+        time.sleep(0.002)
+
+
+def kill_and_resume(spec: Path, out: Path, moments: list) -> None:
+    """Kill the run at each of `moments` (conditions on its work folder), then let it end."""
+    options: tuple[str, ...] = ()
+    for moment in moments:
+        process = start(spec, out, *options)
+        wait_for(moment, process)
+        process.kill()
+        process.communicate()
+        options = ("--resume",) if out.exists() or out.with_name(out.name + ".partial").exists() else ()
+    finish(start(spec, out, *options))
+
+
+def test_killed_twice_equals_uninterrupted(spec, tmp_path, uninterrupted):
+    out = tmp_path / "run"
+    work = tmp_path / "run.partial"
+    inside_a_save = lambda: n_steps(work) > 5 and any(work.glob("checkpoint-*.tmp"))  # noqa: E731
+    far = lambda: n_steps(work) > 60  # noqa: E731
+    kill_and_resume(spec, out, [inside_a_save, far])
+    assert weights(out) == weights(uninterrupted)
+    assert losses(out) == losses(uninterrupted)
+    assert not work.exists()
+
+
+@pytest.mark.slow
+def test_killed_at_fifty_random_points(spec, tmp_path, uninterrupted):
+    rng = random.Random(0)
+    for i in range(17):
+        out = tmp_path / f"run{i}"
+
+        def after(seconds: float):
+            end = time.monotonic() + seconds
+            return lambda: time.monotonic() > end
+
+        moments = []
+        for _ in range(3):
+            delay = rng.uniform(0.5, 9.0)
+            moments.append(lambda delay=delay, box=[]: (box or box.append(after(delay)) or box)[0]())
+        kill_and_resume(spec, out, moments)
+        assert weights(out) == weights(uninterrupted)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_leaves(spec, tmp_path, uninterrupted, signum, code):
+    out = tmp_path / "run"
+    process = start(spec, out)
+    wait_for(lambda: n_steps(tmp_path / "run.partial") > 20, process)
+    began = time.monotonic()
+    process.send_signal(signum)
+    stderr = finish(process, code)
+    assert time.monotonic() - began < 10
+    assert f"interrupted by {signal.Signals(signum).name}" in stderr
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+    finish(start(spec, out, "--resume"))
+    assert weights(out) == weights(uninterrupted)
+
+
+@pytest.fixture
+def partial(spec, tmp_path) -> Path:
+    """A work folder with two checkpoints."""
+    process = start(spec, tmp_path / "run")
+    work = tmp_path / "run.partial"
+    wait_for(lambda: n_steps(work) > 40 and len(runfolder.checkpoints(work)) == 2, process)
+    process.kill()
+    process.communicate()
+    for extra in runfolder.checkpoints(work)[2:]:
+        sealed.shutil.rmtree(extra)
+    return work
+
+
+def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(spec, partial, uninterrupted):
+    newest = runfolder.checkpoints(partial)[-1]
+    file = newest / "weights.safetensors"
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    out = partial.with_name("run")
+    stderr = finish(start(spec, out, "--resume"))
+    assert f"{newest}: checkpoint is damaged and was not used: weights.safetensors is damaged" in stderr
+    assert weights(out) == weights(uninterrupted)
+
+
+def test_a_run_in_use_is_refused(spec, partial):
+    with (partial / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stderr = finish(start(spec, partial.with_name("run"), "--resume"), 2)
+    assert "is in use by" in stderr
+    assert f"process {os.getpid()}" not in stderr.splitlines()[0] or "process" in stderr
+
+
+def test_resume_refuses_another_spec(spec, partial):
+    stderr = finish(start(spec, partial.with_name("run"), "--resume", "--set", "train.lr=0.5"), 2)
+    assert "cannot be resumed: train.lr was 0.003 and is now 0.5." in stderr
+    assert "--overwrite" in stderr
+
+
+def test_an_unfinished_and_a_finished_run_are_not_replaced_silently(spec, partial, uninterrupted):
+    stderr = finish(start(spec, partial.with_name("run")), 2)
+    assert "holds a run that was not finished." in stderr
+    assert "Continue it: --resume. Start anew: --overwrite" in stderr
+    before = weights(uninterrupted)
+    stderr = finish(start(spec, uninterrupted), 2)
+    assert "exists already." in stderr
+    assert weights(uninterrupted) == before
+
+
+def test_a_full_disk_is_told_and_loses_nothing(spec, uninterrupted):
+    before = weights(uninterrupted)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # noqa: E731
+    stderr = finish(start(spec, uninterrupted, "--overwrite", preexec_fn=limit), 2)
+    assert "cannot be written: the file would be larger than this process may write." in stderr
+    assert "Traceback" not in stderr
+    assert weights(uninterrupted) == before
+    assert sealed.faults(uninterrupted) == []
+
+
+def test_an_output_that_cannot_be_made_is_told(spec, tmp_path):
+    (tmp_path / "file").write_text("x")
+    stderr = finish(start(spec, tmp_path / "file" / "run"), 2)
+    assert "cannot be written: a part of its path is a file, not a folder." in stderr
