@@ -51,7 +51,8 @@ def measure(name: str, change: dict[str, Any], data: str, seed: int, n_train: in
         path = Path(folder) / f"{data}.jsonl"
         path.write_text("".join(json.dumps(rows[i], ensure_ascii=False) + "\n" for i in chosen), "utf-8")
         settings = {"data.train": str(path), "data.test_share": n_test / n_used, "data.limit": n_train,
-                    "data.test_limit": n_test, "train.epochs": 2, "evaluate.baselines": False, **change}
+                    "data.test_limit": n_test, "method.name": "fine-tuning", "train.epochs": 2,
+                    "evaluate.baselines": False, **change}
         given = specs.parse_set([f"{k}={json.dumps(v)}" for k, v in settings.items()])
         scores = headstart.fit({**given, "seed": seed}, out=Path(folder) / "run").scores
     return {"score": scores["score"], "interval": scores["interval"], "n_train": scores["data"]["n_train"],

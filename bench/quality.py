@@ -44,7 +44,7 @@ def cells(quick: bool) -> list[Cell]:
         *({"name": "banking77", "seed": s, **banking} for s in several),
         *({"name": "amazon", "seed": 0, **amazon, "train_domains": trained, "test_domains": [d], "settings": AMAZON}
           for d in DOMAINS[: 1 if quick else None] for trained in ([d], [other for other in DOMAINS if other != d])),
-        {"name": "sst2_full", "seed": 0, **sst2},
+        {"name": "sst2_full", "seed": 0, **sst2, "settings": {"train.epochs": 2, "train.tokens_per_batch": 1024}},
     ]
     return [cell | {"settings": cell.get("settings", {}) | QUICK} for cell in plan] if quick else plan
 
@@ -84,15 +84,20 @@ def _file(cell: Cell, part: str, folder: Path) -> Path:
 
 def command(cell: Cell) -> str:
     """The command line that does what `measure` does, run in the repository."""
-    def source(part: str) -> str:
-        path = shlex.quote(shown(DATA / cell[part]))
+    before, paths = [], {}
+    for part in (part for part in PARTS if part in cell):
+        source, chosen = shlex.quote(shown(DATA / cell[part])), f"/tmp/{part}.jsonl"
         if domains := cell.get(f"{part}_domains"):
-            return f"<(grep -E '\"domain\": \"({'|'.join(domains)})\"' {path})"
-        return f"<(head -n {cell['first']} {path})" if part == "train" and "first" in cell else path
-
-    settings = [f"data.{part}={source(part)}" for part in ("validation", "test") if part in cell]
-    settings += [shlex.quote(f"{k}={json.dumps(v)}".replace('"', "")) for k, v in cell.get("settings", {}).items()]
-    return " ".join(["headstart fit", source("train"), *(f"--set {one}" for one in settings), f"--seed {cell['seed']}"])
+            before.append(f"grep -E '\"domain\": \"({'|'.join(domains)})\"' {source} > {chosen}")
+        elif part == "train" and "first" in cell:
+            before.append(f"head -n {cell['first']} {source} > {chosen}")
+        else:
+            chosen = source
+        paths[part] = chosen
+    settings = [f"data.{part}={paths[part]}" for part in PARTS[1:] if part in paths]
+    settings += [f"{k}={v}" for k, v in cell.get("settings", {}).items()]
+    fit = " ".join([f"headstart fit {paths['train']}", *(f"--set {one}" for one in settings), f"--seed {cell['seed']}"])
+    return "; ".join([*before, fit])
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -106,8 +111,8 @@ def table(runs: Sequence[Run]) -> str:
         parts.append(_amazon(amazon))
     commands = {f"{run.cell['name']}, seed {run.cell['seed']}": run.result["command"] for run in runs
                 if run.cell["name"] == "amazon" or run == of(runs, name=run.cell["name"])[0]}
-    lines = ["Any of them again: `python -m bench quality --only NAME --seeds SEED --fresh`; by hand (the other seeds "
-             "alike):", *(f"- {what}: `{command}`" for what, command in commands.items())]
+    lines = ["Any of them again: `python -m bench quality --only NAME --seeds SEED --fresh`; by hand, a seed of each:",
+             "", *(f"- {what}: `{command}`" for what, command in commands.items())]
     return "\n\n".join([*parts, "\n".join(lines)])
 
 
@@ -137,7 +142,8 @@ def _amazon(runs: list[Run]) -> str:
         others = next((run for run in tested if run.cell["train_domains"] != [domain]), None)
         difference = f"{100 * (others.result['score'] - own.result['score']):+.1f} points" if own and others else ""
         rows.append([domain, *_side(others), *_side(own), difference])
-    about = (f"amazon_multidomain_sentiment, seed 0, {', '.join(f'{k}={v}' for k, v in AMAZON.items())} on both sides: "
+    used = ", ".join(f"{k}={v}" for k, v in runs[0].cell["settings"].items())
+    about = (f"amazon_multidomain_sentiment, seed 0, {used} on both sides: "
              "trained on three domains and tested on the fourth, against trained on the fourth's own train rows. A "
              "linear probe of the same rows stands beside each (the certificate's frozen backbone).")
     header = ["tested on", "others: fine-tuning [interval]", "probe", "tf-idf", "n train", "wall s",

@@ -230,8 +230,11 @@ def _unfit(value: Any, max_chars: int) -> str | None:
 
 
 def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source: str, *,
-                  gold: Gold = "required") -> dict[str, str]:
+                  gold: Gold = "required", lenient: bool = False) -> dict[str, str]:
     """The task's column -> the file's column.
+
+    lenient: a column that the Spec names and the file lacks is looked for under its other names; so a model that was
+    fitted to "review" also reads a file that says "text".
 
     The Spec has the first word, then an equal name, then the one column that goes by a usual name; where all but one
     are found so, the last column of the file is the last of the task. Anything less certain raises DataError.
@@ -246,7 +249,7 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
     found: dict[str, str] = {}
     missing: dict[str, str] = {}  # column -> complaint
     for column in sorted(wanted, key=lambda column: column not in header):  # equal names are not up for grabs
-        names = _candidates(column, [n for n in header if n not in found.values()], data, task)
+        names = _candidates(column, [n for n in header if n not in found.values()], data, task, lenient)
         if len(names) == 1:
             found[column] = names[0]
         elif names:
@@ -262,10 +265,12 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
     return {column: found[column] for column in wanted if column in found}
 
 
-def _candidates(column: str, header: list[str], data: DataSpec, task: Question) -> list[str]:
+def _candidates(column: str, header: list[str], data: DataSpec, task: Question, lenient: bool) -> list[str]:
     """The file's columns that could be the task's `column`, by the first rule that finds any."""
-    if column in data.columns or column in header:
-        return [name for name in header if name == data.columns.get(column, column)]
+    if column in data.columns and (data.columns[column] in header or not lenient):
+        return [name for name in header if name == data.columns[column]]
+    if column in header:
+        return [column]
     usual = task.usual_names.get(column, ())
     return [n for n in header if n.lower() == column.lower()] or [n for n in header if n.lower() in usual]
 
@@ -285,7 +290,7 @@ def _no_columns(missing: dict[str, str], header: Sequence[str], source: str, dat
 # ---------------------------------------------------------------------------------------------------------- verbs
 
 
-def stream(source: str, data: DataSpec, task: Question, *, gold: Gold = "required") -> Stream:
+def stream(source: str, data: DataSpec, task: Question, *, gold: Gold = "required", lenient: bool = False) -> Stream:
     """Open `source` for one reading, row by row; files of any size take the memory of one row.
 
     gold: "required" to train and to evaluate; "optional" keeps and checks the answers that are there; "ignored"
@@ -300,15 +305,15 @@ def stream(source: str, data: DataSpec, task: Question, *, gold: Gold = "require
     opened = open_source(source, Rules(data.encoding, data.delimiter, data.errors, data.max_chars, data.max_bytes))
     columns = {column: column for column in task.columns}
     if opened.header:  # without one there is no row either, or none that is sound: the reading will say which
-        columns = infer_columns(opened.header, data, task, shown, gold=gold)
+        columns = infer_columns(opened.header, data, task, shown, gold=gold, lenient=lenient)
     inferred = {c: name for c, name in columns.items() if name != c and c not in data.columns}
     return Stream(shown, opened.unit, columns, inferred, opened, data, task, gold)
 
 
-def read(source: str, data: DataSpec, task: Question, *, gold: Gold = "required") -> Table:
+def read(source: str, data: DataSpec, task: Question, *, gold: Gold = "required", lenient: bool = False) -> Table:
     """All rows of `source`. Arguments and errors as for `stream`."""
     rows, lines = [], []
-    reading = stream(source, data, task, gold=gold)
+    reading = stream(source, data, task, gold=gold, lenient=lenient)
     for line, row in reading:
         rows.append(row)
         lines.append(line)

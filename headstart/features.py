@@ -117,9 +117,11 @@ def tf_idf_logistic_regression(train: Sequence[str], gold_N: np.ndarray, test: S
     words = HashingVectorizer(n_features=N_HASHED, alternate_sign=False, norm=None, lowercase=True,
                               analyzer="word" if spaced else "char", ngram_range=(1, 2) if spaced else (1, 3),
                               token_pattern=r"(?u)\b\w+\b|[^\w\s]" if spaced else None)
+    counts = words.transform(train)
+    seen = np.flatnonzero(counts.getnnz(axis=0))  # weights for columns that no train text has would only take memory
     weigh = TfidfTransformer(sublinear_tf=True)
-    counts = weigh.fit_transform(words.transform(train))
-    regression = LogisticRegression(C=10.0, max_iter=MAX_ITERATIONS, tol=1e-3).fit(counts, gold_N)
-    shares = regression.predict_proba(weigh.transform(words.transform(test)))
+    regression = LogisticRegression(C=10.0, max_iter=MAX_ITERATIONS, tol=1e-3)
+    regression.fit(weigh.fit_transform(counts[:, seen]), gold_N)
+    shares = regression.predict_proba(weigh.transform(words.transform(test)[:, seen]))
     assert shares.shape[1] == n_labels, "every label has a train row"
     return np.asarray(shares)

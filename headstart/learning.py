@@ -50,7 +50,7 @@ class Learner:
     def learn(self, windows: WindowStore, validation: Sequence[Row], *, resume: bool) -> None:
         """Train to the end of the plan or until patience runs out; checkpoint on the way; keep the best weights."""
         settings, seed = self.spec.train, self.spec.seed
-        n_steps, evaluate_at = batches.plan(windows, settings.tokens_per_batch, seed, settings.epochs,
+        n_steps, evaluate_at = batches.plan(windows, settings.tokens_per_batch, seed, settings.epochs or 1,
                                             settings.max_steps, settings.evaluations_per_epoch)
         self.optimizer = self.accelerator.prepare_optimizer(train.optimizer(
             settings.optimizer, self.method.groups(self.model, settings.lr, settings.weight_decay)))

@@ -63,7 +63,7 @@ class HeadSpec(_Part):
 class TrainSpec(_Part):
     """How the weights are moved. A field that is not set takes the method's own default."""
 
-    epochs: int = Field(3, ge=1, description="passes over the train rows")
+    epochs: int | None = Field(None, ge=1, description="passes over the train rows; absent: 3, more (to 12) for few rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
     lr: float = Field(1e-4, gt=0, description="peak learning rate")
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = Field("adamw", description="by name")
@@ -71,7 +71,7 @@ class TrainSpec(_Part):
     schedule: Literal["linear", "cosine", "constant", "slanted-triangular"] = Field(
         "linear", description="the learning rate's shape after warmup")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises from 0")
-    tokens_per_batch: int = Field(1024, ge=1, description="padded tokens that one optimizer step reads at most")
+    tokens_per_batch: int = Field(512, ge=1, description="padded tokens that one optimizer step reads at most")
     tokens_per_micro_batch: int | None = Field(
         None, ge=1, description="padded tokens in memory at once; gradients of smaller pieces are summed exactly")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")

@@ -93,7 +93,8 @@ class Run:
 
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Origins, Method]:
     """The Spec with its method's defaults written out."""
-    spec, _ = specs.resolve(*layers)
+    named = (specs.DEFAULT, {"method": Spec.model_fields["method"].default})
+    spec, _ = specs.resolve(named, *layers)
     method = methods.build(spec.method)
     tasks.find(spec.task)
     options = {"method": {"name": method.name, **dataclasses.asdict(method)}}  # type: ignore[call-overload]
@@ -119,9 +120,6 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     """Rows read, checked and split; backbone loaded, head on; every row turned to token ids, once."""
     task = tasks.find(spec.task)()
     tables = data.read_splits(spec.data, task)
-    inferred = {"data": {"columns": tables["train"].inferred}} if tables["train"].inferred else {}
-    spec, origins = specs.resolve((specs.DEFAULT, {"method": spec.method}), (f"method {method.name}", method.defaults),
-                                  (f"inferred from {spec.data.train}", inferred), *layers)
     parts = splits.make(tables, spec.data, task, spec.seed)
     task = task.learn(parts.train.rows)
     for name in ("validation", "test"):
@@ -130,7 +128,6 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         if problems:
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, show)
-    _check_same_run(work, spec, origins, parts)
     backbone = backbones.load(spec.backbone, spec.data.max_tokens)
     model = backbones.build(backbone, task, spec.head.pooling, spec.seed)
     windows = {}
@@ -139,6 +136,13 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, backbone.reader))
         windows[name] = batches.store(encoded, work / "windows" / name, backbone.reader.pad_id)
     method.prepare(model)
+    inferred = tables["train"].inferred
+    chosen = {"epochs": batches.usual_epochs(windows["train"].lengths_N, spec.train.tokens_per_batch)}
+    spec, origins = specs.resolve(
+        (specs.DEFAULT, {"method": spec.method}), (f"method {method.name}", method.defaults),
+        (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
+        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if method.trains else {}), *layers)
+    _check_same_run(work, spec, origins, parts)
     learner = Learner(spec, task, method, model, backbone.reader, work, stop, show)
     return Run(spec, origins, task, method, backbone, model, parts, windows, learner, work, stop, show)
 
@@ -269,14 +273,15 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float) -> None
 def evaluate(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Score a finished run on the labelled rows of `source`."""
     loaded = artifact.load(folder)
-    table = data.read(source, _data_spec(loaded, settings), loaded.task)
+    table = data.read(source, _data_spec(loaded, settings), loaded.task, lenient=True)
     return loaded.evaluate(table.rows)
 
 
 def answers(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None) -> Any:
     """Answer the rows of `source` (a file, or "-" for stdin) one by one, in order, in bounded memory."""
     loaded = artifact.load(folder)
-    rows = (row for _, row in data.stream(source, _data_spec(loaded, settings), loaded.task, gold="ignored"))
+    rows = (row for _, row in data.stream(source, _data_spec(loaded, settings), loaded.task, gold="ignored",
+                                             lenient=True))
     return predict(loaded.task, rows, loaded.reader, loaded.runtime,
                    tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
 

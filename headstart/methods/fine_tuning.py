@@ -26,8 +26,10 @@ class FineTuning(Method):
 
     name: ClassVar = "fine-tuning"
 
+    defaults: ClassVar = {"train": {"lr": 1e-4, "dropout": 0.0}}
+
     head_first: bool = True
-    freeze_embeddings: bool = False
+    freeze_embeddings: bool = True
 
     @property
     def solves_head(self) -> bool:

@@ -72,8 +72,8 @@ class TextClassification(Task):
         if problems:
             raise DataError.of(problems, "Mend them, or let headstart do it: --set data.normalize_labels=true")
         if len(counts) < 2:
-            raise DataError("labels", f"all rows have the label {shorten(min(counts))}; a classifier needs at least two.",
-                            "Is this the right column? --set data.columns.label=NAME")
+            what = f"all rows have the label {shorten(min(counts))}; a classifier needs at least two."
+            raise DataError("labels", what, "Is this the right column? --set data.columns.label=NAME")
         return type(self)(labels=tuple(sorted(counts)))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
@@ -137,7 +137,7 @@ class TextClassification(Task):
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         pairs_N2 = self.outcomes(predictions, rows)
         confusion_KK = metrics.confusion(pairs_N2[:, 0], pairs_N2[:, 1], len(self.labels))
-        wrong = sorted((i for i in np.flatnonzero(pairs_N2[:, 0] != pairs_N2[:, 1])),
+        wrong = sorted(map(int, np.flatnonzero(pairs_N2[:, 0] != pairs_N2[:, 1])),
                        key=lambda i: -max(predictions[i]["scores"].values()))[:N_MISTAKES_SHOWN]
         return {
             "labels": list(self.labels),

@@ -19,7 +19,7 @@ import yaml
 
 from headstart import runfolder, sealed
 
-LONG = {"epochs": 6, "checkpoint_every_s": 0.05, "tokens_per_batch": 128, "evaluations_per_epoch": 2, "patience": 99}
+LONG = {"epochs": 4, "checkpoint_every_s": 0.05, "tokens_per_batch": 128, "evaluations_per_epoch": 2, "patience": 99}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_killed_twice_equals_uninterrupted(spec, tmp_path, uninterrupted):
     out = tmp_path / "run"
     work = tmp_path / "run.partial"
     inside_a_save = lambda: n_steps(work) > 5 and any(work.glob("checkpoint-*.tmp"))  # noqa: E731
-    far = lambda: n_steps(work) > 60  # noqa: E731
+    far = lambda: n_steps(work) > 45  # noqa: E731
     kill_and_resume(spec, out, [inside_a_save, far])
     assert weights(out) == weights(uninterrupted)
     assert losses(out) == losses(uninterrupted)
