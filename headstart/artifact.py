@@ -130,11 +130,10 @@ def _model(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[Re
     return backbone.reader, torch_runtime(model, where)
 
 
-def save(folder: Path, model: Model, task: Task, spec: Spec, backbone: backbones.Backbone,
-         golden: Sequence[Row], texts: dict[str, str]) -> None:
-    """Fill `folder` (it exists, is empty, and the caller seals it) with all that `load` needs.
+def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, golden: Sequence[Row]) -> None:
+    """Fill `folder` (it exists and is empty) with the model, its reader, its task and its golden answers.
 
-    texts: other files by name, such as "scores.json".
+    The caller adds spec.yaml and scores.json, which `load` reads too, and seals the folder.
     """
     from safetensors.torch import save_file
 
@@ -151,8 +150,6 @@ def save(folder: Path, model: Model, task: Task, spec: Spec, backbone: backbones
     backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))
     described = {"format": FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
     (folder / "task.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
-    for name, text in texts.items():
-        (folder / name).write_text(text, "utf-8")
     blind = [{k: v for k, v in row.items() if k not in task.gold} for row in golden]
     answers = predict(task, blind, backbone.reader, torch_runtime(model, torch.device("cpu")))
     with (folder / "golden.jsonl").open("w", encoding="utf-8") as file:

@@ -107,6 +107,13 @@ def locate(name: str) -> Path:
     return _from_hub(name)
 
 
+def hub_id(name: str) -> str | None:
+    """Where the hub has this model; None for a folder."""
+    if name in SHIPPED:
+        return SHIPPED[name].hub_id
+    return None if Path(name).expanduser().is_dir() else name
+
+
 def _from_hub(hub_id: str) -> Path:
     """The local snapshot of a hub model, downloaded when a hub can be reached. One try, no retries."""
     from huggingface_hub import snapshot_download

@@ -130,10 +130,8 @@ def _front_matter(scores: Scores) -> dict[str, Any]:
     result = {"task": {"type": scores.get("task")}, "metrics": [score],
               "dataset": {"type": source.removeprefix("hub:"), "name": source, "split": "test"}}
     backbone = scores.get("backbone", "")
-    # A folder is no name on the hub; the card says it in words only.
-    is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", backbone)
     front = {"language": info.get("languages"), "library_name": "headstart", "pipeline_tag": scores.get("task"),
-             "base_model": backbone if is_name else None, "metrics": list(scores.get("scores", {scores["metric"]: 0})),
+             "base_model": scores.get("base_model"), "metrics": list(scores.get("scores", {scores["metric"]: 0})),
              "tags": ["headstart", "transfer-learning", scores.get("method")],
              "model-index": [{"name": f"{backbone} {scores.get('task', '')}".strip(), "results": [result]}]}
     return {key: value for key, value in front.items() if value}

@@ -63,7 +63,7 @@ class HeadSpec(_Part):
 class TrainSpec(_Part):
     """How the weights are moved. A field that is not set takes the method's own default."""
 
-    epochs: int | None = Field(None, ge=1, description="passes over the train rows; absent: 3, more (to 12) for few rows")
+    epochs: int | None = Field(None, ge=1, description="passes over the train rows; absent: 3, more for few rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
     lr: float = Field(1e-4, gt=0, description="peak learning rate")
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = Field("adamw", description="by name")

@@ -189,23 +189,23 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
     spec, task = run.spec, run.task
     if not (run.method.solves_head or spec.evaluate.baselines):
         return {}
-    rng = np.random.default_rng(spec.seed)
-    n_train = len(run.windows["train"])
     chosen = {name: np.arange(len(run.windows[name])) for name in PARTS}
-    if n_train > features.MAX_HEAD_ROWS:
-        chosen["train"] = np.sort(rng.choice(n_train, features.MAX_HEAD_ROWS, replace=False))
+    gold_N = np.asarray(run.windows["train"].target["label"].values)
+    if len(gold_N) > features.MAX_HEAD_ROWS:
+        _, first_of_each_label = np.unique(gold_N, return_index=True)
+        drawn = np.random.default_rng(spec.seed).choice(len(gold_N), features.MAX_HEAD_ROWS, replace=False)
+        chosen["train"] = np.union1d(drawn, first_of_each_label)
     run.show.begin("frozen features", sum(map(len, chosen.values())), "rows")
     found = {name: features.extract(run.model, run.windows[name], chosen[name], run.work / f"features-{name}.bin",
                                     tokens_per_batch=spec.evaluate.tokens_per_batch, device=run.learner.device,
                                     each=run.show.advance) for name in PARTS}
     rows = run.splits.validation.rows
-    gold_N = np.asarray(run.windows["train"].target["label"].values)[chosen["train"]]
 
     def score(head: features.LinearMap) -> float:
         answers = decode(run, "validation", head(found["validation"]))
         return task.score(task.outcomes(answers, rows))[task.metric]
 
-    solved = features.solve_head(found["train"], gold_N, task.n_outputs, score, spec.train.class_weights)
+    solved = features.solve_head(found["train"], gold_N[chosen["train"]], task.n_outputs, score, spec.train.class_weights)
     output = run.model.output
     bias = output.bias.detach().cpu().numpy() if output.bias is not None else np.float32(0)
     fresh = features.LinearMap(output.weight.detach().cpu().numpy(), bias, 0.0)
@@ -249,6 +249,7 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float) -> None
     spec, parts, learner = run.spec, run.splits, run.learner
     scores = {
         "format": 1, "task": run.task.name, "backbone": spec.backbone, "method": run.method.name,
+        "base_model": backbones.hub_id(spec.backbone),
         "head": spec.head.model_dump(), "seed": spec.seed, **scores, "curve": learner.progress.curve,
         "data": {"source": spec.data.train, "notes": parts.counts,
                  **{f"n_{name}": len(getattr(parts, name).rows) for name in PARTS}},
@@ -260,10 +261,13 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float) -> None
     steps = run.work / "steps.jsonl"
     spec_yaml = specs.to_yaml(spec, run.origins)
     with sealed.writing(final) as folder:
-        texts = {"scores.json": json.dumps(scores, ensure_ascii=False, indent=1), "spec.yaml": spec_yaml,
-                 "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",
-                 "README.md": report.model_card(scores, spec_yaml)}
-        artifact.save(folder, run.model, run.task, spec, run.backbone, parts.validation.rows[:artifact.N_GOLDEN], texts)
+        golden = parts.validation.rows[: artifact.N_GOLDEN]
+        artifact.save(folder, run.model, run.task, run.backbone, golden)
+        scores["cost"]["artifact_bytes"] = sum(path.stat().st_size for path in folder.iterdir())
+        for name, text in {"scores.json": json.dumps(scores, ensure_ascii=False, indent=1), "spec.yaml": spec_yaml,
+                           "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",
+                           "README.md": report.model_card(scores, spec_yaml)}.items():
+            (folder / name).write_text(text, "utf-8")
         sealed.seal(folder)
         artifact.load(folder, "cpu")  # what was written is read back and asked again before anyone sees it
     report.write(final)

@@ -19,7 +19,7 @@ SPEC = "task: text-classification  # default\nbackbone: minilm-l6  # default\n"
 ATTACK = '</td><script>alert("1")</script><img src=x onerror=alert(1)>'
 STEPS = [{"n": n, "loss": 1.2 - n / 100, "lr": 1e-5} for n in range(1, 41)]
 SCORES = {
-    "format": 1, "task": "text-classification", "backbone": "minilm-l6", "method": "fine-tuning",
+    "format": 1, "task": "text-classification", "backbone": "minilm-l6", "base_model": "sentence-transformers/all-MiniLM-L6-v2", "method": "fine-tuning",
     "head": {"pooling": "mean"}, "metric": "accuracy", "score": 0.7125, "interval": [0.694, 0.7305], "n_test": 3000,
     "seed": 7, "scores": {"accuracy": 0.7125, "macro_f1": 0.68},
     "baselines": {"majority": {"score": 0.42, "interval": [0.4, 0.44]},

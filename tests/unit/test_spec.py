@@ -1,0 +1,122 @@
+"""A Spec: layers with origins, and errors that name the nearest right word."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstart import methods, spec, tasks, workbench
+from headstart.errors import SpecError
+
+DATA = {"data": {"train": "a.csv"}}
+
+
+def message(call, *arguments) -> str:
+    with pytest.raises(SpecError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+def test_the_last_layer_wins_and_origins_say_which():
+    made, origins = spec.resolve(("spec.yaml", {**DATA, "train": {"lr": 1e-3, "epochs": 2}}),
+                                 ("--set", {"train": {"lr": 2e-3}}))
+    assert (made.train.lr, made.train.epochs, made.train.optimizer) == (2e-3, 2, "adamw")
+    assert (origins["train.lr"], origins["train.epochs"], origins["train.optimizer"]) == ("--set", "spec.yaml", "default")
+
+
+def test_method_by_name_and_with_options():
+    made, origins, method = workbench.resolve([("spec.yaml", {**DATA, "method": "linear-probe"})])
+    assert made.method == {"name": "linear-probe"}
+    assert made.evaluate.baselines
+    made, origins, method = workbench.resolve([("call", DATA), ("--set", {"method": {"freeze_embeddings": False}})])
+    assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False}
+    assert origins["method.freeze_embeddings"] == "--set"
+    assert origins["train.dropout"] == "method fine-tuning"
+    made, _, _ = workbench.resolve([("a", {**DATA, "method": {"name": "fine-tuning", "head_first": False}}),
+                                    ("b", {"method": "linear-probe"})])
+    assert made.method == {"name": "linear-probe"}
+
+
+def test_identity_is_of_the_resolved_form():
+    one, _ = spec.resolve(("a", DATA))
+    same, _ = spec.resolve(("b", {**DATA, "seed": 0, "train": {"lr": 1e-4}}))
+    other, _ = spec.resolve(("b", {**DATA, "seed": 1}))
+    assert one.identity() == same.identity() != other.identity()
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
+
+
+@given(train=texts, column=texts, lr=st.floats(1e-9, 1), seed=st.integers(0, 2**32 - 1), limit=st.none() | st.integers(1))
+def test_yaml_round_trip(train, column, lr, seed, limit):
+    made, origins = spec.resolve(("x", {"data": {"train": train, "columns": {"text": column}, "limit": limit},
+                                        "train": {"lr": lr}, "seed": seed}))
+    again, _ = spec.resolve(("y", spec.parse_yaml(spec.to_yaml(made, origins), "y.yaml")))
+    assert again == made
+
+
+@pytest.mark.parametrize(("said", "expected"), [
+    ({"data": {"trian": "x"}}, 'data.trian: is not a field; did you mean "train"? Known: columns, '),
+    ({"data": {"trian": "x"}}, "data.train: is missing; it must hold: file, folder, hub:NAME or pip:PACKAGE/PATH"),
+    ({**DATA, "trane": {}}, 'spec.yaml: trane: is not a field; did you mean "train"?'),
+    ({**DATA, "train": {"lr": -1}}, "spec.yaml: train.lr: -1 is not allowed; it should be greater than 0"),
+    ({**DATA, "train": {"optimizer": "adamv"}}, "\"adamv\" is not allowed; it should be 'adamw', 'adam', 'sgd'"),
+    ({**DATA, "seed": "x"}, 'spec.yaml: seed: "x" is not allowed; it should be a valid integer'),
+])
+def test_a_field_that_cannot_be(said, expected):
+    assert expected in message(spec.resolve, ("spec.yaml", said))
+
+
+def test_all_problems_come_together():
+    told = message(spec.resolve, ("s.yaml", {**DATA, "train": {"lr": -1, "epocs": 3}, "sede": 1}))
+    assert all(word in told for word in ("train.lr", "train.epocs", "sede", "--help-spec"))
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("a: 1\na: 2", 's.yaml:2: the key "a" stands twice'),
+    ("a: &x [1]\nb: *x", "s.yaml:2: aliases (*name) are not read"),
+    ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "s.yaml:2: aliases (*name) are not read"),
+    ("[" * 5000, "s.yaml: cannot be read as YAML: nested too deeply"),
+    ("a: [1", "s.yaml:1: expected ',' or ']'"),
+    ("3: x", "s.yaml:1: the key 3 is not a string"),
+    ("a: !!python/object/apply:os.system ['true']", "s.yaml:1: could not determine a constructor"),
+    ("a: \x00", "cannot be read as YAML"),
+])
+def test_yaml_that_is_not_read(text, expected):
+    assert expected in message(spec.parse_yaml, text, "s.yaml")
+
+
+def test_spec_files_that_are_none(tmp_path):
+    path = tmp_path / "s.yaml"
+    assert "cannot be read: No such file or directory" in message(spec.read, path)
+    path.write_bytes(b"a: \xff")
+    assert "byte 3 is not UTF-8" in message(spec.read, path)
+    path.write_text("- 1")
+    assert "not a mapping" in message(spec.read, path)
+    path.write_text("#" * 1_000_001)
+    assert "a Spec has at most 1,000,000" in message(spec.read, path)
+
+
+def test_set():
+    assert spec.parse_set(["train.epochs=2", "train.lr=3e-5", "data.columns.text=a b", "method=linear-probe"]) == {
+        "train": {"epochs": 2, "lr": "3e-5"}, "data": {"columns": {"text": "a b"}}, "method": "linear-probe"}
+    assert "is not KEY=VALUE" in message(spec.parse_set, ["train.epochs"])
+    assert spec.resolve(("x", DATA), ("--set", spec.parse_set(["train.lr=3e-5"])))[0].train.lr == 3e-5
+
+
+def test_unknown_task_method_and_option():
+    assert 'task: "text-clasification" is not a task; did you mean "text-classification"?' in message(
+        tasks.find, "text-clasification")
+    assert 'method.name: "fine-tunning" is not a method; did you mean "fine-tuning"?' in message(
+        methods.build, {"name": "fine-tunning"})
+    assert 'method.head_frist: is not an option of method "fine-tuning"; did you mean "head_first"?' in message(
+        methods.build, {"name": "fine-tuning", "head_frist": True})
+    assert "method.head_first: \"x\" is not allowed; it should be a valid boolean" in message(
+        methods.build, {"name": "fine-tuning", "head_first": "x"})
+    assert "it has none" in message(methods.build, {"name": "linear-probe", "lr": 1})
+
+
+def test_the_reference_names_every_field():
+    made, _ = spec.resolve(("x", DATA))
+    told = spec.reference()
+    for path, _ in spec.leaves(made.model_dump(exclude={"method", "data"})):
+        assert f"{path.rpartition('.')[2]}:" in told
