@@ -99,7 +99,8 @@ def load(folder: str | Path, device: str | None = None) -> Artifact:
     folder = Path(folder)
     if not folder.is_dir():
         unfinished = folder.with_name(folder.name + ".partial").exists()
-        raise ArtifactError(str(folder), "is not a run's folder" + ("; its run was not finished." if unfinished else "."),
+        what = "is not a run's folder" + ("; its run was not finished." if unfinished else ".")
+        raise ArtifactError(str(folder), what,
                             "Finish it with the same headstart fit command and --resume." if unfinished
                             else "Make one: headstart fit DATA --out FOLDER")
     faults = sealed.faults(folder)

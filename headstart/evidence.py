@@ -49,16 +49,16 @@ def judge(method: str, baselines: dict[str, Any], gains: dict[str, Any]) -> tupl
     if not gains:
         return "undecided", "no baselines were scored (evaluate.baselines is false)"
 
-    def gain(name: str) -> str:
+    def gain(name: str, against: str = "over") -> str:
         low, high = gains[name]["interval"]
-        return (f"{100 * gains[name]['difference']:+.1f} points over {TITLES.get(name, name)} "
+        return (f"{100 * gains[name]['difference']:+.1f} points {against} {TITLES.get(name, name)} "
                 f"[{100 * low:+.1f}, {100 * high:+.1f}]")
 
     worse = [name for name in gains if gains[name]["interval"][1] < 0]
     unproven = [name for name in gains if name not in worse and gains[name]["interval"][0] <= 0]
     strongest = max(gains, key=lambda name: baselines[name]["score"])
     if worse:
-        return "negative", "negative transfer: " + "; ".join(map(gain, worse))
+        return "negative", "negative transfer: " + "; ".join(gain(name, "against") for name in worse)
     if unproven:
         return "undecided", (f"no proof that {method} beats "
                              + " or ".join(TITLES.get(name, name) for name in unproven) + ": "

@@ -6,6 +6,8 @@ layer `output`: what flows into it are the features that a linear probe reads.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -48,7 +50,7 @@ class PooledModel(nn.Module):
 
     @property
     def output(self) -> nn.Linear:
-        return self.head.out  # type: ignore[no-any-return, union-attr]
+        return cast(nn.Linear, self.head.out)
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         hidden_BTD = self.encoder(**inputs).last_hidden_state
@@ -65,7 +67,7 @@ class NativeModel(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        return self.model.base_model  # type: ignore[no-any-return]
+        return cast(nn.Module, self.model.base_model)
 
     @property
     def output(self) -> nn.Linear:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,8 @@ def run(windows: list[Window], reader: Reader, runtime: Runtime, tokens_per_batc
     lengths_N = np.fromiter((len(w) for w in windows), np.int64, len(windows))
     logits: list[np.ndarray] = [np.empty(0)] * len(windows)
     for chosen in by_length(lengths_N, np.arange(len(windows)), tokens_per_batch):
-        inputs = {name: [windows[i].inputs[name] for i in chosen] for name in windows[chosen[0]].inputs}
+        inputs: dict[str, Sequence[list[int]]] = {
+            name: [windows[i].inputs[name] for i in chosen] for name in windows[chosen[0]].inputs}
         for i, one in zip(chosen, runtime(collate(inputs, {}, reader.pad_id).inputs), strict=True):
             logits[i] = one
     return logits

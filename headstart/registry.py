@@ -23,7 +23,8 @@ def known(package: ModuleType, kind: type) -> dict[str, type]:
 
 
 def _subclasses(kind: type) -> Iterator[Any]:
-    for one in kind.__subclasses__():
+    subclasses: list[Any] = kind.__subclasses__()
+    for one in subclasses:
         yield one
         yield from _subclasses(one)
 

@@ -77,7 +77,7 @@ def train(loss: Loss, steps: Iterable[list[Batch]], optimizer: torch.optim.Optim
 def _average_and_clip(weights: list[torch.Tensor], count: float, clip_norm: float) -> float:
     """Divide summed gradients by `count` and cut their norm to `clip_norm`, in one pass. Returns the norm before."""
     gradients = [w.grad for w in weights if w.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item() / count
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) / count
     if math.isfinite(norm):
         torch._foreach_mul_(gradients, min(1.0, clip_norm / (norm + 1e-6)) / count)
     return norm

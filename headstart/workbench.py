@@ -120,6 +120,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     """Rows read, checked and split; backbone loaded, head on; every row turned to token ids, once."""
     task = tasks.find(spec.task)()
     tables = data.read_splits(spec.data, task)
+    task.learn(tables["train"].rows)  # complaints about labels speak of the user's file, not of our part of it
     parts = splits.make(tables, spec.data, task, spec.seed)
     task = task.learn(parts.train.rows)
     for name in ("validation", "test"):
@@ -205,7 +206,8 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
         answers = decode(run, "validation", head(found["validation"]))
         return task.score(task.outcomes(answers, rows))[task.metric]
 
-    solved = features.solve_head(found["train"], gold_N[chosen["train"]], task.n_outputs, score, spec.train.class_weights)
+    solved = features.solve_head(found["train"], gold_N[chosen["train"]], task.n_outputs, score,
+                                 spec.train.class_weights)
     output = run.model.output
     bias = output.bias.detach().cpu().numpy() if output.bias is not None else np.float32(0)
     fresh = features.LinearMap(output.weight.detach().cpu().numpy(), bias, 0.0)

@@ -23,9 +23,13 @@ def folder(backbone, tmp_path):
 def refused(folder) -> str:
     """The message with which loading or building stops."""
     with pytest.raises(ModelError) as caught:
-        loaded = backbones.load(str(folder), 64)
-        backbones.build(loaded, tasks.find("text-classification")(labels=("a", "b")), "mean", 0)
+        loaded_and_built(folder)
     return str(caught.value)
+
+
+def loaded_and_built(folder):
+    task = tasks.find("text-classification")(labels=("a", "b"))
+    return backbones.build(backbones.load(str(folder), 64), task, "mean", 0)
 
 
 def say(folder, **keys):
@@ -40,9 +44,7 @@ def change(folder, edit):
 
 
 def test_a_sound_folder_loads(folder):
-    loaded = backbones.load(str(folder), 64)
-    model = backbones.build(loaded, tasks.find("text-classification")(labels=("a", "b")), "mean", 0)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.dtype for p in loaded_and_built(folder).parameters()} == {torch.float32}
 
 
 def test_half_precision_weights_load_as_fp32(folder):
@@ -52,9 +54,7 @@ def test_half_precision_weights_load_as_fp32(folder):
 
     change(folder, halve)
     say(folder, dtype="bfloat16", torch_dtype="float16")
-    loaded = backbones.load(str(folder), 64)
-    model = backbones.build(loaded, tasks.find("text-classification")(labels=("a", "b")), "mean", 0)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.dtype for p in loaded_and_built(folder).parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("keys", [
@@ -169,7 +169,7 @@ def test_a_shipped_model_whose_weights_were_changed(folder, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize(("name", "expected"), [
-    ("nobody/nothing", 'backbone "nobody/nothing": is not in the local cache, and the hub cannot be reached (offline).'),
+    ("nobody/nothing", '"nobody/nothing": is not in the local cache, and the hub cannot be reached (offline).'),
     ("minilm-l7", 'is neither a shipped model, nor a folder, nor a hub id (OWNER/NAME); did you mean "minilm-l6"?'),
     ("./nowhere", "is neither a shipped model, nor a folder"),
 ])

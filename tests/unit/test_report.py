@@ -19,7 +19,8 @@ SPEC = "task: text-classification  # default\nbackbone: minilm-l6  # default\n"
 ATTACK = '</td><script>alert("1")</script><img src=x onerror=alert(1)>'
 STEPS = [{"n": n, "loss": 1.2 - n / 100, "lr": 1e-5} for n in range(1, 41)]
 SCORES = {
-    "format": 1, "task": "text-classification", "backbone": "minilm-l6", "base_model": "sentence-transformers/all-MiniLM-L6-v2", "method": "fine-tuning",
+    "format": 1, "task": "text-classification", "backbone": "minilm-l6", "method": "fine-tuning",
+    "base_model": "sentence-transformers/all-MiniLM-L6-v2",
     "head": {"pooling": "mean"}, "metric": "accuracy", "score": 0.7125, "interval": [0.694, 0.7305], "n_test": 3000,
     "seed": 7, "scores": {"accuracy": 0.7125, "macro_f1": 0.68},
     "baselines": {"majority": {"score": 0.42, "interval": [0.4, 0.44]},
@@ -272,7 +273,7 @@ def test_model_card_front_matter_carries_the_real_score():
     assert result["metrics"][0]["value"] == 0.7125
     assert result["metrics"][0]["args"] == {"interval": [0.694, 0.7305], "n_test": 3000, "seed": 7}
     assert (front["library_name"], front["pipeline_tag"], front["base_model"]) == (
-        "headstart", "text-classification", "minilm-l6")
+        "headstart", "text-classification", "sentence-transformers/all-MiniLM-L6-v2")
     assert front["metrics"] == ["accuracy", "macro_f1"]
     assert "language" not in front
     assert "It knows 3 labels" in card
@@ -280,7 +281,7 @@ def test_model_card_front_matter_carries_the_real_score():
 
 
 def test_model_card_of_a_native_head_a_folder_and_known_languages():
-    scores = scores_with(head={"pooling": "native"}, backbone="./models/mine")
+    scores = scores_with(head={"pooling": "native"}, backbone="./models/mine", base_model=None)
     scores["data"]["languages"] = ["zh", "en"]
     card = report.model_card(scores, SPEC)
     front = yaml.safe_load(card.split("---\n")[1])

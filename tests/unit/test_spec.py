@@ -20,14 +20,14 @@ def test_the_last_layer_wins_and_origins_say_which():
     made, origins = spec.resolve(("spec.yaml", {**DATA, "train": {"lr": 1e-3, "epochs": 2}}),
                                  ("--set", {"train": {"lr": 2e-3}}))
     assert (made.train.lr, made.train.epochs, made.train.optimizer) == (2e-3, 2, "adamw")
-    assert (origins["train.lr"], origins["train.epochs"], origins["train.optimizer"]) == ("--set", "spec.yaml", "default")
+    assert [origins[f"train.{name}"] for name in ("lr", "epochs", "optimizer")] == ["--set", "spec.yaml", "default"]
 
 
 def test_method_by_name_and_with_options():
-    made, origins, method = workbench.resolve([("spec.yaml", {**DATA, "method": "linear-probe"})])
+    made, origins, _ = workbench.resolve([("spec.yaml", {**DATA, "method": "linear-probe"})])
     assert made.method == {"name": "linear-probe"}
     assert made.evaluate.baselines
-    made, origins, method = workbench.resolve([("call", DATA), ("--set", {"method": {"freeze_embeddings": False}})])
+    made, origins, _ = workbench.resolve([("call", DATA), ("--set", {"method": {"freeze_embeddings": False}})])
     assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False}
     assert origins["method.freeze_embeddings"] == "--set"
     assert origins["train.dropout"] == "method fine-tuning"
@@ -46,7 +46,8 @@ def test_identity_is_of_the_resolved_form():
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 
 
-@given(train=texts, column=texts, lr=st.floats(1e-9, 1), seed=st.integers(0, 2**32 - 1), limit=st.none() | st.integers(1))
+@given(train=texts, column=texts, lr=st.floats(1e-9, 1), seed=st.integers(0, 2**32 - 1),
+       limit=st.none() | st.integers(1))
 def test_yaml_round_trip(train, column, lr, seed, limit):
     made, origins = spec.resolve(("x", {"data": {"train": train, "columns": {"text": column}, "limit": limit},
                                         "train": {"lr": lr}, "seed": seed}))
