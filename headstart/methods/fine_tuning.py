@@ -26,7 +26,7 @@ class FineTuning(Method):
 
     name: ClassVar = "fine-tuning"
 
-    defaults: ClassVar = {"train": {"lr": 1e-4, "dropout": 0.0}}
+    defaults: ClassVar = {"train": {"dropout": 0.0}}
 
     head_first: bool = True
     freeze_embeddings: bool = True

@@ -38,7 +38,7 @@ def test_method_by_name_and_with_options():
 
 def test_identity_is_of_the_resolved_form():
     one, _ = spec.resolve(("a", DATA))
-    same, _ = spec.resolve(("b", {**DATA, "seed": 0, "train": {"lr": 1e-4}}))
+    same, _ = spec.resolve(("b", {**DATA, "seed": 0, "train": {"lr": 2e-4}}))
     other, _ = spec.resolve(("b", {**DATA, "seed": 1}))
     assert one.identity() == same.identity() != other.identity()
 
