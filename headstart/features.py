@@ -18,7 +18,8 @@ from .heads import Model
 
 MAX_HEAD_ROWS = 100_000  # a linear map with a few thousand numbers gains nothing from more
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # inverse of L2 regularization, tried in this order; validation chooses
-MAX_ITERATIONS = 300
+MAX_ITERATIONS = 2_000
+TOLERANCE = 1e-5  # largest slope left in the mean loss; coarser ones stop long before the solution when labels are many
 N_HASHED = 2**18  # columns of TF-IDF: bounded memory whatever the vocabulary
 
 
@@ -83,7 +84,7 @@ def solve_head(features_ND: np.ndarray, gold_N: np.ndarray, n_labels: int,
     scale = float(np.sqrt(np.mean(np.square(features_ND), dtype=np.float64))) * np.sqrt(features_ND.shape[1]) / 4
     scaled = np.asarray(features_ND / np.float32(scale))
     best: tuple[float, LinearMap] | None = None
-    regression = LogisticRegression(max_iter=MAX_ITERATIONS, tol=1e-3, warm_start=True,
+    regression = LogisticRegression(max_iter=MAX_ITERATIONS, tol=TOLERANCE, warm_start=True,
                                     class_weight=None if class_weights == "none" else "balanced")
     for strength in STRENGTHS:
         regression.set_params(C=strength).fit(scaled, gold_N)
@@ -120,7 +121,7 @@ def tf_idf_logistic_regression(train: Sequence[str], gold_N: np.ndarray, test: S
     counts = words.transform(train)
     seen = np.flatnonzero(counts.getnnz(axis=0))  # weights for columns that no train text has would only take memory
     weigh = TfidfTransformer(sublinear_tf=True)
-    regression = LogisticRegression(C=10.0, max_iter=MAX_ITERATIONS, tol=1e-3)
+    regression = LogisticRegression(C=10.0, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
     regression.fit(weigh.fit_transform(counts[:, seen]), gold_N)
     shares = regression.predict_proba(weigh.transform(words.transform(test)[:, seen]))
     assert shares.shape[1] == n_labels, "every label has a train row"
