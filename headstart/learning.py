@@ -25,6 +25,7 @@ from .tasks import Task
 from .types import Batch, Prediction, Reader, Row
 
 RESUME = "continue with the same command and --resume"
+SHARES = (0.25, 0.5, 0.75)  # of the way from the first weights to the best trained ones, where means are tried
 
 
 class Learner:
@@ -41,6 +42,7 @@ class Learner:
         self.model.to(self.device)
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
+        self.kept: dict[str, float] = {}
         self.evaluate_seconds = 0.0
         if spec.train.dropout is not None:
             for module in model.modules():
@@ -54,6 +56,7 @@ class Learner:
                                             settings.max_steps, settings.evaluations_per_epoch)
         self.optimizer = self.accelerator.prepare_optimizer(train.optimizer(
             settings.optimizer, self.method.groups(self.model, settings.lr, settings.weight_decay)))
+        start = self._copy()
         if resume:
             self._restore()
         first = self.progress.step + 1
@@ -77,7 +80,7 @@ class Learner:
                 if self.stop.signum:
                     self.stop.leave(RESUME)
         self.stop.deferred = False
-        self._put(self.best)
+        self._keep_best(start, validation)
 
     def _loss(self, windows: WindowStore) -> train.Loss:
         settings, weights_K = self.spec.train, None
@@ -104,24 +107,48 @@ class Learner:
         progress = self.progress
         if progress.step not in evaluate_at or any(e["step"] == progress.step for e in progress.curve):
             return False
-        began = time.perf_counter()
-        answers = self.answer(validation, checkpoint_on_stop=True)
-        scores = self.task.score(self.task.outcomes(answers, validation))
-        score = scores[self.task.metric]
-        is_best = score > progress.best_score
+        score, scores = self._score(validation, checkpoint_on_stop=True)
+        is_best = progress.step > 0 and score > progress.best_score
         progress.curve.append({"step": progress.step, "epoch": evaluate_at[progress.step], "scores": scores,
                                "is_best": is_best})
         if is_best:
             for entry in progress.curve[:-1]:
                 entry["is_best"] = False
             progress.best_score, progress.best_step, progress.n_worse = score, progress.step, 0
-            self.best = {name: p.detach().cpu().clone() for name, p in self._moving().items()}
-        else:
+            self.best = self._copy()
+        elif progress.step:
             progress.n_worse += 1
-        self.evaluate_seconds += time.perf_counter() - began
         self.show.say(f"epoch {evaluate_at[progress.step]:g}: validation {self.task.metric} {score:.4f}"
                       + (" (best so far)" if is_best else ""))
         return True
+
+    def _keep_best(self, start: dict[str, torch.Tensor], validation: Sequence[Row]) -> None:
+        """Leave in the model what scores best on validation: the first weights, the best trained ones or, where the
+        method wants that, a mean of both. Ties go to what is nearer to the first.
+
+        Source  Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT).
+        """
+        progress, trained = self.progress, self.best
+        found = {0.0: progress.curve[0]["scores"][self.task.metric], 1.0: progress.best_score}
+        for share in SHARES if self.method.averages else ():
+            self._put({name: torch.lerp(start[name], trained[name], share) for name in trained})
+            found[share], _ = self._score(validation)
+        share = max(sorted(found), key=lambda one: found[one])
+        self._put({name: torch.lerp(start[name], trained[name], share) for name in trained})
+        self.kept = {"share": share, "score": found[share]}
+        for entry in progress.curve:
+            entry["is_best"] = entry["step"] == (progress.best_step if share else 0)
+        if 0 < share < 1:
+            self.show.say(f"kept: {share:.0%} of the way from the first weights to the best trained ones, validation "
+                          f"{self.task.metric} {found[share]:.4f}")
+
+    def _score(self, rows: Sequence[Row], checkpoint_on_stop: bool = False) -> tuple[float, dict[str, float]]:
+        """The task's own metric, and all of its scores, of the model as it is now."""
+        began = time.perf_counter()
+        answers = self.answer(rows, checkpoint_on_stop)
+        scores = self.task.score(self.task.outcomes(answers, rows))
+        self.evaluate_seconds += time.perf_counter() - began
+        return scores[self.task.metric], scores
 
     def answer(self, rows: Sequence[Row], checkpoint_on_stop: bool = False) -> list[Prediction]:
         """What the model answers to `rows` as it is now; their gold is hidden from it."""
@@ -151,6 +178,9 @@ class Learner:
 
     def _moving(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _copy(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach().cpu().clone() for name, p in self._moving().items()}
 
     def _put(self, weights: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():

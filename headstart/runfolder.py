@@ -23,7 +23,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from . import sealed
-from .errors import Interrupted, RunFolderError, shorten
+from .errors import HeadstartError, Interrupted, RunFolderError, shorten
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,12 @@ def opened(final: Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
             for path in work.iterdir():
                 if path.name != "lock":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        yield work
+        try:
+            yield work
+        except (HeadstartError, OSError) as error:
+            if not isinstance(error, Interrupted) and not checkpoints(work):
+                shutil.rmtree(work)  # nothing in it to go on from, so it is not in the way of the next try
+            raise
 
 
 def _lock(lock: Any, work: Path) -> None:

@@ -65,7 +65,7 @@ class TrainSpec(_Part):
 
     epochs: int | None = Field(None, ge=1, description="passes over the train rows; absent: 3, more for few rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
-    lr: float = Field(2e-4, gt=0, description="peak learning rate")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate")
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = Field("adamw", description="by name")
     weight_decay: float = Field(0.01, ge=0, description="decoupled where the optimizer is; spares biases and norms")
     schedule: Literal["linear", "cosine", "constant", "slanted-triangular"] = Field(

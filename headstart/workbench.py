@@ -253,6 +253,7 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float) -> None
         "format": 1, "task": run.task.name, "backbone": spec.backbone, "method": run.method.name,
         "base_model": backbones.hub_id(spec.backbone),
         "head": spec.head.model_dump(), "seed": spec.seed, **scores, "curve": learner.progress.curve,
+        "kept": learner.kept,
         "data": {"source": spec.data.train, "notes": parts.counts,
                  **{f"n_{name}": len(getattr(parts, name).rows) for name in PARTS}},
         "cost": {**learner.cost(run.windows["train"]), "total_seconds": time.perf_counter() - began},

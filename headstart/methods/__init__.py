@@ -32,6 +32,11 @@ class Method(abc.ABC):
     def trains(self) -> bool:
         """Whether gradient steps follow."""
 
+    @property
+    def averages(self) -> bool:
+        """Whether means of the first and the best trained weights may be kept, where they score better."""
+        return False
+
     @abc.abstractmethod
     def prepare(self, model: Model) -> None:
         """Freeze what never moves, wrap or add weights, in place."""

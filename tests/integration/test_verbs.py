@@ -63,6 +63,22 @@ def test_the_resolved_spec_makes_the_same_run_again(run, tmp_path):
         assert (again.folder / name).read_bytes() == (run / name).read_bytes()
 
 
+@pytest.mark.parametrize(("average", "shares"), [(True, {0, 0.25, 0.5, 0.75, 1}), (False, {0, 1})])
+def test_what_is_kept_scores_best_on_validation(backbone, tmp_path, average, shares):
+    rows = tiny.rows(300)
+    for row in rows[::4]:
+        row["label"] = rows[0]["label"]  # noise, so that scores differ
+    train, validation = rows[:200], rows[200:]
+    data = {"validation": str(tiny.write_csv(tmp_path / "validation.csv", validation))}
+    spec = tiny.spec(tiny.write_csv(tmp_path / "train.csv", train), backbone, data=data)
+    found = headstart.fit(spec, out=tmp_path / "run", method={"name": "fine-tuning", "average": average})
+    kept, curve = found.scores["kept"], found.scores["curve"]
+    assert kept["share"] in shares
+    assert kept["score"] >= max(one["scores"]["accuracy"] for one in curve)
+    assert found.evaluate(validation)["score"] == pytest.approx(kept["score"])
+    assert [one["is_best"] for one in curve].count(True) == 1
+
+
 def test_predict_answers_every_row_in_order(run, tmp_path):
     rows = tiny.rows(50, seed=5)
     path = tiny.write_csv(tmp_path / "new.csv", [{"id": str(i), "text": r["text"]} for i, r in enumerate(rows)])
@@ -264,13 +280,14 @@ def test_every_setting_makes_a_run(backbone, reviews, tmp_path, settings):
 
 
 def test_errors_reach_the_shell_without_a_traceback(tmp_path):
-    found = subprocess.run([sys.executable, "-m", "headstart", "fit", str(tmp_path / "nothing.csv")],
+    found = subprocess.run([sys.executable, "-m", "headstart", "fit", str(tmp_path / "nothing.csv")], cwd=tmp_path,
                            capture_output=True, text=True)
     assert found.returncode == 2
     assert found.stderr.startswith("headstart: ")
     assert "nothing.csv" in found.stderr
     assert "Traceback" not in found.stderr
     assert found.stdout == ""
+    assert not list(tmp_path.glob("runs/*"))  # nothing is in the way of the next try
 
 
 def test_divergence_exits_3(backbone, reviews, tmp_path):

@@ -28,7 +28,7 @@ def test_method_by_name_and_with_options():
     assert made.method == {"name": "linear-probe"}
     assert made.evaluate.baselines
     made, origins, _ = workbench.resolve([("call", DATA), ("--set", {"method": {"freeze_embeddings": False}})])
-    assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False}
+    assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False, "average": True}
     assert origins["method.freeze_embeddings"] == "--set"
     assert origins["train.dropout"] == "method fine-tuning"
     made, _, _ = workbench.resolve([("a", {**DATA, "method": {"name": "fine-tuning", "head_first": False}}),
@@ -38,7 +38,7 @@ def test_method_by_name_and_with_options():
 
 def test_identity_is_of_the_resolved_form():
     one, _ = spec.resolve(("a", DATA))
-    same, _ = spec.resolve(("b", {**DATA, "seed": 0, "train": {"lr": 2e-4}}))
+    same, _ = spec.resolve(("b", {**DATA, "seed": 0, "train": {"lr": 1e-4}}))
     other, _ = spec.resolve(("b", {**DATA, "seed": 1}))
     assert one.identity() == same.identity() != other.identity()
 
