@@ -57,8 +57,11 @@ class Artifact:
         yield from predict(self.task, rows, self.reader, self.runtime,
                            tokens_per_batch=self.spec.evaluate.tokens_per_batch)
 
-    def evaluate(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """All scores on labelled `rows`, with a bootstrap interval of the task's own metric."""
+    def evaluate(self, rows: Sequence[Row], seed: int | None = None) -> dict[str, Any]:
+        """All scores on labelled `rows`, with a bootstrap interval of the task's own metric.
+
+        seed: of the bootstrap; the run's own when absent.
+        """
         if not rows:
             raise DataError("evaluate", "got no rows; a score needs at least one.")
         problems = [Problem(f"row {i + 1}", what) for i, what in self.task.check_gold(rows)]
@@ -68,7 +71,7 @@ class Artifact:
         outcomes = self.task.outcomes(self.predict(blind), rows)
         metric = self.task.metric
         resampled = metrics.bootstrap(lambda o: self.task.score(o)[metric], [outcomes],
-                                      self.spec.evaluate.n_resamples, self.spec.seed)[0]
+                                      self.spec.evaluate.n_resamples, self.spec.seed if seed is None else seed)[0]
         scores = self.task.score(outcomes)
         return {"metric": metric, "score": scores[metric], "interval": metrics.interval(resampled), "n": len(rows),
                 "scores": scores}

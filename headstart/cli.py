@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .errors import HeadstartError
+from .errors import HeadstartError, RunFolderError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Carry what a pretrained language model knows over to your own task, and prove that it helped.")
@@ -18,6 +18,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 Json = Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set any field of the Spec; repeatable.")]
 Encoding = Annotated[str | None, typer.Option(help="Text encoding of the data, such as latin-1.")]
+OutFile = Annotated[Path | None, typer.Option(help="Write the JSON to this file, whole or not at all.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace what is at --out.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
@@ -44,7 +46,7 @@ def fit(
     encoding: Encoding = None,
     set_: Set = [],  # noqa: B006 - typer copies it
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is at --out.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     help_spec: Annotated[bool, typer.Option("--help-spec", help="Print every field of a Spec, and exit.")] = False,
 ) -> None:
@@ -73,37 +75,35 @@ def fit(
 def predict(
     run: RunArgument,
     source: Annotated[str, typer.Argument(metavar="DATA", help='Rows to answer: a file, or "-" for stdin.')] = "-",
-    out: Annotated[Path | None, typer.Option(help="Write the answers to this file, whole or not at all.")] = None,
+    out: OutFile = None,
+    overwrite: Overwrite = False,
     encoding: Encoding = None,
     set_: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Answer new rows: one JSON object a line, in the order of the rows. (--json changes nothing: it is JSON.)"""
+    """Answer new rows: one JSON object a line, in the order of the rows. (--json changes nothing without --out: it is JSON.)"""
     from . import workbench
 
+    if out is not None:
+        _refuse_existing(out, overwrite)
     answers = workbench.answers(run, source, _data_settings(encoding, set_))
     lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
     if out is None:
         for line in lines:
             print(line)
-        return
-    from . import sealed
-
-    with sealed.disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(out.name + ".tmp")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.writelines(line + "\n" for line in lines)
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
+    else:
+        n_rows = _write_lines(out, lines)
+        if as_json:
+            print(json.dumps({"out": str(out), "n_rows": n_rows}))
 
 
 @app.command()
 def evaluate(
     run: RunArgument,
     source: Annotated[str, typer.Argument(metavar="DATA", help="Labelled rows.")],
+    out: OutFile = None,
+    overwrite: Overwrite = False,
+    seed: Annotated[int | None, typer.Option(help="Drives the interval's resamples; the run's own when absent.")] = None,
     encoding: Encoding = None,
     set_: Set = [],  # noqa: B006
     as_json: Json = False,
@@ -111,11 +111,16 @@ def evaluate(
     """Score a finished run on labelled rows, with a 95 % interval."""
     from . import workbench
 
-    found = workbench.evaluate(run, source, _data_settings(encoding, set_))
+    if out is not None:
+        _refuse_existing(out, overwrite)
+    found = workbench.evaluate(run, source, _data_settings(encoding, set_), seed=seed)
+    line = json.dumps(found, ensure_ascii=False)
+    if out is not None:
+        _write_lines(out, [line])
     low, high = found["interval"]
     print(f"{found['metric']} {found['score']:.4f} [{low:.4f}, {high:.4f}] on {found['n']:,} rows")
     if as_json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(line)
 
 
 @app.command()
@@ -125,6 +130,29 @@ def report(run: RunArgument, as_json: Json = False) -> None:
 
     path = reports.write(run)
     print(json.dumps({"report": str(path)}) if as_json else path)
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise RunFolderError(str(out), "exists already.", "Choose another --out, or replace it: --overwrite")
+
+
+def _write_lines(out: Path, lines: Iterable[str]) -> int:
+    """A file that is there only when all of it is. Returns the number of its lines."""
+    from . import sealed
+
+    with sealed.disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = out.with_name(out.name + ".tmp")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                n = 0
+                for n, line in enumerate(lines, 1):  # noqa: B007 - n is how many there were
+                    file.write(line + "\n")
+            temporary.replace(out)
+            return n
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _data_settings(encoding: str | None, assignments: list[str]) -> dict[str, Any]:

@@ -277,11 +277,12 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float) -> None
     runfolder.remove(run.work)
 
 
-def evaluate(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Score a finished run on the labelled rows of `source`."""
+def evaluate(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None,
+             seed: int | None = None) -> dict[str, Any]:
+    """Score a finished run on the labelled rows of `source`. seed: of the bootstrap; the run's own when absent."""
     loaded = artifact.load(folder)
     table = data.read(source, _data_spec(loaded, settings), loaded.task, lenient=True)
-    return loaded.evaluate(table.rows)
+    return loaded.evaluate(table.rows, seed)
 
 
 def answers(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None) -> Any:

@@ -89,6 +89,11 @@ def test_predict_answers_every_row_in_order(run, tmp_path):
     assert [a["label"] for a in answers] == [a["label"] for a in headstart.load(run).predict([r["text"] for r in rows])]
     cli("predict", run, path, "--out", tmp_path / "out" / "answers.jsonl")
     assert (tmp_path / "out" / "answers.jsonl").read_text("utf-8") == stdout
+    _, stderr = cli("predict", run, path, "--out", tmp_path / "out" / "answers.jsonl", code=2)
+    assert "exists already" in stderr
+    assert "--overwrite" in stderr
+    stdout, _ = cli("predict", run, path, "--out", tmp_path / "out" / "answers.jsonl", "--overwrite", "--json")
+    assert json.loads(stdout) == {"out": str(tmp_path / "out" / "answers.jsonl"), "n_rows": 50}
 
 
 def test_predict_reads_stdin_as_lines_or_json(run):
@@ -116,6 +121,9 @@ def test_evaluate(run, tmp_path):
     assert found["n"] == 60
     assert found["interval"][0] <= found["score"] <= found["interval"][1]
     assert found["score"] == found["scores"]["accuracy"] > 0.8
+    cli("evaluate", run, path, "--out", tmp_path / "scores.json", "--seed", 9)
+    assert json.loads((tmp_path / "scores.json").read_text("utf-8"))["score"] == found["score"]
+    assert "--overwrite" in cli("evaluate", run, path, "--out", tmp_path / "scores.json", code=2)[1]
 
 
 def test_evaluate_refuses_a_label_it_does_not_know(run, tmp_path):
