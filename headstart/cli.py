@@ -81,7 +81,7 @@ def predict(
     set_: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Answer new rows: one JSON object a line, in the order of the rows. (--json changes nothing without --out: it is JSON.)"""
+    """Answer new rows: one JSON object a line, in the order of the rows. (It is JSON anyway.)"""
     from . import workbench
 
     if out is not None:
@@ -103,7 +103,7 @@ def evaluate(
     source: Annotated[str, typer.Argument(metavar="DATA", help="Labelled rows.")],
     out: OutFile = None,
     overwrite: Overwrite = False,
-    seed: Annotated[int | None, typer.Option(help="Drives the interval's resamples; the run's own when absent.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Drives the interval's resamples; default: the run's.")] = None,
     encoding: Encoding = None,
     set_: Set = [],  # noqa: B006
     as_json: Json = False,
