@@ -144,7 +144,8 @@ def table(runs: Sequence[Run]) -> str:
     systems = {name: [run.result[name] for run in of(runs, name="loops")] for name in ("headstart", "bare")}
     systems |= {name: [run.result for run in of(runs, name=name)] for name in ("trainer", "tutorial")}
     medians = {name: median(found["rows_per_s"] for found in results) for name, results in systems.items() if results}
-    paired = [ours["rows_per_s"] / bare["rows_per_s"] for ours, bare in zip(*list(systems.values())[:2], strict=True)]
+    paired = [ours["rows_per_s"] / bare["rows_per_s"]
+              for ours, bare in zip(systems["headstart"], systems["bare"], strict=True)]
     rows = []
     for name, results in systems.items():
         if not results:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .errors import HeadstartError, RunFolderError
+from .errors import HeadstartError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Carry what a pretrained language model knows over to your own task, and prove that it helped.")
@@ -81,18 +81,18 @@ def predict(
     set_: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Answer new rows: one JSON object a line, in the order of the rows. (It is JSON anyway.)"""
-    from . import workbench
+    """Answer new rows: one JSON object a line, in the order of the rows."""
+    from . import runfolder, sealed, workbench
 
     if out is not None:
-        _refuse_existing(out, overwrite)
+        runfolder.refuse_existing(out, overwrite)
     answers = workbench.answers(run, source, _data_settings(encoding, set_))
     lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
     if out is None:
         for line in lines:
             print(line)
     else:
-        n_rows = _write_lines(out, lines)
+        n_rows = sealed.write_file(out, (line + "\n" for line in lines))
         if as_json:
             print(json.dumps({"out": str(out), "n_rows": n_rows}))
 
@@ -109,14 +109,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a finished run on labelled rows, with a 95 % interval."""
-    from . import workbench
+    from . import runfolder, sealed, workbench
 
     if out is not None:
-        _refuse_existing(out, overwrite)
+        runfolder.refuse_existing(out, overwrite)
     found = workbench.evaluate(run, source, _data_settings(encoding, set_), seed=seed)
     line = json.dumps(found, ensure_ascii=False)
     if out is not None:
-        _write_lines(out, [line])
+        sealed.write_file(out, [line + "\n"])
     low, high = found["interval"]
     print(f"{found['metric']} {found['score']:.4f} [{low:.4f}, {high:.4f}] on {found['n']:,} rows")
     if as_json:
@@ -130,29 +130,6 @@ def report(run: RunArgument, as_json: Json = False) -> None:
 
     path = reports.write(run)
     print(json.dumps({"report": str(path)}) if as_json else path)
-
-
-def _refuse_existing(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        raise RunFolderError(str(out), "exists already.", "Choose another --out, or replace it: --overwrite")
-
-
-def _write_lines(out: Path, lines: Iterable[str]) -> int:
-    """A file that is there only when all of it is. Returns the number of its lines."""
-    from . import sealed
-
-    with sealed.disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(out.name + ".tmp")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                n = 0
-                for n, line in enumerate(lines, 1):  # noqa: B007 - n is how many there were
-                    file.write(line + "\n")
-            temporary.replace(out)
-            return n
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _data_settings(encoding: str | None, assignments: list[str]) -> dict[str, Any]:

@@ -109,11 +109,8 @@ class Learner:
             return False
         score, scores = self._score(validation, checkpoint_on_stop=True)
         is_best = progress.step > 0 and score > progress.best_score
-        progress.curve.append({"step": progress.step, "epoch": evaluate_at[progress.step], "scores": scores,
-                               "is_best": is_best})
+        progress.curve.append({"step": progress.step, "epoch": evaluate_at[progress.step], "scores": scores})
         if is_best:
-            for entry in progress.curve[:-1]:
-                entry["is_best"] = False
             progress.best_score, progress.best_step, progress.n_worse = score, progress.step, 0
             self.best = self._copy()
         elif progress.step:

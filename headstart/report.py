@@ -8,15 +8,14 @@ Nothing is scored here: `sections` decides what to say, and this file prints it.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from . import drawing
-from .errors import ArtifactError, MissingExtraError, ResourceError
+from . import drawing, sealed
+from .errors import ArtifactError, MissingExtraError
 from .sections import (
     MAX_LABELS_SHOWN,
     MISSING,
@@ -171,8 +170,10 @@ def write(folder: Path) -> Path:
     lines = _read(steps_file).splitlines() if steps_file.exists() else []
     steps = [_json(f"{steps_file}:{k}", line) for k, line in enumerate(lines, 1) if line.strip()]
     spec_yaml = _read(spec_file) if spec_file.exists() else ""
-    _replace(folder / "report.md", render_markdown(scores, steps, spec_yaml))
-    return _replace(folder / "report.html", render_html(scores, steps, spec_yaml))
+    sealed.write_file(folder / "report.md", [render_markdown(scores, steps, spec_yaml)])
+    page = folder / "report.html"
+    sealed.write_file(page, [render_html(scores, steps, spec_yaml)])
+    return page
 
 
 def _read(path: Path) -> str:
@@ -191,15 +192,3 @@ def _json(where: object, text: str) -> Any:
     if not isinstance(value, dict):
         raise ArtifactError(str(where), "holds no JSON object.", "The file is damaged; fit again.")
     return value
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write beside `path`, then rename: a reader sees the old file or the new one, never half of one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, "utf-8", newline="\n")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ResourceError(str(path), f"cannot be written: {error.strerror}.", "Free or unlock the disk.") from None
-    return path

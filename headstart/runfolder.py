@@ -41,9 +41,7 @@ def opened(final: Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
     old = final.with_name(final.name + ".old")
     if old.exists() and not final.exists():
         old.rename(final)  # a kill between the two renames of an --overwrite
-    if final.exists() and not (overwrite or resume):
-        raise RunFolderError(str(final), "exists already.",
-                             "Choose another --out, or replace it: --overwrite")
+    refuse_existing(final, overwrite or resume)
     if work.exists() and not (overwrite or resume):
         raise RunFolderError(str(work), "holds a run that was not finished.",
                              "Continue it: --resume. Start anew: --overwrite")
@@ -60,6 +58,12 @@ def opened(final: Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
             if not isinstance(error, Interrupted) and not checkpoints(work):
                 shutil.rmtree(work)  # nothing in it to go on from, so it is not in the way of the next try
             raise
+
+
+def refuse_existing(out: Path, allowed: bool) -> None:
+    """Nothing that a user has is replaced unless it was said."""
+    if out.exists() and not allowed:
+        raise RunFolderError(str(out), "exists already.", "Choose another --out, or replace it: --overwrite")
 
 
 def _lock(lock: Any, work: Path) -> None:

@@ -1,4 +1,4 @@
-"""Folders that are whole or not there.
+"""Folders and files that are whole or not there.
 
 A folder is written under a temporary name, every file in it fsynced, a MANIFEST.json with the sha256 of each written
 last, and then renamed. A kill at any point leaves the old folder or the new one, never half of one.
@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,7 +42,8 @@ def writing(final: Path) -> Iterator[Path]:
 REASONS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
            errno.EROFS: "the disk is read-only", errno.EACCES: "permission is denied",
            errno.EPERM: "permission is denied", errno.EFBIG: "the file would be larger than this process may write",
-           errno.ENOTDIR: "a part of its path is a file, not a folder"}
+           errno.ENOTDIR: "a part of its path is a file, not a folder", errno.EISDIR: "it is a folder",
+           errno.ENAMETOOLONG: "its name is too long", errno.EIO: "the disk failed"}
 
 
 @contextmanager
@@ -60,6 +61,25 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise
         raise ResourceError(str(path), f"cannot be written: {REASONS[number]}.",
                             "What was there before is unchanged. Make room, or choose another --out.") from None
+
+
+def write_file(path: Path, pieces: Iterable[str]) -> int:
+    """Write text beside `path`, then rename: a reader sees the old file or the new one, never half of one.
+
+    Returns the number of pieces. Raises ResourceError when the disk is full or read-only; `path` is then as it was.
+    """
+    temporary, n = path.with_name(f".{path.name}.{os.getpid()}"), 0
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                for piece in pieces:
+                    file.write(piece)
+                    n += 1
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return n
 
 
 def seal(folder: Path) -> None:

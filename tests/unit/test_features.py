@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from headstart.features import STRENGTHS, LinearMap, solve_head
+from headstart.metrics import softmax
 
 
 def rows(n_labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -13,11 +14,6 @@ def rows(n_labels: int) -> tuple[np.ndarray, np.ndarray]:
     centres = random.normal(size=(n_labels, 24))
     gold_N = np.arange(40 * n_labels) % n_labels
     return (centres[gold_N] + random.normal(size=(len(gold_N), 24))).astype(np.float32), gold_N
-
-
-def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    shares = np.exp(logits_NK - logits_NK.max(1, keepdims=True))
-    return np.asarray(shares / shares.sum(1, keepdims=True))
 
 
 @pytest.mark.parametrize("n_labels", [2, 3, 40])
