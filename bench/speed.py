@@ -3,8 +3,8 @@
 SST-2, first 10,000 train rows in one seeded random order; each system trains `minilm-l6` on the first of them, as many
 as it gets through in about a minute (an epoch of them for headstart and the bare loop: whole epochs hold short and long
 rows alike). Only the loop is timed: no loading, no tokenization, no evaluation, and five warm-up steps before the clock
-starts. headstart and the bare loop take turns in one process, since processes differ among each other by more than what
-is to be seen here; the order alternates. The ratio is the median of the rounds' own ratios for these two.
+starts. headstart and the bare loop take turns step by step in one process, since this machine's speed drifts by more
+than what is to be seen here. The ratio is the median of the rounds' own ratios for these two.
 
 - headstart: Learner.learn, which is what `fit` runs, with its defaults.
 - bare: a hand-written PyTorch loop over the very same batches, made to tensors before the clock starts; same fused
@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,8 +44,7 @@ def measure(name: str, repeat: int, n_rows: int) -> dict[str, Any]:
 
     rows = sst2_rows(n_rows)
     if name == "loops":
-        loops = [("headstart", headstart_loop), ("bare", bare_loop)]
-        return {loop: run(rows) for loop, run in loops[:: -1 if repeat % 2 else 1]}
+        return loops(rows)
     with tempfile.TemporaryDirectory() as folder:
         fit = peers.trainer if name == "trainer" else peers.tutorial
         return fit(rows, Path(folder), n_warm_up=N_WARM_UP)[1]
@@ -59,22 +58,13 @@ def sst2_rows(n: int) -> list[dict[str, str]]:
     return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:n]]
 
 
-def learner(rows: list[dict[str, str]], folder: Path, **settings: float) -> tuple[Any, Any]:
-    """A Learner as `fit` makes it with its defaults, for one epoch, and the windows of `rows`. Its Show is a clock."""
+def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, **settings: float) -> tuple[Any, Any]:
+    """A Learner as `fit` makes it with its defaults, for one epoch, and the windows of `rows`."""
     from headstart import backbone as backbones
     from headstart import batches, tasks, workbench
     from headstart.learning import Learner
     from headstart.progress import Show
     from headstart.runfolder import Stop
-
-    class Clock(Show):
-        """When training began, and when its last step was counted."""
-
-        def begin(self, what: str, total: int, unit: str, done: int = 0) -> None:
-            self.began = time.perf_counter()
-
-        def advance(self, n: int, note: str = "") -> None:
-            self.ended = time.perf_counter()
 
     train = {"epochs": 1, "checkpoint_every_s": 1e9, **settings}
     spec, _, method = workbench.resolve([("bench", {"data": {"train": "sst2"}, "train": train})])
@@ -84,60 +74,84 @@ def learner(rows: list[dict[str, str]], folder: Path, **settings: float) -> tupl
     method.prepare(model)
     encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, backbone.reader))
     windows = batches.store(encoded, folder / "windows", backbone.reader.pad_id)
-    return Learner(spec, task, method, model, backbone.reader, folder, Stop(), Clock(quiet=True)), windows
+    return Learner(spec, task, method, model, backbone.reader, folder, Stop(), show or Show(quiet=True)), windows
 
 
-def headstart_loop(rows: list[dict[str, str]]) -> dict[str, Any]:
-    """One epoch of Learner.learn; it evaluates before and after what is timed."""
-    few = rows[:8]
+def loops(rows: list[dict[str, str]]) -> dict[str, Any]:
+    """One epoch of Learner.learn, and after each of its steps the bare loop's step over the same batch.
+
+    This machine's speed drifts by several per cent in a minute: two loops one after the other measure that drift.
+    """
+    from headstart.progress import Show
+
+    class Turns(Show):
+        """Told of each step by the Learner; takes the bare step when it is."""
+
+        def begin(self, what: str, total: int, unit: str, done: int = 0) -> None:
+            self.ours, self.bare = [], []  # type: ignore[var-annotated]
+            self.since = time.perf_counter()
+
+        def advance(self, n: int, note: str = "") -> None:
+            self.ours.append(time.perf_counter() - self.since)
+            self.bare.append(bare_step(len(self.bare)))
+            self.since = time.perf_counter()
+
     with tempfile.TemporaryDirectory() as folder:
-        warm, windows = learner(rows, Path(folder) / "warm", max_steps=N_WARM_UP)
-        warm.learn(windows, few, resume=False)
-        ours, windows = learner(rows, Path(folder) / "timed")
-        ours.learn(windows, few, resume=False)
-        return result(windows, ours.progress.step, ours.show.ended - ours.show.began)
+        turns = Turns(quiet=True)
+        ours, windows = learner(rows, Path(folder) / "ours", turns)
+        bare_step = bare_loop(rows, Path(folder) / "bare")
+        ours.learn(windows, rows[:8], resume=False)
+        order = batches_of(windows, ours.spec)[N_WARM_UP:]
+    n_rows, n_tokens = (sum(f(chosen) for chosen in order) for f in (len, lambda c: windows.lengths_N[c].sum()))
+    return {name: result(n_rows, int(n_tokens), len(order), sum(seconds[N_WARM_UP:]))
+            for name, seconds in (("headstart", turns.ours), ("bare", turns.bare))}
 
 
-def bare_loop(rows: list[dict[str, str]]) -> dict[str, Any]:
-    """What a hand would write for these batches and nothing else."""
+def batches_of(windows: Any, spec: Any) -> list[Any]:
+    from headstart import batches
+
+    return batches.epoch(windows.lengths_N, spec.train.tokens_per_batch, spec.seed, 0)
+
+
+def bare_loop(rows: list[dict[str, str]], folder: Path) -> Callable[[int], float]:
+    """What a hand would write for these batches and nothing else: takes step `n`, returns its seconds."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    from headstart import batches, train
+    from headstart import train
 
-    def run(n_steps: int) -> float:
-        model.train()
-        groups = ours.method.groups(model, settings.lr, settings.weight_decay)
-        weights = [p for group in groups for p in group["params"]]
-        optimizer = torch.optim.AdamW(groups, fused=True)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: rate(n + 1))
+    ours, windows = learner(rows, folder)
+    settings, model = ours.spec.train, ours.model
+    as_tensors = []
+    for chosen in batches_of(windows, ours.spec):
+        batch = windows.batch(chosen)
+        as_tensors.append(({name: torch.from_numpy(array).to(ours.device) for name, array in batch.inputs.items()},
+                           torch.from_numpy(batch.target["label"]).to(ours.device)))
+    rate = train.schedule(settings.schedule, len(as_tensors), settings.warmup_share)
+    groups = ours.method.groups(model, settings.lr, settings.weight_decay)
+    weights = [p for group in groups for p in group["params"]]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: rate(n + 1))
+    model.train()
+
+    def step(n: int) -> float:
         began = time.perf_counter()
-        for inputs, gold_B in as_tensors[:n_steps]:
-            loss = cross_entropy(model(inputs), gold_B)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
+        inputs, gold_B = as_tensors[n]
+        loss = cross_entropy(model(inputs), gold_B)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
         loss.item()  # waits for the device
         return time.perf_counter() - began
 
-    with tempfile.TemporaryDirectory() as folder:
-        ours, windows = learner(rows, Path(folder))
-        settings, model = ours.spec.train, ours.model
-        as_tensors = []
-        for chosen in batches.epoch(windows.lengths_N, settings.tokens_per_batch, ours.spec.seed, 0):
-            batch = windows.batch(chosen)
-            as_tensors.append(({name: torch.from_numpy(array).to(ours.device) for name, array in batch.inputs.items()},
-                               torch.from_numpy(batch.target["label"]).to(ours.device)))
-        rate = train.schedule(settings.schedule, len(as_tensors), settings.warmup_share)
-        run(N_WARM_UP)
-        return result(windows, len(as_tensors), run(len(as_tensors)))
+    return step
 
 
-def result(windows: Any, n_steps: int, seconds: float) -> dict[str, Any]:
-    return {"rows_per_s": len(windows) / seconds, "tokens_per_s": float(windows.lengths_N.sum()) / seconds,
-            "n_rows": len(windows), "n_steps": n_steps, "seconds": seconds}
+def result(n_rows: int, n_tokens: int, n_steps: int, seconds: float) -> dict[str, Any]:
+    return {"rows_per_s": n_rows / seconds, "tokens_per_s": n_tokens / seconds, "n_rows": n_rows, "n_steps": n_steps,
+            "seconds": seconds}
 
 
 def table(runs: Sequence[Run]) -> str:
