@@ -22,7 +22,8 @@ from typing import Any
 
 from bench import DATA, Cell, Run, markdown, of, read_jsonl
 
-ON_REQUEST = ("lr", "epochs", "batch", "dropout", "smoothing", "average", "embeddings", "head")
+ON_REQUEST = ("lr", "epochs", "batch", "dropout", "smoothing", "average", "layers", "share", "embeddings",
+              "head")
 N_SHARED_WORDS, MIN_TEST_WORDS = 4, 15
 SIZES = {"sst2": (10_000, 3000), "banking77": (7503, 2500)}  # train, test
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -33,7 +34,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "batch": [{"train.tokens_per_batch": budget} for budget in (256, 1024)],
     "dropout": [{"train.dropout": 0.1}],
     "smoothing": [{"train.label_smoothing": 0}],
-    "average": [{"method.average": False}],
+    "average": [{"method.average": average} for average in ("none", "ema", "swa")],
+    "layers": [{"method.layer_decay": decay} for decay in (0.9, 0.8)],
+    "share": [{"data.validation_share": 0.05}],
     "embeddings": [{"method.freeze_embeddings": False}],
     "head": [{"method.head_first": False}],
 }

@@ -60,7 +60,7 @@ def fit(work: Path, rows: Path) -> dict[str, Any]:
 
 def predict(work: Path, rows: Path) -> dict[str, Any]:
     return spawn([sys.executable, "-m", "headstart", "predict", str(work / "run"), str(rows),
-                  "--out", str(work / "answers.jsonl")])
+                  "--out", str(work / "answers.jsonl"), "--overwrite"])
 
 
 def grow(work: Path, sizes: Sequence[int], rounds: int, seed: int) -> list[dict[str, Any]]:
