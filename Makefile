@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow lint types check bench clean
+.PHONY: setup demo test slow lint types check docs bench clean
 
 setup: .venv/ready  ## the environment: pinned dependencies, the demo's model and data
 
@@ -29,6 +29,9 @@ types: setup
 	$(BIN)/mypy
 
 check: lint types test  ## what CI runs, less the README's own commands
+
+docs: setup  ## the pages that are generated from the code
+	$(BIN)/python -c "from headstart import methods; print(methods.reference(), end='')" > docs/methods.md
 
 bench: setup  ## every table in bench/results; hours
 	$(BIN)/python -m bench

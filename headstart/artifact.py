@@ -2,8 +2,11 @@
 
     model.safetensors, config.json, tokenizer.json ...   what a Hugging Face user expects; loads with AutoModel
     head.safetensors                                     the head's weights, when it is ours (pooling is not native)
+    adapter/                                             what was learned beside unchanged weights of the backbone; then
+                                                         model.safetensors is the backbone's own, or left out
     task.json, spec.yaml                                 what is asked of the model, and the run's every setting
     scores.json, steps.jsonl, README.md                  the certificate, the training log, the model card
+    outcomes.npy                                         gold and answer of each test row, as numbers
     golden.jsonl                                         ten inputs with their answers, re-answered at every load
     MANIFEST.json                                        sha256 of each of the above
     report.html, report.md                               may be written again at any time
@@ -20,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from . import adapters, blocks, methods, metrics, sealed, tasks, trust
 from . import backbone as backbones
-from . import metrics, sealed, tasks
 from .errors import ArtifactError, DataError, Problem, shorten
 from .heads import Model, PooledModel
 from .predict import predict, torch_runtime
@@ -32,6 +36,7 @@ from .tasks import Task
 from .types import Prediction, Reader, Row, Runtime
 
 FORMAT = 1
+WEIGHTS, HEAD, ADAPTER = "model.safetensors", "head.safetensors", "adapter"
 N_GOLDEN = 10
 GOLDEN_TOLERANCE = 1e-3  # of a score, between machines; on one machine answers are equal to the last bit
 
@@ -123,31 +128,69 @@ def load(folder: str | Path, device: str | None = None) -> Artifact:
 
 
 def _model(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[Reader, Runtime]:
-    from safetensors.torch import load_file
-
-    backbone = backbones.load(str(folder), spec.data.max_tokens)
-    model = backbones.build(backbone, task, spec.head.pooling, spec.seed)
-    if isinstance(model, PooledModel):
-        model.head.load_state_dict(load_file(folder / "head.safetensors"))
+    model, reader = open_model(folder, task, spec)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(where).eval()
-    return backbone.reader, torch_runtime(model, where)
+    return reader, torch_runtime(model, where)
 
 
-def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, golden: Sequence[Row]) -> None:
+def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
+    """The torch model of a finished run, on the CPU, and its reader."""
+    from safetensors.torch import load_file
+
+    n_extra_tokens = methods.build(spec.method).n_extra_tokens
+    is_whole = (folder / WEIGHTS).exists()
+    backbone = backbones.load(str(folder) if is_whole else spec.backbone, spec.data.max_tokens, n_extra_tokens)
+    if not is_whole:
+        _check_backbone(folder, backbone)
+    model = backbones.build(backbone, task, spec.head.pooling, spec.seed)
+    if (folder / ADAPTER).is_dir():
+        adapters.restore(model, folder / ADAPTER)
+    if (folder / HEAD).exists():
+        own_head(model).load_state_dict(load_file(folder / HEAD))
+    return model, backbone.reader
+
+
+def _check_backbone(folder: Path, backbone: backbones.Backbone) -> None:
+    """What was learned is only right on the very weights that it was learned on."""
+    wanted = json.loads((folder / "scores.json").read_text("utf-8"))["backbone_sha256"]
+    if backbone.sha256 != wanted:
+        raise ArtifactError(str(folder), f"was learned on a backbone with sha256 {wanted[:12]}…; "
+                            f"{shorten(backbone.name)} now has {backbone.sha256[:12]}….",
+                            "Bring that backbone back, or fit again with --set method.alone=false.")
+
+
+def own_head(model: Model) -> nn.Module:
+    """The weights that are not the encoder's, as a module whose names do not depend on it."""
+    if isinstance(model, PooledModel):
+        return model.head
+    children = model.model.named_children()
+    return nn.ModuleDict({name: m for name, m in children if name != model.model.base_model_prefix})
+
+
+def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, golden: Sequence[Row],
+         with_backbone: bool = True) -> None:
     """Fill `folder` (it exists and is empty) with the model, its reader, its task and its golden answers.
 
+    with_backbone: also where an adapter stands beside the backbone's own, unchanged weights.
     The caller adds spec.yaml and scores.json, which `load` reads too, and seals the folder.
     """
     from safetensors.torch import save_file
 
     model = model.to("cpu")
-    inner = model.encoder if isinstance(model, PooledModel) else model.model
-    for key, value in task.describe().items():
-        setattr(inner.config, key, {int(k): v for k, v in value.items()} if key == "id2label" else value)
-    inner.save_pretrained(folder)  # type: ignore[operator]
-    if isinstance(model, PooledModel):
-        save_file(model.head.state_dict(), folder / "head.safetensors")
+    if adapters.is_on(model):
+        adapters.save(model, folder / ADAPTER)
+        blocks.base(model.encoder).config.save_pretrained(folder)  # type: ignore[operator, union-attr]
+        if with_backbone:
+            shutil.copyfile(trust.weights_file(backbone.folder), folder / WEIGHTS)
+        save_file(own_head(model).state_dict(), folder / HEAD)
+    else:
+        inner = model.encoder if isinstance(model, PooledModel) else model.model
+        for key, value in task.describe().items():
+            setattr(inner.config, key, {int(k): v for k, v in value.items()} if key == "id2label" else value)
+        inner.save_pretrained(folder)  # type: ignore[operator]
+        if isinstance(model, PooledModel):
+            save_file(model.head.state_dict(), folder / HEAD)
     for name in backbones.TOKENIZER_FILES:
         if (backbone.folder / name).is_file():
             shutil.copyfile(backbone.folder / name, folder / name)

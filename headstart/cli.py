@@ -124,6 +124,82 @@ def evaluate(
 
 
 @app.command()
+def extract(
+    source: Annotated[str, typer.Argument(metavar="RUN_OR_BACKBONE", help="A finished run, or a pretrained model.")],
+    rows: Annotated[str, typer.Argument(metavar="DATA", help='Texts: a file, or "-" for stdin.')],
+    out: Annotated[Path, typer.Option(help="FILE.npy or FILE.parquet (with ids).")],
+    pooling: Annotated[str | None, typer.Option(help="mean, first or max.")] = None,
+    last_layers: Annotated[int, typer.Option(help="Average so many of the last layers.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Longest text; what does not fit is cut and counted.")] = 256,
+    cache: Annotated[bool, typer.Option(help="Keep what was computed for the next time.")] = True,
+    overwrite: Overwrite = False,
+    encoding: Encoding = None,
+    set_: Set = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Turn texts into vectors: one a row, in the order of the rows."""
+    from . import extract as extracts
+    from . import runfolder
+    from .progress import Show
+
+    runfolder.refuse_existing(out, overwrite)
+    show = Show()
+    found = extracts.write(source, rows, out, settings=_data_settings(encoding, set_), show=show, pooling=pooling,
+                           last_layers=last_layers, max_tokens=max_tokens, store="fp16" if cache else "off")
+    show.end()
+    if found["n_cut"]:
+        show.say(f"{found['n_cut']:,} of {found['n_rows']:,} texts were cut to {max_tokens} tokens")
+    print(json.dumps(found) if as_json else f"{found['out']}: {found['n_rows']:,} rows of {found['width']} numbers")
+
+
+@app.command()
+def compare(
+    source: Annotated[str, typer.Argument(metavar="SPEC_OR_DATA", help="A Spec (.yaml), or labelled rows.")],
+    methods: Annotated[str, typer.Option(help="Names with commas between; options behind colons: lora:rank=4.")],
+    out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds each method gets.")] = 3,
+    rows: Annotated[str, typer.Option(help="Numbers of train rows with commas between; all when absent.")] = "",
+    set_: Set = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="Keep what is finished and run the rest.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Compare methods on the same rows: score against time, bytes and latency, every pair tested."""
+    from . import compare as comparing
+    from . import spec
+    from .errors import SpecError
+    from .progress import Show
+
+    if not all(n.strip().isdigit() for n in rows.split(",") if rows):
+        raise SpecError("--rows", f"is {rows}; it must be whole numbers with commas between.", "--rows 100,300,1000")
+    found = comparing.compare(source, [m.strip() for m in methods.split(",")], seeds=seeds, out=out, resume=resume,
+                              rows=[int(n) for n in rows.split(",") if rows], overwrite=overwrite, show=Show(),
+                              layers=[("--set", spec.parse_set(set_))])
+    print((out / "compare.md").read_text("utf-8"))
+    if as_json:
+        print(json.dumps({"out": str(out), "page": str(out / "compare.html"), **found}, ensure_ascii=False))
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Delete all of it.")] = False,
+    keep: Annotated[str | None, typer.Option(metavar="SIZE", help="Clean up to this size, such as 2GB.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what frozen layers said and was kept for later runs, and clean it up: the longest unused goes first."""
+    from . import prefix
+
+    freed = prefix.prune(0 if clear else prefix.parse_size(keep)) if clear or keep else 0
+    n_bytes, limit = sum(size for _, size, _ in prefix.used()), prefix.limit_bytes()
+    if as_json:
+        print(json.dumps({"folder": str(prefix.folder()), "bytes": n_bytes, "limit_bytes": limit,
+                          "freed_bytes": freed}))
+    else:
+        print(f"{prefix.folder()}: {n_bytes / 1e6:,.1f} MB of at most {limit / 1e6:,.0f} MB"
+              + (f"; {freed / 1e6:,.1f} MB freed" if freed else ""))
+
+
+@app.command()
 def report(run: RunArgument, as_json: Json = False) -> None:
     """Write the report of a finished run again, and name it."""
     from . import report as reports

@@ -35,6 +35,7 @@ STYLE = """
 
 ROW_HEIGHT = 46  # of the dot plot: a line of words, and the strip below it
 LINES_HEIGHT = 150
+SCATTER_HEIGHT = 260
 N_POINTS_SHOWN = 400
 INSET = 1.5  # percent kept free at both ends, so that a dot at the end of the scale is whole
 
@@ -168,6 +169,52 @@ def line_plot(title: str, words: str, points: Sequence[Point], show: Callable[[f
                   _text(label, x.at(at), y - 13, f"main {side}")]
     parts += [_text(f"{tick:,g}", x.at(tick), LINES_HEIGHT + 17, "small middle") for tick in x.ticks]
     return _picture(parts, title, words, LINES_HEIGHT + 22, "lines")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One point of a scatter plot: what it costs, what it is worth with its interval, and whether nothing beats it."""
+
+    name: str
+    cost: float
+    value: float
+    interval: tuple[float, float]
+    on_front: bool
+
+
+def scatter_plot(title: str, marks: Sequence[Mark], show_cost: Callable[[float], str],
+                 show: Callable[[float], str]) -> str:
+    """Worth against cost on a logarithmic axis; intervals stand upright, names beside their points."""
+    marks = sorted((m for m in marks if m.cost > 0 and all(map(math.isfinite, (m.value, *m.interval)))),
+                   key=lambda m: m.cost)
+    if not marks:
+        return ""
+    low, high = math.log10(marks[0].cost), math.log10(marks[-1].cost)
+    room = max(0.15, (high - low) * 0.12)
+    x = Scale(low - room, high + room, 1.0)
+    y = Scale.around([end for m in marks for end in m.interval], n_steps=4)
+    parts = []
+    for tick in y.ticks:
+        at = y.down(tick, SCATTER_HEIGHT)
+        parts += [_line("grid", 0, at, 100, at), tag("text", escape(show(tick)), x=-8, y=at + 4, class_="small end")]
+    taken: list[tuple[float, float]] = []
+    for m in marks:
+        left, top = x.at(math.log10(m.cost)), y.down(m.value, SCATTER_HEIGHT)
+        look = "main" if m.on_front else "other"
+        ends = [y.down(end, SCATTER_HEIGHT) for end in m.interval]
+        parts += [_line(f"{look} interval", left, ends[0], left, ends[1]),
+                  tag("circle", class_=look if m.on_front else "ring", cx=f"{left:.2f}%", cy=top, r=5.5)]
+        side, words_x = ("end", left - 1.5) if left > 60 else ("start", left + 1.5)
+        words_y = top + 4
+        while any(abs(words_y - other) < 15 and abs(left - near) < 30 for near, other in taken):
+            words_y += 15
+        taken.append((left, words_y))
+        parts.append(_text(m.name, words_x, words_y, f"{look} small {side}"))
+    steps = sorted({m.cost for m in marks})
+    shown = [steps[0], *([steps[-1]] if len(steps) > 1 else [])]
+    parts += [_text(show_cost(cost), x.at(math.log10(cost)), SCATTER_HEIGHT + 17, "small middle") for cost in shown]
+    words = "; ".join(f"{m.name}: {show(m.value)} at {show_cost(m.cost)}" for m in marks)
+    return _picture(parts, title, words, SCATTER_HEIGHT + 22, "lines")
 
 
 def _path(points: Sequence[Point], x: Scale, y: Scale) -> str:

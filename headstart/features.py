@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from .batches import WindowStore, by_length
-from .heads import Model
 
 MAX_HEAD_ROWS = 100_000  # a linear map with a few thousand numbers gains nothing from more
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # inverse of L2 regularization, tried in this order; validation chooses
@@ -23,31 +22,32 @@ TOLERANCE = 1e-5  # largest slope left in the mean loss; coarser ones stop long 
 N_HASHED = 2**18  # columns of TF-IDF: bounded memory whatever the vocabulary
 
 
-@torch.inference_mode()
-def extract(model: Model, windows: WindowStore, chosen: np.ndarray, path: Path, *, tokens_per_batch: int,
-            device: torch.device, each: Callable[[int], None]) -> np.ndarray:
-    """Run `model` once over the windows numbered `chosen`; return what flows into its last linear layer.
+def enough(gold_N: np.ndarray, seed: int) -> np.ndarray:
+    """The numbers of the windows that a head is solved on: all, or MAX_HEAD_ROWS drawn with every label among them."""
+    if len(gold_N) <= MAX_HEAD_ROWS:
+        return np.arange(len(gold_N))
+    _, first_of_each_label = np.unique(gold_N, return_index=True)
+    drawn = np.random.default_rng(seed).choice(len(gold_N), MAX_HEAD_ROWS, replace=False)
+    return np.asarray(np.union1d(drawn, first_of_each_label))
 
-    path: file of the memory-mapped answer (overwritten).  each: called with the windows done in each batch.
+
+@torch.inference_mode()
+def extract(features: Callable[[dict[str, np.ndarray]], torch.Tensor], width: int, windows: WindowStore,
+            chosen: np.ndarray, path: Path, *, tokens_per_batch: int, each: Callable[[int], None]) -> np.ndarray:
+    """What `features` says of the windows numbered `chosen`, one vector of `width` numbers a window.
+
+    features: a padded batch -> [B, D].  each: called with the windows done in each batch.
+    path: file of the memory-mapped answer (overwritten).
     Returns  features_ND float32, N = len(chosen), in that order.
-    Cost     one forward pass; 4 * D bytes a window on disk.
+    Cost     one forward pass where the features are not known yet; 4 * D bytes a window on disk.
     """
-    caught: list[torch.Tensor] = []
-    hook = model.output.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
-    shape = (len(chosen), model.output.in_features)
+    shape = (len(chosen), width)
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])  # a full disk says so now, not by SIGBUS later
     features_ND = np.memmap(path, np.float32, "r+", shape=shape)
-    model.eval()
-    try:
-        for places in by_length(windows.lengths_N[chosen], np.arange(len(chosen)), tokens_per_batch):
-            batch = windows.batch(chosen[places])
-            caught.clear()
-            model({name: torch.from_numpy(a).to(device) for name, a in batch.inputs.items()})
-            features_ND[places] = caught[0].float().cpu().numpy()
-            each(len(places))
-    finally:
-        hook.remove()
+    for places in by_length(windows.lengths_N[chosen], np.arange(len(chosen)), tokens_per_batch):
+        features_ND[places] = features(windows.batch(chosen[places]).inputs).float().cpu().numpy()
+        each(len(places))
     return features_ND
 
 

@@ -41,6 +41,8 @@ def pool(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, pooling: str) -> torch
 class PooledModel(nn.Module):
     """A pretrained encoder with a head of ours."""
 
+    last_layers = 1  # the mean over so many layers' hidden states is what the head pools
+
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
@@ -53,7 +55,13 @@ class PooledModel(nn.Module):
         return cast(nn.Linear, self.head.out)
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
-        hidden_BTD = self.encoder(**inputs).last_hidden_state
+        n_tokens = inputs["input_ids"].shape[1]
+        if self.last_layers == 1:
+            hidden_BTD = self.encoder(**inputs).last_hidden_state
+        else:
+            hidden_BTD = torch.stack(self.encoder(**inputs, output_hidden_states=True).hidden_states
+                                     [-self.last_layers:]).mean(0)
+        hidden_BTD = hidden_BTD[:, -n_tokens:]  # a prompt before the text is not pooled
         logits: torch.Tensor = self.head(hidden_BTD, inputs["attention_mask"])
         return logits
 

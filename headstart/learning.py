@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,11 +14,12 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from . import batches, runfolder, train
+from . import batches, blocks, metrics, runfolder, train
 from .batches import WindowStore
 from .heads import Model
 from .methods import Method
-from .predict import predict, torch_runtime
+from .predict import predict
+from .prefix import Forward
 from .progress import Show
 from .runfolder import Checkpoint, Progress, Stop
 from .spec import Spec
@@ -25,6 +27,7 @@ from .tasks import Task
 from .types import Batch, Prediction, Reader, Row
 
 RESUME = "continue with the same command and --resume"
+FIRST, TRAINED = "the first weights", "the best trained weights"
 SHARES = (0.25, 0.5, 0.75)  # of the way from the first weights to the best trained ones, where means are tried
 
 
@@ -40,9 +43,13 @@ class Learner:
         self.accelerator = Accelerator(mixed_precision=_precision(spec.train.precision))
         self.device: torch.device = self.accelerator.device
         self.model.to(self.device)
+        self.forward = Forward(model, self.device, spec.cache, show)
         self.progress = Progress()
+        self.moving: dict[str, torch.nn.Parameter] = {}
         self.best: dict[str, torch.Tensor] = {}
-        self.kept: dict[str, float] = {}
+        self.mean: dict[str, torch.Tensor] = {}
+        self.solve_head_again: Callable[[], None] = lambda: None
+        self.kept: dict[str, Any] = {}
         self.evaluate_seconds = 0.0
         if spec.train.dropout is not None:
             for module in model.modules():
@@ -52,14 +59,18 @@ class Learner:
     def learn(self, windows: WindowStore, validation: Sequence[Row], *, resume: bool) -> None:
         """Train to the end of the plan or until patience runs out; checkpoint on the way; keep the best weights."""
         settings, seed = self.spec.train, self.spec.seed
-        n_steps, evaluate_at = batches.plan(windows, settings.tokens_per_batch, seed, settings.epochs or 1,
-                                            settings.max_steps, settings.evaluations_per_epoch)
+        n_steps, evaluate_at, epochs_at = batches.plan(
+            windows, settings.tokens_per_batch, seed, settings.epochs or 1, settings.max_steps,
+            settings.evaluations_per_epoch)
+        self.moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.forward.forget_features()
         self.optimizer = self.accelerator.prepare_optimizer(train.optimizer(
             settings.optimizer, self.method.groups(self.model, settings.lr, settings.weight_decay)))
+        self.solve_head_again()
         start = self._copy()
         if resume:
             self._restore()
-        first = self.progress.step + 1
+        first, epoch = self.progress.step + 1, -1
         rate = train.schedule(settings.schedule, n_steps, settings.warmup_share)
         stream = batches.steps(windows, settings.tokens_per_batch, settings.tokens_per_micro_batch, seed, first)
         self.stop.deferred = True
@@ -67,11 +78,18 @@ class Learner:
         with self._log() as log:
             self._evaluate_if_due(evaluate_at, validation)
             self.show.begin("training", n_steps, "steps", self.progress.step)
-            steps = train.train(self._loss(windows), stream, self.optimizer, rate, accelerator=self.accelerator,
+            steps = train.train(self._loss(windows, start), stream, self.optimizer, rate, accelerator=self.accelerator,
                                 clip_norm=settings.clip_norm, seed=seed, first=first)
             while self.progress.step < n_steps and self.progress.n_worse < settings.patience:
-                self.model.train()
+                if (now := bisect_right(epochs_at, self.progress.step) - 1) != epoch:
+                    epoch = now
+                    self.method.at_epoch(self.model, epoch, list(self.moving.values()))
+                    self.forward.settle()
+                    blocks.train_mode(self.model)
+                elif not self.model.training:  # an evaluation came between
+                    blocks.train_mode(self.model)
                 self._count(next(steps), log)
+                self._average(evaluate_at, n_steps)
                 evaluated = self._evaluate_if_due(evaluate_at, validation)
                 if evaluated or time.monotonic() - saved > settings.checkpoint_every_s or self.stop.signum:
                     log.flush()
@@ -82,18 +100,37 @@ class Learner:
         self.stop.deferred = False
         self._keep_best(start, validation)
 
-    def _loss(self, windows: WindowStore) -> train.Loss:
+    def _loss(self, windows: WindowStore, start: dict[str, torch.Tensor]) -> train.Loss:
         settings, weights_K = self.spec.train, None
         if settings.class_weights == "balanced":
             counts_K = np.bincount(windows.target["label"].values, minlength=self.task.n_outputs)
             weights_K = torch.tensor(counts_K.sum() / (len(counts_K) * counts_K), dtype=torch.float32).to(self.device)
+        reads = self.forward if self.method.reads == "logits" else self.forward.into_output
 
         def loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = self.model({name: torch.from_numpy(a).to(self.device) for name, a in batch.inputs.items()})
+            said = reads(batch.inputs)
             target = {name: torch.from_numpy(a).to(self.device) for name, a in batch.target.items()}
-            return self.task.loss(logits, target, weights_K=weights_K, label_smoothing=settings.label_smoothing)
+            summed, n = self.method.loss(self.task, said, target, weights_K=weights_K,
+                                         label_smoothing=settings.label_smoothing)
+            extra = self.method.penalty(self.model, start)
+            return (summed if extra is None else summed + n * extra), n
 
         return loss
+
+    def _average(self, evaluate_at: dict[int, float], n_steps: int) -> None:
+        """Bring the mean of weights up to this step."""
+        step = self.progress.step
+        if self.method.averages == "ema":
+            share = 1 - self.method.ema_decay
+        elif self.method.averages == "swa" and step in evaluate_at and 2 * step >= n_steps:
+            self.progress.n_mean += 1
+            share = 1 / self.progress.n_mean
+        else:
+            return
+        now = {name: p.detach() for name, p in self.moving.items()}
+        if not self.mean:
+            self.mean = {name: p.clone() for name, p in now.items()}
+        torch._foreach_lerp_(list(self.mean.values()), [now[name] for name in self.mean], share)
 
     def _count(self, step: train.Step, log: TextIO) -> None:
         progress = self.progress
@@ -121,27 +158,49 @@ class Learner:
 
     def _keep_best(self, start: dict[str, torch.Tensor], validation: Sequence[Row]) -> None:
         """Leave in the model what scores best on validation: the first weights, the best trained ones or, where the
-        method wants that, a mean of both. Ties go to what is nearer to the first.
+        method wants that, a mean. Ties go to what is nearer to the first.
 
         Source  Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT).
         """
         progress, trained = self.progress, self.best
-        found = {0.0: progress.curve[0]["scores"][self.task.metric], 1.0: progress.best_score}
-        for share in SHARES if self.method.averages else ():
-            self._put({name: torch.lerp(start[name], trained[name], share) for name in trained})
-            found[share], _ = self._score(validation)
-        share = max(sorted(found), key=lambda one: found[one])
-        self._put({name: torch.lerp(start[name], trained[name], share) for name in trained})
-        self.kept = {"share": share, "score": found[share]}
+        choices = {FIRST: start}
+        if self.method.averages == "wise-ft":
+            choices |= {f"{share:.0%} of the way from the first weights to the best trained ones":
+                        {name: torch.lerp(start[name], trained[name], share) for name in trained} for share in SHARES}
+        elif self.mean:
+            choices["the mean of the steps' weights"] = {name: p.cpu() for name, p in self.mean.items()}
+        choices[TRAINED] = trained
+        found = {FIRST: progress.curve[0]["scores"][self.task.metric], TRAINED: progress.best_score}
+        for name in choices.keys() - found.keys():
+            self._put(choices[name])
+            found[name], _ = self._score(validation)
+        kept = max(choices, key=lambda name: found[name])
+        if kept != FIRST and self.method.keeps_proven and not self._is_proven(choices[kept], start, validation):
+            self.show.say(f"not kept: {kept}, validation {self.task.metric} {found[kept]:.4f} against "
+                          f"{found[FIRST]:.4f}, is not proven better")
+            kept = FIRST
+        self._put(choices[kept])
+        self.kept = {"what": kept, "score": found[kept]}
         for entry in progress.curve:
-            entry["is_best"] = entry["step"] == (progress.best_step if share else 0)
-        if 0 < share < 1:
-            self.show.say(f"kept: {share:.0%} of the way from the first weights to the best trained ones, validation "
-                          f"{self.task.metric} {found[share]:.4f}")
+            entry["is_best"] = entry["step"] == (0 if kept == FIRST else progress.best_step)
+        if kept not in (FIRST, TRAINED):
+            self.show.say(f"kept: {kept}, validation {self.task.metric} {found[kept]:.4f}")
+
+    def _is_proven(self, weights: dict[str, torch.Tensor], start: dict[str, torch.Tensor],
+                   validation: Sequence[Row]) -> bool:
+        """Whether the interval of the paired difference on the validation rows lies above zero."""
+        outcomes = []
+        for one in (weights, start):
+            self._put(one)
+            outcomes.append(self.task.outcomes(self.answer(validation), validation))
+        resampled_SR = metrics.bootstrap(lambda o: self.task.score(o)[self.task.metric], outcomes,
+                                         self.spec.evaluate.n_resamples, self.spec.seed)
+        return metrics.interval(resampled_SR[0] - resampled_SR[1])[0] > 0
 
     def _score(self, rows: Sequence[Row], checkpoint_on_stop: bool = False) -> tuple[float, dict[str, float]]:
         """The task's own metric, and all of its scores, of the model as it is now."""
         began = time.perf_counter()
+        self.solve_head_again()
         answers = self.answer(rows, checkpoint_on_stop)
         scores = self.task.score(self.task.outcomes(answers, rows))
         self.evaluate_seconds += time.perf_counter() - began
@@ -151,7 +210,7 @@ class Learner:
         """What the model answers to `rows` as it is now; their gold is hidden from it."""
         blind = ({k: v for k, v in row.items() if k not in self.task.gold} for row in rows)
         answers: list[Prediction] = []
-        for answer in predict(self.task, blind, self.reader, torch_runtime(self.model, self.device),
+        for answer in predict(self.task, blind, self.reader, self._runtime,
                               tokens_per_batch=self.spec.evaluate.tokens_per_batch):
             answers.append(answer)
             if checkpoint_on_stop and self.stop.signum:
@@ -159,6 +218,17 @@ class Learner:
                     self._save()
                 self.stop.leave(RESUME)
         return answers
+
+    @torch.inference_mode()
+    def _runtime(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        self.model.eval()
+        return self.forward(inputs).float().cpu().numpy()
+
+    def finish(self) -> Model:
+        """Let the method merge or drop what only training needed; answer with that model from now on."""
+        self.model = self.method.finish(self.model)
+        self.forward.exchange(self.model)
+        return self.model
 
     def cost(self, windows: WindowStore) -> dict[str, Any]:
         """What the run took, measured."""
@@ -169,19 +239,16 @@ class Learner:
             "train_tokens_per_s": progress.n_tokens / progress.seconds if progress.seconds else None,
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "n_weights": sum(p.numel() for p in self.model.parameters()),
-            "n_trainable": sum(p.numel() for p in self._moving().values()),
+            "n_trainable": sum(p.numel() for p in self.moving.values()),
             "padding_share": batches.padding_share(windows.lengths_N, order),
         }
 
-    def _moving(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-
     def _copy(self) -> dict[str, torch.Tensor]:
-        return {name: p.detach().cpu().clone() for name, p in self._moving().items()}
+        return {name: p.detach().cpu().clone() for name, p in self.moving.items()}
 
     def _put(self, weights: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
-            for name, p in self._moving().items():
+            for name, p in self.moving.items():
                 p.copy_(weights[name])
 
     def _save(self) -> None:
@@ -191,13 +258,15 @@ class Learner:
         tensors = {f"{i}.{key}": value.detach().cpu() for i, values in state.items() for key, value in values.items()
                    if isinstance(value, torch.Tensor)}
         runfolder.save(self.work, Checkpoint(
-            self.progress, {name: p.detach().cpu() for name, p in self._moving().items()}, self.best, tensors))
+            self.progress, {name: p.detach().cpu() for name, p in self.moving.items()}, self.best,
+            {name: p.cpu() for name, p in self.mean.items()}, tensors))
 
     def _restore(self) -> None:
         found = runfolder.latest(self.work)
         if found is None:
             return
         self.progress, self.best = found.progress, found.best
+        self.mean = {name: p.to(self.device) for name, p in found.mean.items()}
         self._put(found.weights)
         state: dict[int, dict[str, torch.Tensor]] = {}
         for place, tensor in found.optimizer.items():

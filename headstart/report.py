@@ -19,7 +19,9 @@ from .errors import ArtifactError, MissingExtraError
 from .sections import (
     MAX_LABELS_SHOWN,
     MISSING,
+    Headline,
     Scores,
+    Section,
     Table,
     certificate_table,
     clean,
@@ -38,18 +40,24 @@ from .sections import (
 
 def render_html(scores: Scores, steps: Sequence[Mapping[str, Any]], spec_yaml: str) -> str:
     """One self-contained page. Raises MissingExtraError without jinja2."""
+    scores = clean(scores)
+    return page(headline(scores), facts(scores), sections(scores, clean(steps)), printable(spec_yaml), _kind(scores),
+                _footer(scores))
+
+
+def page(top: Headline, known: Sequence[tuple[str, str]], parts: Sequence[Section], spec_yaml: str, kind: str,
+         footer: str) -> str:
+    """The page around any sections; nothing on it is loaded from elsewhere."""
     try:
         import jinja2
     except ImportError:
         raise MissingExtraError("report", "jinja2", "train") from None
 
-    scores = clean(scores)
     source = Path(__file__).with_name("report.html.jinja").read_text("utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                   lstrip_blocks=True).from_string(source)
-    return template.render(headline=headline(scores), facts=facts(scores), sections=sections(scores, clean(steps)),
-                           spec_yaml=printable(spec_yaml), plot_style=drawing.STYLE, kind=_kind(scores),
-                           footer=_footer(scores)) + "\n"
+    return template.render(headline=top, facts=known, sections=parts, spec_yaml=spec_yaml, plot_style=drawing.STYLE,
+                           kind=kind, footer=footer) + "\n"
 
 
 def _kind(scores: Scores) -> str:
@@ -63,14 +71,18 @@ def _footer(scores: Scores) -> str:
 
 def render_markdown(scores: Scores, steps: Sequence[Mapping[str, Any]], spec_yaml: str) -> str:
     scores = clean(scores)
-    top = headline(scores)
-    parts = [f"# {_inert(top.title)}", _inert(top.rest), _inert(top.plain),
-             "\n".join(f"- {name}: {_inert(value)}" for name, value in facts(scores))]
-    for section in sections(scores, clean(steps)):
-        parts += [f"## {section.title}", *map(_inert, section.lead), *map(_markdown_table, section.tables)]
-    if spec_yaml:
-        parts += ["## Spec", _fenced(spec_yaml)]
-    return "\n\n".join(part for part in [*parts, _inert(_footer(scores))] if part) + "\n"
+    body = markdown_page(headline(scores), facts(scores), sections(scores, clean(steps)))
+    spec = ["## Spec", _fenced(spec_yaml)] if spec_yaml else []
+    return "\n\n".join([body.rstrip(), *spec, _inert(_footer(scores))]) + "\n"
+
+
+def markdown_page(top: Headline, known: Sequence[tuple[str, str]], parts: Sequence[Section]) -> str:
+    """The same sections as Markdown; pictures are left out, tables are whole."""
+    lines = [f"# {_inert(top.title)}", _inert(top.rest), _inert(top.plain),
+             "\n".join(f"- {name}: {_inert(value)}" for name, value in known)]
+    for section in parts:
+        lines += [f"## {section.title}", *map(_inert, section.lead), *map(_markdown_table, section.tables)]
+    return "\n\n".join(line for line in lines if line) + "\n"
 
 
 def _markdown_table(table: Table) -> str:

@@ -82,7 +82,7 @@ def _lock(lock: Any, work: Path) -> None:
 class Progress:
     """How far a run is: all that a resumed process must know beside the tensors.
 
-    curve: one entry an evaluation.  n_worse: evaluations since the best one.
+    curve: one entry an evaluation.  n_worse: evaluations since the best one.  n_mean: weights that the mean is of.
     """
 
     step: int = 0
@@ -91,17 +91,22 @@ class Progress:
     best_step: int = 0
     best_score: float = -1.0
     n_worse: int = 0
+    n_mean: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, float] = field(default_factory=dict)
 
 
+TENSORS = ("weights", "best", "mean", "optimizer")
+
+
 @dataclass
 class Checkpoint:
-    """One moment of training. weights and best: the moving weights by name; optimizer: its tensors by place."""
+    """One moment of training. weights, best and mean: the moving weights by name; optimizer: its tensors by place."""
 
     progress: Progress
     weights: dict[str, torch.Tensor]
     best: dict[str, torch.Tensor]
+    mean: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
 
 
@@ -110,7 +115,7 @@ def save(work: Path, checkpoint: Checkpoint) -> None:
     from safetensors.torch import save_file
 
     with sealed.writing(work / f"checkpoint-{checkpoint.progress.step:08d}") as folder:
-        for name in ("weights", "best", "optimizer"):
+        for name in TENSORS:
             save_file({k: t.contiguous() for k, t in getattr(checkpoint, name).items()}, folder / f"{name}.safetensors")
         (folder / "progress.json").write_text(json.dumps(asdict(checkpoint.progress)), "utf-8")
     for stale in checkpoints(work)[:-N_CHECKPOINTS_KEPT]:
@@ -129,7 +134,7 @@ def latest(work: Path) -> Checkpoint | None:
     for folder in reversed(checkpoints(work)):
         faults = sealed.faults(folder)
         if not faults:
-            tensors = {name: load_file(folder / f"{name}.safetensors") for name in ("weights", "best", "optimizer")}
+            tensors = {name: load_file(folder / f"{name}.safetensors") for name in TENSORS}
             progress = Progress(**json.loads((folder / "progress.json").read_text("utf-8")))
             return Checkpoint(progress, **tensors)
         print(f"{folder}: checkpoint is damaged and was not used: {'; '.join(faults)}. "

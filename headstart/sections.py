@@ -266,10 +266,9 @@ def learning(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> Section | No
         best = next((k for k, one in enumerate(curve) if one.get("is_best")), len(curve) - 1)
         words = f"Best validation {in_words(metric)}: {percent(scored[best][1])} at step {scored[best][0]:,.0f}, {n}."
         lead.append(words)
-        share, kept = (scores.get("kept", {}).get(key) for key in ("share", "score"))
-        if share and share < 1:
-            lead.append(f"Kept: the mean of the first weights and those of step {scored[best][0]:,.0f}, {share:.0%} of "
-                        f"the way between them; it scores {percent(kept)} on the same rows.")
+        kept = scores.get("kept", {})
+        if kept.get("what", "the best trained weights") != "the best trained weights":
+            lead.append(f"Kept: {kept['what']}; its validation {in_words(metric)} is {percent(kept['score'])}.")
         pictures.append(Picture(f"Validation {in_words(metric)} by step, {n}", drawing.line_plot(
             f"Validation {in_words(metric)}", words, scored, _tick_percent, x=x, best=best,
             label=f"best {percent(scored[best][1])}")))

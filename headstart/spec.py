@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
@@ -93,6 +93,11 @@ class EvaluateSpec(_Part):
     tokens_per_batch: int = Field(4096, ge=1, description="padded tokens in one forward pass")
 
 
+def _yes_or_no(value: Any) -> Any:
+    """`cache: false` and `cache: true` as YAML reads them."""
+    return {True: "fp16", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class Spec(_Part):
     """One run: data and backbone in, artifact out."""
 
@@ -103,6 +108,8 @@ class Spec(_Part):
     data: DataSpec
     train: TrainSpec = TrainSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
+    cache: Annotated[Literal["fp16", "fp32", "off"], pydantic.BeforeValidator(_yes_or_no)] = Field(
+        "fp16", description="how what frozen blocks say is kept between epochs and runs; off (or false): not at all")
     seed: int = Field(0, ge=0, lt=2**32, description="drives splits, order, new weights and dropout")
 
     def identity(self) -> str:

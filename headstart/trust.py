@@ -14,8 +14,8 @@ from typing import Any
 
 from .errors import ModelError, nearest, shorten
 
-FAMILIES = ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet",
-            "roberta", "xlm-roberta")
+FAMILIES = ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "gpt2", "llama",
+            "modernbert", "mpnet", "roberta", "t5", "xlm-roberta")
 REFUSED_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code", "_attn_implementation_internal",
                 "attn_implementation", "_attn_implementation", "quantization_config")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.joblib", "*.ckpt")

@@ -54,7 +54,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     """
     began = time.perf_counter()
     show = show or Show(quiet=True)
-    source = [_first_layer(spec_or_path), *layers, (CALL, overrides)]
+    source = [first_layer(spec_or_path), *layers, (CALL, overrides)]
     spec, origins, method = resolve(source)
     final = Path(out) if out is not None else Path("runs") / _name(spec_or_path)
     if resume and final.exists() and not final.with_name(final.name + ".partial").exists():
@@ -63,12 +63,14 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     with (runfolder.signals() as stop, sealed.disk_errors(final),
           runfolder.opened(final, resume=resume, overwrite=overwrite) as work):
         run = prepare(spec, origins, method, work, stop, show, source)
+        remember(run)
         baselines = solve_head(run)
         if method.trains:
             run.learner.learn(run.windows["train"], run.splits.validation.rows, resume=resume)
-        run.model = method.finish(run.model)
+        run.model = run.learner.finish()
+        learned = time.perf_counter()
         scores = certify(run, baselines)
-        publish(run, scores, final, began)
+        publish(run, scores, final, began, learned)
     show.end()
     return artifact.load(final)
 
@@ -89,6 +91,7 @@ class Run:
     work: Path
     stop: Stop
     show: Show
+    outcomes: np.ndarray | None = None  # of the fitted model on the test rows
 
 
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Origins, Method]:
@@ -102,12 +105,19 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Orig
     return spec, origins, method
 
 
-def _first_layer(given: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def first_layer(given: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """What the caller named, a Spec or a data file, as the first (origin, values)."""
     if isinstance(given, Mapping):
         return CALL, given
     if Path(given).suffix in (".yaml", ".yml"):
         return str(given), specs.read(given)
     return CALL, {"data": {"train": str(given)}}
+
+
+def learned(spec: Spec, train: Path) -> Task:
+    """The Spec's task as it is after these train rows."""
+    return tasks.find(spec.task)().learn(data.read(str(train), specs.DataSpec(train=str(train)),
+                                                   tasks.find(spec.task)()).rows)
 
 
 def _name(given: str | Path | Mapping[str, Any]) -> str:
@@ -129,14 +139,14 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         if problems:
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, show)
-    backbone = backbones.load(spec.backbone, spec.data.max_tokens)
+    backbone = backbones.load(spec.backbone, spec.data.max_tokens, method.n_extra_tokens)
     model = backbones.build(backbone, task, spec.head.pooling, spec.seed)
+    method.prepare(model)
     windows = {}
     for name in PARTS:
         rows = getattr(parts, name).rows
         encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, backbone.reader))
         windows[name] = batches.store(encoded, work / "windows" / name, backbone.reader.pad_id)
-    method.prepare(model)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].lengths_N, spec.train.tokens_per_batch)}
     spec, origins = specs.resolve(
@@ -181,42 +191,67 @@ def _check_same_run(work: Path, spec: Spec, origins: Origins, parts: Splits) -> 
     (work / "spec.yaml").write_text(specs.to_yaml(spec, origins), "utf-8")
 
 
+def remember(run: Run) -> None:
+    """Compute what the method leaves frozen, once for all epochs, or find that an earlier run did."""
+    if run.method.trains:
+        parts = [(windows, np.arange(len(windows))) for windows in run.windows.values()]
+        run.learner.forward.remember(parts, run.method.depths(run.model, run.spec.train.epochs or 1),
+                                     run.spec.evaluate.tokens_per_batch)
+
+
 def solve_head(run: Run) -> dict[str, list[Prediction]]:
     """Solve a linear head on frozen features, and put it on if the method wants that.
 
     Returns the answers to the test rows of the fresh head and of the solved one, for the certificate; {} when neither
     head nor certificate asks for features.
     """
-    spec, task = run.spec, run.task
+    spec = run.spec
     if not (run.method.solves_head or spec.evaluate.baselines):
         return {}
     chosen = {name: np.arange(len(run.windows[name])) for name in PARTS}
-    gold_N = np.asarray(run.windows["train"].target["label"].values)
-    if len(gold_N) > features.MAX_HEAD_ROWS:
-        _, first_of_each_label = np.unique(gold_N, return_index=True)
-        drawn = np.random.default_rng(spec.seed).choice(len(gold_N), features.MAX_HEAD_ROWS, replace=False)
-        chosen["train"] = np.union1d(drawn, first_of_each_label)
-    run.show.begin("frozen features", sum(map(len, chosen.values())), "rows")
-    found = {name: features.extract(run.model, run.windows[name], chosen[name], run.work / f"features-{name}.bin",
-                                    tokens_per_batch=spec.evaluate.tokens_per_batch, device=run.learner.device,
-                                    each=run.show.advance) for name in PARTS}
-    rows = run.splits.validation.rows
+    chosen["train"] = features.enough(run.windows["train"].target["label"].values, spec.seed)
+    forward = run.learner.forward
+    with run.method.as_pretrained(run.model):
+        forward.remember_features([(run.windows[name], chosen[name]) for name in PARTS],
+                                  spec.evaluate.tokens_per_batch)
+        found = {name: _features(run, name, chosen[name]) for name in PARTS}
+    output = run.model.output
+    bias = output.bias.detach().cpu().numpy() if output.bias is not None else np.float32(0)
+    fresh = features.LinearMap(output.weight.detach().cpu().numpy(), bias, 0.0)
+    answers = {"before-training": decode(run, "test", fresh(found["test"]))}
+    solved = _solved(run, found, chosen["train"])
+    if run.method.trains:  # otherwise the fitted model is this very one
+        answers["frozen-backbone"] = decode(run, "test", solved(found["test"]))
+    if run.method.solves_head:
+        solved.put_on(output)
+    if run.method.solves_again:
+
+        def again() -> None:
+            now = {name: _features(run, name, chosen[name]) for name in ("train", "validation")}
+            _solved(run, now, chosen["train"]).put_on(run.model.output)
+
+        run.learner.solve_head_again = again
+    return answers
+
+
+def _features(run: Run, part: str, chosen: np.ndarray) -> np.ndarray:
+    """What flows into the last linear layer now, for the chosen windows of `part`."""
+    run.show.begin(f"features of {part} rows", len(chosen), "rows")
+    return features.extract(run.learner.forward.features, run.model.output.in_features, run.windows[part], chosen,
+                            run.work / f"features-{part}.bin", each=run.show.advance,
+                            tokens_per_batch=run.spec.evaluate.tokens_per_batch)
+
+
+def _solved(run: Run, found: Mapping[str, np.ndarray], chosen: np.ndarray) -> features.LinearMap:
+    """The head that scores best on validation of those solved on train features."""
+    task, rows = run.task, run.splits.validation.rows
 
     def score(head: features.LinearMap) -> float:
         answers = decode(run, "validation", head(found["validation"]))
         return task.score(task.outcomes(answers, rows))[task.metric]
 
-    solved = features.solve_head(found["train"], gold_N[chosen["train"]], task.n_outputs, score,
-                                 spec.train.class_weights)
-    output = run.model.output
-    bias = output.bias.detach().cpu().numpy() if output.bias is not None else np.float32(0)
-    fresh = features.LinearMap(output.weight.detach().cpu().numpy(), bias, 0.0)
-    answers = {"before-training": decode(run, "test", fresh(found["test"]))}
-    if run.method.trains:  # otherwise the fitted model is this very one
-        answers["frozen-backbone"] = decode(run, "test", solved(found["test"]))
-    if run.method.solves_head:
-        solved.put_on(output)
-    return answers
+    gold_N = np.asarray(run.windows["train"].target["label"].values)[chosen]
+    return features.solve_head(found["train"], gold_N, task.n_outputs, score, run.spec.train.class_weights)
 
 
 def decode(run: Run, part: str, logits: np.ndarray) -> list[Prediction]:
@@ -231,6 +266,7 @@ def certify(run: Run, baselines: dict[str, list[Prediction]]) -> dict[str, Any]:
     spec, task, rows = run.spec, run.task, run.splits.test.rows
     run.show.begin("test", len(rows), "rows")
     fitted = run.learner.answer(rows)
+    run.outcomes = task.outcomes(fitted, rows)
     answers: dict[str, list[Prediction]] = {}
     if spec.evaluate.baselines:
         run.show.begin("baselines", 1, "")
@@ -246,7 +282,7 @@ def certify(run: Run, baselines: dict[str, list[Prediction]]) -> dict[str, Any]:
     return scores
 
 
-def publish(run: Run, scores: dict[str, Any], final: Path, began: float) -> None:
+def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned: float) -> None:
     """Write the artifact whole or not at all; its scores hold where it came from and what it cost."""
     spec, parts, learner = run.spec, run.splits, run.learner
     scores = {
@@ -256,7 +292,8 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float) -> None
         "kept": learner.kept,
         "data": {"source": spec.data.train, "notes": parts.counts,
                  **{f"n_{name}": len(getattr(parts, name).rows) for name in PARTS}},
-        "cost": {**learner.cost(run.windows["train"]), "total_seconds": time.perf_counter() - began},
+        "cost": {**learner.cost(run.windows["train"]), "model_seconds": learned - began,
+                 "total_seconds": time.perf_counter() - began},
         "machine": machine.describe(learner.device), "versions": machine.versions(),
         "spec_sha256": spec.identity(), "backbone_sha256": run.backbone.sha256,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -265,12 +302,13 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float) -> None
     spec_yaml = specs.to_yaml(spec, run.origins)
     with sealed.writing(final) as folder:
         golden = parts.validation.rows[: artifact.N_GOLDEN]
-        artifact.save(folder, run.model, run.task, run.backbone, golden)
-        scores["cost"]["artifact_bytes"] = sum(path.stat().st_size for path in folder.iterdir())
+        artifact.save(folder, run.model, run.task, run.backbone, golden, run.method.stores_backbone)
+        scores["cost"]["artifact_bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         for name, text in {"scores.json": json.dumps(scores, ensure_ascii=False, indent=1), "spec.yaml": spec_yaml,
                            "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",
                            "README.md": report.model_card(scores, spec_yaml)}.items():
             (folder / name).write_text(text, "utf-8")
+        np.save(folder / "outcomes.npy", np.asarray(run.outcomes), allow_pickle=False)
         sealed.seal(folder)
         artifact.load(folder, "cpu")  # what was written is read back and asked again before anyone sees it
     report.write(final)

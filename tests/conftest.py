@@ -12,6 +12,14 @@ import pytest
 import tiny
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What frozen layers say is kept among the tests, not in the user's home."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["HEADSTART_CACHE"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random BERT."""

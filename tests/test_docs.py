@@ -38,6 +38,12 @@ def test_the_tree_in_the_readme_is_the_tree():
     assert named == there
 
 
+def test_the_page_of_methods_is_the_cards():
+    from headstart import methods
+
+    assert (ROOT / "docs" / "methods.md").read_text("utf-8") == methods.reference(), "run make docs"
+
+
 def test_links_lead_somewhere():
     n = 0
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:

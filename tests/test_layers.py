@@ -11,13 +11,14 @@ ROOT = Path(__file__).parent.parent / "headstart"
 FLOORS = [
     {"types", "errors"},
     {"spec", "metrics", "registry", "heads", "drawing", "sources", "machine", "progress", "trust"},
-    {"sealed", "backbone", "duplicates", "sections"},
-    {"data", "report", "batches"},
-    {"features", "splits"},
+    {"sealed", "backbone", "blocks", "duplicates", "sections"},
+    {"data", "report", "batches", "adapters"},
+    {"features", "splits", "prefix"},
     {"tasks", "methods"},
     {"train", "predict", "runfolder"},
     {"artifact", "learning", "evidence"},
-    {"workbench"},
+    {"workbench", "extract"},
+    {"compare", "sklearn"},
     {"cli"},
 ]
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}

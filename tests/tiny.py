@@ -28,6 +28,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deberta-v2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
     "modernbert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
                    "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 64, "bos_token_id": 2, "eos_token_id": 3},
+    "llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+              "intermediate_size": 64, "bos_token_id": 2, "eos_token_id": 3},
+    "t5": {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64, "pad_token_id": 0},
 }
 
 

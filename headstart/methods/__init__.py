@@ -3,53 +3,126 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import yaml
 
 from .. import registry
 from ..errors import SpecError
 
 if TYPE_CHECKING:
+    import torch
+
     from ..heads import Model
+
+Average = Literal["none", "wise-ft", "ema", "swa"]
 
 
 class Method(abc.ABC):
     """One way to carry knowledge over. Subclasses are final, frozen dataclasses; their fields are its options.
 
-    defaults: Spec fields that this method presets, such as {"train": {"lr": 1e-4}}.
+    reads: what `loss` compares: the model's logits, or what flows into its last linear layer (one vector a window).
     """
 
     name: ClassVar[str]
-    defaults: ClassVar[dict[str, Any]] = {}
+    reads: ClassVar[Literal["logits", "features"]] = "logits"
 
     @property
-    @abc.abstractmethod
+    def defaults(self) -> dict[str, Any]:
+        """Spec fields that this method presets, such as {"train": {"lr": 1e-4}}."""
+        return {}
+
+    @property
     def solves_head(self) -> bool:
         """Whether the head is first solved on what the frozen backbone says."""
+        return True
 
     @property
-    @abc.abstractmethod
     def trains(self) -> bool:
         """Whether gradient steps follow."""
+        return True
 
     @property
-    def averages(self) -> bool:
-        """Whether means of the first and the best trained weights may be kept, where they score better."""
+    def solves_again(self) -> bool:
+        """Whether the head is solved anew at every evaluation, on what the model says by then."""
         return False
+
+    @property
+    def averages(self) -> Average:
+        """Which mean of weights may be kept, where it scores better on validation."""
+        return "none"
+
+    @property
+    def ema_decay(self) -> float:
+        """averages "ema": the share of the mean that a step leaves as it was."""
+        return 0.99
+
+    @property
+    def keeps_proven(self) -> bool:
+        """Whether trained weights are kept only when validation proves them better than the first ones."""
+        return False
+
+    @property
+    def stores_backbone(self) -> bool:
+        """Whether the artifact holds the backbone's weights beside what was learned."""
+        return not getattr(self, "alone", False)
+
+    @property
+    def n_extra_tokens(self) -> int:
+        """Positions that the method itself takes from every window."""
+        return 0
 
     @abc.abstractmethod
     def prepare(self, model: Model) -> None:
-        """Freeze what never moves, wrap or add weights, in place."""
+        """Freeze what never moves, wrap or add weights, in place. Raises SpecError where `model` does not allow it."""
+
+    def as_pretrained(self, model: Model) -> AbstractContextManager[Any]:
+        """While it is open, a prepared model says what the pretrained backbone says."""
+        from .. import adapters
+
+        return adapters.disabled(model)
+
+    def depths(self, model: Model, epochs: int) -> list[int]:
+        """How many of the lowest blocks are frozen, at some time of a run of so many epochs."""
+        from .. import blocks  # it needs torch; checking a Spec does not
+
+        return [blocks.n_frozen(model.encoder)]
+
+    def at_epoch(self, model: Model, epoch: int, moving: Sequence[torch.nn.Parameter]) -> None:
+        """Freeze or thaw what epoch number `epoch` (from 0) asks for; a resumed run calls it for its own epoch.
+
+        moving: every weight of `groups`.
+        """
+        return
 
     def groups(self, model: Model, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Every weight that may move, with its rate. Decay spares biases and norms (all that has one axis)."""
-        moving = [p for p in model.parameters() if p.requires_grad]
-        return [{"params": [p for p in moving if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
-                {"params": [p for p in moving if p.ndim <= 1], "lr": lr, "weight_decay": 0.0}]
+        """Every weight that may ever move, with its rate. Decay spares biases and norms (all that has one axis)."""
+        return by_axes([p for p in model.parameters() if p.requires_grad], lr, weight_decay)
+
+    def loss(self, task: Any, said: torch.Tensor, target: dict[str, torch.Tensor],
+             **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """(sum, count) of a batch. said: what `reads` names."""
+        summed, count = task.loss(said, target, **how)
+        return summed, count
+
+    def penalty(self, model: Model, first: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """What is added to the mean loss. first: the moving weights by name, as they were before the first step."""
+        return None
 
     def finish(self, model: Model) -> Model:
         """The model that answers in the end: adapters merged, teachers dropped."""
         return model
+
+
+def by_axes(weights: list[torch.nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups of one rate: what has more than one axis decays, biases and norms do not."""
+    return [{"params": [p for p in weights if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
+            {"params": [p for p in weights if p.ndim <= 1], "lr": lr, "weight_decay": 0.0}]
 
 
 def build(options: dict[str, Any], where: str = "method") -> Method:
@@ -64,3 +137,26 @@ def build(options: dict[str, Any], where: str = "method") -> Method:
 def names() -> list[str]:
     """Every method there is."""
     return sorted(registry.known(sys.modules[__name__], Method))
+
+
+def reference() -> str:
+    """Every method's card with its options, as Markdown: docs/methods.md."""
+    cards = ["# Methods", "", "Every way to carry knowledge over, from the card at the top of its file "
+             "(`make docs` writes this page). Choose one with `--method NAME`, or in a Spec with options: "
+             "`method: {name: lora, rank: 4}`."]
+    for name, kind in sorted(registry.known(sys.modules[__name__], Method).items()):
+        card = inspect.getdoc(inspect.getmodule(kind)) or ""
+        first, _, rest = card.partition("\n")
+        cards += ["", f"## {name}", "", first.partition(": ")[2][:1].upper() + first.partition(": ")[2][1:], "",
+                  "```text", rest.strip("\n"), "```"]
+        meanings = (inspect.getdoc(kind) or "").partition("\n")[2].strip("\n")
+        options = ", ".join(f"`{f.name}: {yaml.safe_dump(f.default, default_flow_style=True).split()[0]}`"
+                            for f in fields(kind))
+        if options:
+            cards += ["", f"Options and their defaults: {options}"]
+        if meanings:
+            cards += ["", "```text", meanings, "```"]
+        preset = build({"name": name}).defaults.get("train")
+        if preset:
+            cards += ["", "It presets " + ", ".join(f"`train.{key}: {value}`" for key, value in preset.items()) + "."]
+    return "\n".join(cards) + "\n"

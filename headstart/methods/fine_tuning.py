@@ -1,56 +1,127 @@
-"""fine-tuning: every weight moves, from a head that already fits.
+"""fine-tuning: every weight moves, from a head that already fits; or only the upper blocks, or block after block.
 
-What moves  all weights but the token embeddings; those too with freeze_embeddings: false.
-When        some hundred labels or more, and minutes to spend.
+What moves  all weights but the token embeddings; those too with freeze_embeddings: false. last_blocks: k moves only the
+            upper k blocks: what lies below is computed once and kept (cache), so an epoch costs a fraction.
+When        some hundred labels or more, and minutes to spend. last_blocks where the machine is slow or labels are few.
 Cost        three forward passes' arithmetic a token and epoch; the optimizer holds twice the weights.
 Goes wrong  with few labels and a high rate the pretrained features are lost; `head_first` guards against that: a
-            random head sends large, meaningless gradients into the backbone, a solved one does not.
+            random head sends large, meaningless gradients into the backbone, a solved one does not. `layer_decay`,
+            `l2_sp` and `gradual` hold the lower blocks back.
             Where labels are many and rows few, the frozen features with a solved head are hard to beat; the mean of
-            both (`average`) often beats either.
+            both (`average: wise-ft`) often beats either.
 Source      Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (head_first, LP-FT); Wortsman et al. 2022,
-            "Robust fine-tuning of zero-shot models" (average, WiSE-FT). What the defaults were chosen by:
-            python -m bench defaults
+            "Robust fine-tuning of zero-shot models" (wise-ft); Izmailov et al. 2018, "Averaging Weights Leads to Wider
+            Optima" (swa); Howard & Ruder 2018, "Universal Language Model Fine-tuning" (gradual, slanted-triangular);
+            Clark et al. 2020, "ELECTRA" (layer_decay); Li et al. 2018, "Explicit Inductive Bias for Transfer
+            Learning" (l2_sp). What the defaults were chosen by: python -m bench defaults
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from . import Method
+from pydantic import Field
+
+from ..errors import SpecError
+from . import Average, Method, by_axes
 
 if TYPE_CHECKING:
+    import torch
+
     from ..heads import Model
 
 
 @dataclass(frozen=True)
 class FineTuning(Method):
-    """Everything moves.
+    """Everything moves, or the upper part of it.
 
-    head_first: solve the head on frozen features, then move the rest.
-    average:    keep a mean of the first and the best trained weights if that scores better on validation.
+    head_first:        solve the head on frozen features, then move the rest.
+    freeze_embeddings: leave the token embeddings as they are.
+    last_blocks:       move only this many of the upper blocks.
+    layer_decay:       each block learns at this share of the rate of the block above it; 1 is one rate for all.
+    gradual:           the top block first, one more every epoch.
+    l2_sp:             pull of the backbone's weights towards the pretrained ones, times half their squared distance.
+    average:           a mean of weights that is kept if it scores better on validation: of the first and the best
+                       trained ones (wise-ft), of all steps with exponential weights (ema), of the second half's
+                       evaluations (swa).
     """
 
     name: ClassVar = "fine-tuning"
 
-    defaults: ClassVar = {"train": {"dropout": 0.0, "label_smoothing": 0.1}}
-
     head_first: bool = True
     freeze_embeddings: bool = True
-    average: bool = True
+    last_blocks: Annotated[int, Field(ge=1)] | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    gradual: bool = False
+    l2_sp: Annotated[float, Field(ge=0)] = 0.0
+    average: Average = "wise-ft"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        schedule = {"schedule": "slanted-triangular"} if self.gradual else {}
+        return {"train": {"dropout": 0.0, "label_smoothing": 0.1, **schedule}}
 
     @property
     def solves_head(self) -> bool:
         return self.head_first
 
     @property
-    def trains(self) -> bool:
-        return True
-
-    @property
-    def averages(self) -> bool:
+    def averages(self) -> Average:
         return self.average
 
     def prepare(self, model: Model) -> None:
-        if self.freeze_embeddings:
-            model.encoder.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
+        from .. import blocks
+
+        n = len(blocks.of(model.encoder))
+        for option, given in (("last_blocks", self.last_blocks), ("gradual", self.gradual or None),
+                              ("layer_decay", self.layer_decay if self.layer_decay < 1 else None)):
+            if given is not None and not n:
+                raise SpecError(f"method.{option}", "needs blocks that can be told apart, and this backbone's cannot.",
+                                f"Leave it out, or use one of: {', '.join(sorted(blocks.PLACES))}")
+        if (self.last_blocks or 0) > n:
+            raise SpecError("method.last_blocks", f"is {self.last_blocks}, but the backbone has {n} blocks.",
+                            f"Choose 1 to {n}.")
+        if self.last_blocks is not None:
+            blocks.freeze(model.encoder, n - self.last_blocks)
+        if self.freeze_embeddings or self.last_blocks is not None:
+            blocks.base(model.encoder).get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
+
+    def depths(self, model: Model, epochs: int) -> list[int]:
+        from .. import blocks
+
+        n, least = len(blocks.of(model.encoder)), blocks.n_frozen(model.encoder)
+        return [max(least, n - 1 - epoch) for epoch in range(epochs)] if self.gradual else [least]
+
+    def at_epoch(self, model: Model, epoch: int, moving: Sequence[torch.nn.Parameter]) -> None:
+        if self.gradual:
+            from .. import blocks
+
+            for p in moving:
+                p.requires_grad_(True)
+            blocks.freeze(model.encoder, max(0, len(blocks.of(model.encoder)) - 1 - epoch))
+
+    def groups(self, model: Model, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        if self.layer_decay == 1:
+            return super().groups(model, lr, weight_decay)
+        from .. import blocks
+
+        layers = blocks.of(model.encoder)
+        block_of = {id(p): i for i, layer in enumerate(layers) for p in layer.parameters()}
+        behind = {id(p) for part in blocks.behind(model.encoder) for p in part.parameters()}
+        inside = {id(p) for p in model.encoder.parameters()} - behind
+        below_head: dict[int, list[torch.nn.Parameter]] = {}
+        for p in (p for p in model.parameters() if p.requires_grad):
+            steps = len(layers) - block_of.get(id(p), -1) if id(p) in inside else 0
+            below_head.setdefault(steps, []).append(p)
+        return [group for steps, weights in sorted(below_head.items())
+                for group in by_axes(weights, lr * self.layer_decay**steps, weight_decay)]
+
+    def penalty(self, model: Model, first: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        if not self.l2_sp:
+            return None
+        output = {id(p) for p in model.output.parameters()}
+        moved = [(p - first[name].to(p.device)).square().sum() for name, p in model.named_parameters()
+                 if p.requires_grad and id(p) not in output]
+        return self.l2_sp / 2 * sum(moved[1:], moved[0]) if moved else None

@@ -25,10 +25,6 @@ class LinearProbe(Method):
     name: ClassVar = "linear-probe"
 
     @property
-    def solves_head(self) -> bool:
-        return True
-
-    @property
     def trains(self) -> bool:
         return False
 

@@ -30,7 +30,7 @@ SCORES = {
     "verdict": "positive transfer: +6.2 points over TF-IDF [+4.8, +7.3]", "verdict_kind": "positive",
     "curve": [{"step": 20, "epoch": 1.0, "scores": {"accuracy": 0.7, "macro_f1": 0.66}, "is_best": False},
               {"step": 40, "epoch": 2.0, "scores": {"accuracy": 0.72, "macro_f1": 0.69}, "is_best": True}],
-    "kept": {"share": 0.75, "score": 0.73},
+    "kept": {"what": "75% of the way from the first weights to the best trained ones", "score": 0.73},
     "details": {
         "labels": ["negative", "正面", "neu|tral"], "confusion": [[900, 50, 50], [100, 800, 100], [200, 362, 438]],
         "per_label": [{"label": "negative", "n": 1000, "precision": 0.75, "recall": 0.9, "f1": 0.8182},

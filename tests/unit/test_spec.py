@@ -28,7 +28,8 @@ def test_method_by_name_and_with_options():
     assert made.method == {"name": "linear-probe"}
     assert made.evaluate.baselines
     made, origins, _ = workbench.resolve([("call", DATA), ("--set", {"method": {"freeze_embeddings": False}})])
-    assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False, "average": True}
+    assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False, "last_blocks": None,
+                           "layer_decay": 1.0, "gradual": False, "l2_sp": 0.0, "average": "wise-ft"}
     assert origins["method.freeze_embeddings"] == "--set"
     assert origins["train.dropout"] == "method fine-tuning"
     made, _, _ = workbench.resolve([("a", {**DATA, "method": {"name": "fine-tuning", "head_first": False}}),

@@ -127,10 +127,10 @@ def test_steps_can_be_entered_anywhere(tmp_path):
 
 def test_the_plan_counts_steps_and_evaluations(tmp_path):
     stored = windows([10] * 100, tmp_path)  # 12 windows in a batch of 128 tokens: 9 batches
-    assert batches.plan(stored, 128, 0, 2, None, 1) == (18, {0: 0.0, 9: 1.0, 18: 2.0})
-    assert batches.plan(stored, 128, 0, 1, None, 3) == (9, {0: 0.0, 3: 1 / 3, 6: 2 / 3, 9: 1.0})
-    n, evaluate_at = batches.plan(stored, 128, 0, 1, 12, 1)
-    assert (n, list(evaluate_at)) == (12, [0, 9, 12])
+    assert batches.plan(stored, 128, 0, 2, None, 1) == (18, {0: 0.0, 9: 1.0, 18: 2.0}, [0, 9])
+    assert batches.plan(stored, 128, 0, 1, None, 3) == (9, {0: 0.0, 3: 1 / 3, 6: 2 / 3, 9: 1.0}, [0])
+    n, evaluate_at, epochs_at = batches.plan(stored, 128, 0, 1, 12, 1)
+    assert (n, list(evaluate_at), epochs_at) == (12, [0, 9, 12], [0, 9])
     assert batches.plan(stored, 128, 0, 5, 4, 1)[0] == 4
 
 

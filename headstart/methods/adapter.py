@@ -1,0 +1,49 @@
+"""adapter: small bottleneck layers between the frozen blocks' parts move, and the head.
+
+What moves  two thin linear layers behind each feed-forward part (pfeiffer), behind attention too (houlsby); the head.
+When        many tasks on one backbone: each is a file of a few MB. With last_blocks, what lies below is computed once.
+Cost        the forward pass of fine-tuning and most of its backward pass; the optimizer holds little. The bottlenecks
+            stay: every later answer computes them too (a few per cent), and transformers alone cannot load them.
+Goes wrong  it needs a rate some ten times that of fine-tuning.
+Source      Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP"; Pfeiffer et al. 2021, "AdapterFusion"
+            (one bottleneck a block, reduction 16; 48 of 384 here).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from . import Method
+
+if TYPE_CHECKING:
+    from ..heads import Model
+
+
+@dataclass(frozen=True)
+class Adapter(Method):
+    """Bottlenecks move.
+
+    placement:   pfeiffer (one a block) or houlsby (two).
+    size:        width of the bottleneck.
+    last_blocks: only in this many of the upper blocks.
+    alone:       store the adapter without the backbone, which must then be there wherever the artifact is loaded.
+    """
+
+    name: ClassVar = "adapter"
+
+    placement: Literal["pfeiffer", "houlsby"] = "pfeiffer"
+    size: Annotated[int, Field(ge=1)] = 48
+    last_blocks: Annotated[int, Field(ge=1)] | None = None
+    alone: bool = False
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"train": {"lr": 1e-3, "dropout": 0.0}}
+
+    def prepare(self, model: Model) -> None:
+        from .. import adapters
+
+        adapters.insert(model, adapters.places(model.encoder, self.placement == "houlsby", self.last_blocks), self.size)

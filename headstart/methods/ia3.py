@@ -1,0 +1,55 @@
+"""ia3: one factor for every key, value and feed-forward activation moves, and the head.
+
+What moves  three vectors a block that scale keys, values and what the feed-forward part's last layer reads; the head.
+When        a handful of labels, or very many tasks on one backbone: a task is some ten thousand numbers.
+Cost        the forward pass of fine-tuning and most of its backward pass. Nothing at prediction: factors are multiplied
+            into the weights at the end (alone: true stores them by themselves instead).
+Goes wrong  it can only strengthen or weaken what the backbone already computes. It wants a high rate.
+Source      Liu et al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning"
+            (rate 3e-3 there); through the peft library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from . import Method
+
+if TYPE_CHECKING:
+    from ..heads import Model
+
+
+@dataclass(frozen=True)
+class Ia3(Method):
+    """Factors move.
+
+    last_blocks: only in this many of the upper blocks.
+    alone:       store the factors without the backbone, which must then be there wherever the artifact is loaded.
+    """
+
+    name: ClassVar = "ia3"
+
+    last_blocks: Annotated[int, Field(ge=1)] | None = None
+    alone: bool = False
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"train": {"lr": 3e-3, "dropout": 0.0}}
+
+    def prepare(self, model: Model) -> None:
+        from .. import adapters, blocks
+
+        found = adapters.linears(model.encoder, self.last_blocks)
+        behind = adapters.feed_forward_out(found, blocks.base(model.encoder).config)
+        names = [n for n in found if n.rpartition(".")[2] in adapters.KEYS_AND_VALUES and n not in behind]
+        config = adapters.peft().IA3Config(target_modules=names + behind, feedforward_modules=behind,
+                                           task_type="FEATURE_EXTRACTION")
+        adapters.wrap(model, config)
+
+    def finish(self, model: Model) -> Model:
+        from .. import adapters
+
+        return model if self.alone else adapters.merged(model)

@@ -1,0 +1,60 @@
+"""prefix-tuning: made-up keys and values before those of every text move, in every block, and the head.
+
+What moves  n_tokens keys and values a block that no text contains, and the head.
+When        large backbones and many tasks; stronger than prompt-tuning, since it reaches every block.
+Cost        fine-tuning's forward pass with longer attention and most of its backward pass; later answers pay too.
+Goes wrong  it begins far from what the backbone says, so it needs many steps and a high rate. Only families whose
+            attention takes past keys and values can have it.
+Source      Li & Liang 2021, "Prefix-Tuning"; Liu et al. 2022, "P-Tuning v2"; through the peft library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from ..errors import SpecError
+from . import Method
+
+if TYPE_CHECKING:
+    from ..heads import Model
+
+
+@dataclass(frozen=True)
+class PrefixTuning(Method):
+    """Past keys and values move.
+
+    n_tokens:   length of the prefix.
+    alone:      store the prefix without the backbone, which must then be there wherever the artifact is loaded.
+    """
+
+    name: ClassVar = "prefix-tuning"
+
+    n_tokens: Annotated[int, Field(ge=1)] = 8
+    alone: bool = False
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"train": {"lr": 1e-2, "dropout": 0.0}}
+
+    @property
+    def n_extra_tokens(self) -> int:
+        return self.n_tokens
+
+    def prepare(self, model: Model) -> None:
+        from .. import adapters, blocks
+
+        family = blocks.base(model.encoder).config.model_type  # type: ignore[union-attr]
+        if family not in adapters.TAKES_PREFIX:
+            raise SpecError("method.name", "\"prefix-tuning\" needs attention that takes past keys and values; that "
+                            f"of {family} does not.",
+                            f"It can be had with: {', '.join(sorted(adapters.TAKES_PREFIX))}. Or use lora, ia3, "
+                            "adapter, bitfit or fine-tuning.")
+        sizes: Any = blocks.base(model.encoder).config
+        config = adapters.peft().PrefixTuningConfig(
+            num_virtual_tokens=self.n_tokens, token_dim=sizes.hidden_size, num_transformer_submodules=1,
+            num_attention_heads=sizes.num_attention_heads, num_layers=sizes.num_hidden_layers,
+            task_type="FEATURE_EXTRACTION")
+        adapters.wrap(model, config)

@@ -1,0 +1,53 @@
+"""prompt-tuning: some made-up tokens before every text move, and the head.
+
+What moves  the vectors of n_tokens tokens that no text contains, and the head.
+When        very large backbones, many tasks, and one copy of the weights in memory.
+Cost        fine-tuning's forward pass over a longer text and most of its backward pass; later answers pay for the
+            longer text too. Nothing below can be cached: the prompt changes what every block sees.
+Goes wrong  on small backbones it is far behind all other methods; it needs many steps and a high rate.
+Source      Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning"; through the peft library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from . import Method
+
+if TYPE_CHECKING:
+    from ..heads import Model
+
+
+@dataclass(frozen=True)
+class PromptTuning(Method):
+    """A prompt moves.
+
+    n_tokens:   length of the prompt.
+    alone:      store the prompt without the backbone, which must then be there wherever the artifact is loaded.
+    """
+
+    name: ClassVar = "prompt-tuning"
+
+    n_tokens: Annotated[int, Field(ge=1)] = 8
+    alone: bool = False
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        # A window must leave room for the prompt: positions are counted with it.
+        return {"train": {"lr": 1e-2, "dropout": 0.0}}
+
+    @property
+    def n_extra_tokens(self) -> int:
+        return self.n_tokens
+
+    def prepare(self, model: Model) -> None:
+        from .. import adapters, blocks
+
+        table = blocks.base(model.encoder).get_input_embeddings()  # type: ignore[operator]
+        config = adapters.peft().PromptTuningConfig(
+            num_virtual_tokens=self.n_tokens, token_dim=table.embedding_dim, num_transformer_submodules=1,
+            num_attention_heads=1, num_layers=1, task_type="FEATURE_EXTRACTION")
+        adapters.wrap(model, config)

@@ -1,0 +1,60 @@
+"""setfit: texts of one label are pulled together and others pushed apart; then a head is solved on what comes out.
+
+What moves  all weights but the token embeddings, under a contrastive loss that has no head; the head is solved anew.
+When        8 to 64 labels a class, and a sentence encoder as backbone.
+Cost        that of fine-tuning a step; all pairs of a batch are compared, so few steps are enough.
+Goes wrong  with many labels a class plain fine-tuning is as good and knows the labels' own geometry; a batch must hold
+            texts of one label twice, so very many classes want large batches.
+Source      Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts". There pairs are drawn and encoded one
+            by one with a squared loss on their cosine; here every pair of a batch is compared under the same loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from . import Method
+from .fine_tuning import FineTuning
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..heads import Model
+
+
+@dataclass(frozen=True)
+class SetFit(Method):
+    """Contrast, then a solved head. freeze_embeddings: leave the token embeddings as they are."""
+
+    name: ClassVar = "setfit"
+    reads: ClassVar = "features"
+
+    freeze_embeddings: bool = True
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"train": {"lr": 1e-4, "dropout": 0.0, "tokens_per_batch": 1024}}
+
+    @property
+    def solves_again(self) -> bool:
+        return True
+
+    def prepare(self, model: Model) -> None:
+        FineTuning(freeze_embeddings=self.freeze_embeddings).prepare(model)
+
+    def loss(self, task: Any, said: torch.Tensor, target: dict[str, torch.Tensor],
+             **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared difference between each pair's cosine and 1 (one label) or 0 (two), both kinds weighed alike."""
+        from torch.nn.functional import normalize
+
+        unit_BD = normalize(said.float(), dim=-1)
+        gold_B = target["label"]
+        n = len(gold_B)
+        same_BB = (gold_B[:, None] == gold_B[None, :]).float()
+        other_BB = 1 - same_BB
+        same_BB = same_BB - same_BB.new_ones(n).diag()  # a text with itself says nothing
+        error_BB = (unit_BD @ unit_BD.T - same_BB).square()
+        kinds = [(error_BB * pairs).sum() / pairs.sum() for pairs in (same_BB, other_BB) if pairs.sum() > 0]
+        mean = sum(kinds[1:], kinds[0]) / len(kinds) if kinds else 0 * said.sum()
+        return n * mean, gold_B.new_tensor(n)

@@ -1,0 +1,95 @@
+"""What every family of backbones must do: its lowest blocks can be left out once their answer is known."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import headstart
+from headstart import backbone as backbones
+from headstart import blocks, tasks
+from headstart.errors import SpecError
+from headstart.types import collate
+
+ENTERED = [name for name in tiny.FAMILIES if name in blocks.PLACES]
+ADAPTED = ["lora", "ia3", "adapter", "bitfit", "dora", "prompt-tuning", "prefix-tuning"]
+CANNOT = {"bitfit": {"llama", "t5", "modernbert"}, "prompt-tuning": set(),
+          "prefix-tuning": {"distilbert", "albert", "mpnet", "deberta-v2", "modernbert", "t5"}}
+
+
+def test_families_are_found():
+    assert set(ENTERED) >= {"bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert", "gpt2",
+                            "llama", "t5"}
+    assert blocks.PLACES.keys() - set(ENTERED) == {"xlm-roberta", "camembert"}  # RoBERTa under other names
+
+
+@pytest.fixture(scope="module", params=list(tiny.FAMILIES))
+def family(request, tmp_path_factory):
+    return request.param, tiny.backbone(tmp_path_factory.mktemp(request.param) / "model", request.param)
+
+
+def built(folder):
+    task = tasks.find("text-classification")(labels=("bad", "good"))
+    loaded = backbones.load(str(folder), 64)
+    model = backbones.build(loaded, task, "mean", seed=0).eval()
+    rows = tiny.rows(6)
+    inputs = collate({"input_ids": [task.encode(0, {"text": r["text"]}, loaded.reader)[0].inputs["input_ids"]
+                                    for r in rows]}, {}, loaded.reader.pad_id).inputs
+    return model, {name: torch.from_numpy(a) for name, a in inputs.items()}
+
+
+def test_a_model_entered_in_the_middle_says_what_the_whole_one_says(family):
+    name, folder = family
+    model, inputs = built(folder)
+    layers = blocks.of(model.encoder)
+    assert len(layers) == (2 if name in blocks.PLACES else 0)
+    with torch.no_grad():
+        whole = model(inputs)
+        for n in range(1, len(layers) + 1):
+            with blocks.caught(layers[n - 1], lambda _, said: said) as seen:
+                model(inputs)
+            hidden_BTD = blocks.Span(model, 0, n)(inputs)
+            torch.testing.assert_close(hidden_BTD, seen[0], atol=0, rtol=0)
+            torch.testing.assert_close(blocks.Span(model, n)(inputs, hidden_BTD), whole)
+        if len(layers) > 1:
+            first = blocks.Span(model, 0, 1)(inputs)
+            torch.testing.assert_close(blocks.Span(model, 1, 2)(inputs, first), hidden_BTD)
+        torch.testing.assert_close(model(inputs), whole)  # the twins left it as it was
+
+
+def test_cached_and_uncached_training_reach_the_same_weights(family, reviews, tmp_path):
+    name, folder = family
+    method = {"name": "fine-tuning", "last_blocks": 1} if name in blocks.PLACES else {"name": "linear-probe"}
+    weights = {}
+    for cache in ("fp32", "off"):
+        spec = tiny.spec(reviews, folder, method=copy.deepcopy(method), cache=cache, data={"limit": 80},
+                         train={"epochs": 1, "dropout": 0.1}, evaluate={"baselines": False})
+        run = headstart.fit(spec, out=tmp_path / cache)
+        weights[cache] = tensors(run.folder)
+    assert weights["fp32"].keys() == weights["off"].keys()
+    for key, value in weights["fp32"].items():
+        np.testing.assert_allclose(value, weights["off"][key], atol=1e-5, err_msg=key)
+
+
+def tensors(folder):
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "model.safetensors") | load_file(folder / "head.safetensors")
+
+
+@pytest.mark.parametrize("method", ADAPTED)
+def test_a_method_fits_a_family_or_says_why_not(family, method, reviews, tmp_path):
+    name, folder = family
+    spec = tiny.spec(reviews, folder, method={"name": method}, data={"limit": 60}, train={"epochs": 1},
+                     evaluate={"baselines": False})
+    if name in CANNOT.get(method, ()):
+        with pytest.raises(SpecError, match=f'"{method}"') as raised:
+            headstart.fit(spec, out=tmp_path / "run")
+        assert "se lora" in raised.value.fix
+        return
+    run = headstart.fit(spec, out=tmp_path / "run")
+    assert len(run.predict(["a lovely film"])) == 1

@@ -1,0 +1,183 @@
+"""What frozen layers said: kept, shared, and never wrong."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+
+import headstart
+from headstart import prefix
+from headstart.errors import SpecError
+from headstart.progress import Show
+from headstart.types import collate
+
+
+class Told(Show):
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+        self.begun: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def begin(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        self.begun.append(what)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def fit(backbone, reviews, out, method, show=None, **fields):
+    spec = tiny.spec(reviews, backbone, method=copy.deepcopy(method), data={"limit": 100}, train={"epochs": 1},
+                     evaluate={"baselines": False}, **fields)
+    return headstart.fit(spec, out=out, show=show)
+
+
+def weights(run):
+    return (run.folder / "model.safetensors").read_bytes() + (run.folder / "head.safetensors").read_bytes()
+
+
+LAST = {"name": "fine-tuning", "last_blocks": 1}
+
+
+def test_a_second_run_computes_nothing_of_the_frozen_part(own_cache, backbone, reviews, tmp_path):
+    told = Told(), Told(), Told()
+    runs = [fit(backbone, reviews, tmp_path / str(i), LAST, show, seed=seed)
+            for i, (show, seed) in enumerate(zip(told, (0, 0, 1), strict=True))]
+    assert "frozen layers (lowest 1)" in told[0].begun
+    assert not any("frozen" in what for what in told[1].begun)
+    assert weights(runs[0]) == weights(runs[1])
+    n_before = len(list(own_cache.glob("*/*.npy")))
+    assert n_before >= 2
+
+
+def test_one_memo_serves_another_depth_and_the_features(own_cache, backbone, reviews, tmp_path):
+    show = Told()
+    fit(backbone, reviews, tmp_path / "a", {"name": "linear-probe"}, show)
+    fit(backbone, reviews, tmp_path / "b", {"name": "linear-probe"}, again := Told(), seed=0)
+    assert "frozen features" in show.begun
+    assert "frozen features" not in again.begun
+
+
+def test_fp16_scores_like_fp32_and_off(own_cache, backbone, reviews, tmp_path):
+    scores = {cache: fit(backbone, reviews, tmp_path / str(cache), LAST, cache=cache).scores
+              for cache in ("fp16", "fp32", False)}
+    low, high = scores[False]["interval"]
+    assert low <= scores["fp16"]["score"] <= high
+    assert scores["fp32"]["score"] == scores[False]["score"]
+
+
+def damage_truncate(path):
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def damage_flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def damage_other_model(path):
+    other = path.parent.with_name("0" * 24 + "-1-fp16")
+    shutil.copytree(path.parent, other)
+    shutil.rmtree(path.parent)
+    other.rename(path.parent)
+    for index in path.parent.glob("*.npy"):
+        found = np.load(index)
+        found["memo"] += 1
+        np.save(index, found)
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_other_model, os.unlink])
+@pytest.mark.parametrize("kind", ["*.bin", "*.npy"])
+def test_a_damaged_memo_is_computed_again(own_cache, backbone, reviews, tmp_path, damage, kind):
+    first = fit(backbone, reviews, tmp_path / "a", LAST)
+    paths = sorted(own_cache.glob(f"*-fp16/{kind}"))
+    assert paths
+    damage(paths[0])
+    second = fit(backbone, reviews, tmp_path / "b", LAST, show := Told())
+    assert second.scores["score"] == first.scores["score"]
+    assert weights(second) == weights(first) or damage is damage_flip
+    if damage is not os.unlink and not (damage is damage_flip and kind == "*.bin"):
+        assert any("damaged" in line for line in show.lines) or damage is damage_other_model
+
+
+def test_deleted_during_a_run_changes_nothing(own_cache, backbone, reviews, tmp_path):
+    class Deleting(Told):
+        def begin(self, what: str, total: int, unit: str, done: int = 0) -> None:
+            if what == "training":
+                shutil.rmtree(own_cache)
+
+    kept = fit(backbone, reviews, tmp_path / "a", LAST)
+    shutil.rmtree(own_cache)
+    assert weights(fit(backbone, reviews, tmp_path / "b", LAST, Deleting())) == weights(kept)
+
+
+def test_no_room_means_no_memo_and_is_said(own_cache, backbone, reviews, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE_BYTES", "10KB")
+    run = fit(backbone, reviews, tmp_path / "a", LAST, show := Told())
+    assert run.scores["score"] > 0
+    assert any("do not fit" in line and "HEADSTART_CACHE_BYTES" in line for line in show.lines)
+    assert not prefix.used()
+
+
+def test_a_folder_that_cannot_be_written_is_said(backbone, reviews, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file" / "cache"))
+    run = fit(backbone, reviews, tmp_path / "a", LAST, show := Told())
+    assert run.scores["score"] > 0
+    assert any("cannot be written" in line for line in show.lines)
+
+
+def test_the_longest_unused_goes_first(own_cache):
+    for i, name in enumerate("abc"):
+        memo = prefix.Memo(name, 4, "<f4")
+        with memo.adding(Told()):
+            memo.write(np.array([i], np.uint64), np.array([2]), iter([(np.array([0]), [np.ones((2, 4))])]))
+        path = next((own_cache / name).glob("*.npy"))
+        os.utime(path, (i, i))
+    one = prefix.used()[0][1]
+    assert prefix.prune(2 * one) == one
+    assert [path.parent.name for path, _, _ in prefix.used()] == ["b", "c"]
+    assert prefix.prune(0) == 2 * one
+
+
+def test_two_processes_at_once_leave_a_sound_memo(own_cache, backbone, reviews, tmp_path):
+    code = ("import sys, headstart; headstart.fit({'backbone': sys.argv[1], 'method': {'name': 'fine-tuning', "
+            "'last_blocks': 1}, 'data': {'train': sys.argv[2], 'limit': 100}, 'train': {'epochs': 1}, "
+            "'evaluate': {'baselines': False}}, out=sys.argv[3])")
+    both = [subprocess.Popen([sys.executable, "-c", code, str(backbone), str(reviews), str(tmp_path / name)])
+            for name in "ab"]
+    assert [process.wait() for process in both] == [0, 0]
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    assert all(prefix.Memo(path.parent.name, 32, "<f2").n_damaged == 0 for path, _, _ in prefix.used()
+               if path.parent.name.endswith("fp16"))
+
+
+def test_keys_are_of_ids_and_not_of_padding():
+    one = collate({"input_ids": [[5, 6], [5, 6, 7]]}, {}, 0).inputs
+    alone = collate({"input_ids": [[5, 6]]}, {}, 0).inputs
+    keys = prefix.keys_of(one)
+    assert keys[0] == prefix.keys_of(alone)[0] != keys[1]
+
+
+@pytest.mark.parametrize(("text", "n"), [("2GB", 2_000_000_000), ("1.5 kb", 1500), ("7", 7)])
+def test_sizes(text, n):
+    assert prefix.parse_size(text) == n
+
+
+def test_a_size_that_is_none():
+    with pytest.raises(SpecError, match='"many" is not a size'):
+        prefix.parse_size("many")
