@@ -17,7 +17,7 @@ demo: setup  ## fit a tweet classifier, prove that transfer helped, and answer t
 	@echo "The report, with the certificate as a picture: runs/tweets/report.html"
 
 test: setup  ## the default suite, under three minutes
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 slow: setup  ## what takes longer: real data, many kills
 	$(BIN)/pytest -m slow

@@ -61,7 +61,7 @@ def measure(name: str, change: dict[str, Any], data: str, seed: int, n_train: in
         for part, chosen in (("train", train), ("test", test)):
             paths[f"data.{part}"] = str(Path(folder) / f"{part}.jsonl")
             Path(paths[f"data.{part}"]).write_text("".join(json.dumps(r) + "\n" for r in chosen), "utf-8")
-        settings = {**paths, "evaluate.baselines": False, **change}
+        settings = {**paths, "method.name": "fine-tuning", "evaluate.baselines": False, **change}
         given = specs.parse_set([f"{k}={json.dumps(v)}" for k, v in settings.items()])
         artifact = headstart.fit({**given, "seed": seed}, out=Path(folder) / "run")
         answers = artifact.predict([row["text"] for row in test])

@@ -67,7 +67,8 @@ def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, **settin
     from headstart.runfolder import Stop
 
     train = {"epochs": 1, "checkpoint_every_s": 1e9, **settings}
-    spec, _, method = workbench.resolve([("bench", {"data": {"train": "sst2"}, "train": train})])
+    asked = {"data": {"train": "sst2"}, "method": "fine-tuning", "train": train}
+    spec, _, method = workbench.resolve([("bench", asked)])
     task = tasks.find(spec.task)().learn(rows)
     backbone = backbones.load(spec.backbone, spec.data.max_tokens)
     model = backbones.build(backbone, task, spec.head.pooling, spec.seed)

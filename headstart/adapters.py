@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,9 +72,9 @@ def feed_forward_out(found: dict[str, nn.Module], config: Any) -> list[str]:
 
 def wrap(model: Model, config: Any) -> None:
     """Put peft's adapter around the encoder; the backbone freezes, the adapter and the head move."""
-    from peft import get_peft_model
-
-    set_encoder(model, get_peft_model(cast(Any, model.encoder), config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's and transformers' talk among themselves
+        set_encoder(model, peft().get_peft_model(cast(Any, model.encoder), config))
 
 
 def peft() -> Any:

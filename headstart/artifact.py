@@ -6,7 +6,8 @@
                                                          model.safetensors is the backbone's own, or left out
     task.json, spec.yaml                                 what is asked of the model, and the run's every setting
     scores.json, steps.jsonl, README.md                  the certificate, the training log, the model card
-    outcomes.npy                                         gold and answer of each test row, as numbers
+    outcomes.npy                                         gold and answer of each test row as numbers, in the source's
+                                                         order: what paired tests between runs read
     golden.jsonl                                         ten inputs with their answers, re-answered at every load
     MANIFEST.json                                        sha256 of each of the above
     report.html, report.md                               may be written again at any time

@@ -40,7 +40,7 @@ def fit(
     )] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the artifact; runs/NAME when absent.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Pretrained model: a name, a folder or a hub id.")] = None,
-    method: Annotated[str | None, typer.Option(help="How knowledge is carried over, such as fine-tuning.")] = None,
+    method: Annotated[str | None, typer.Option(help="How knowledge is carried over; auto when absent.")] = None,
     task: Annotated[str | None, typer.Option(help="The kind of question, such as text-classification.")] = None,
     seed: Annotated[int | None, typer.Option(help="Drives splits, order, new weights and dropout.")] = None,
     encoding: Encoding = None,

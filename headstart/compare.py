@@ -15,17 +15,18 @@ has loaded the libraries already.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -36,6 +37,8 @@ from .progress import Show
 from .sections import Headline, Picture, Section, Table, duration, in_words, percent, points
 from .sections import interval as in_brackets
 
+LIBRARIES = ("accelerate", "jinja2", "peft", "sklearn.linear_model", "sklearn.feature_extraction.text",
+             "safetensors.torch", "transformers.models.bert.modeling_bert")  # seconds to import: once, not in each cell
 N_LATENCY = 30  # single texts answered one by one, after five to warm up
 # How our own split files are read, whatever the Spec says of the user's.
 AS_SPLIT = {"encoding": "utf-8", "delimiter": None, "validation_limit": None, "test_limit": None, "errors": "strict"}
@@ -92,12 +95,12 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
         cells = [Cell(method, n, spec.seed + seed) for n in rows or [n_train] for seed in range(seeds)
                  for method in wanted]
         done = _finished(out)
-        with _worker() as worker:
-            for i, cell in enumerate(cells):
-                if cell.name in done:
-                    continue
+        missing = [(i, cell) for i, cell in enumerate(cells) if cell.name not in done]
+        with _worker() if missing else nullcontext() as worker:
+            for i, cell in missing:
                 show.say(f"compare {i + 1}/{len(cells)}: {cell.method}, {cell.rows:,} rows, seed {cell.seed}")
-                done[cell.name] = _run(worker, out, cell, parts, given, spec.task, is_first=cell.method == wanted[0])
+                done[cell.name] = _run(cast(Worker, worker), out, cell, parts, given, spec.task,
+                                       is_first=cell.method == wanted[0])
         found = _summarize([(cell, done[cell.name]) for cell in cells], wanted, out, spec)
         _write(found, out)
     return found
@@ -131,7 +134,10 @@ def _finished(out: Path) -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in lines if (out / "outcomes" / f"{one['name']}.npy").exists()}
 
 
-def _run(worker: subprocess.Popen[str], out: Path, cell: Cell, parts: Mapping[str, str], given: Sequence[Any],
+Worker = subprocess.Popen[str]
+
+
+def _run(worker: Worker, out: Path, cell: Cell, parts: Mapping[str, str], given: Sequence[Any],
          task: str, is_first: bool) -> dict[str, Any]:
     """One cell in a child of `worker`; its line is appended when it is finished."""
     order = {"out": str(out), "cell": asdict(cell), "given": [list(one) for one in given], "baselines": is_first,
@@ -151,7 +157,7 @@ def _run(worker: subprocess.Popen[str], out: Path, cell: Cell, parts: Mapping[st
 
 
 @contextmanager
-def _worker() -> Iterator[subprocess.Popen[str]]:
+def _worker() -> Iterator[Worker]:
     command = [sys.executable, "-c", "from headstart.compare import serve; serve()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
         yield worker
@@ -162,7 +168,8 @@ def serve() -> None:
 
     This process computes nothing itself, so it has no threads that a fork could lose.
     """
-    sys.setswitchinterval(0.1)
+    for library in LIBRARIES:
+        importlib.import_module(library)
     for line in sys.stdin:
         sys.stdout.flush()
         child = os.fork()
@@ -299,8 +306,9 @@ def _headline(found: dict[str, Any]) -> Headline:
             else f"Not proven worse: {', '.join(ties)}. Of these, {cheapest['method']} takes the least time, "
                  f"{duration(cheapest['seconds'])} against {duration(best['seconds'])}."
             if cheapest is not best else f"Not proven worse: {', '.join(ties)}; it takes the least time of them.")
-    return Headline(title, rest, f"Mean {in_words(found['metric'])} of {len(found['seeds'])} seeds on the same "
-                                 f"{found['n_test']:,} test rows, {size['rows']:,} train rows.")
+    of_seeds = f"mean of {len(found['seeds'])} seeds" if len(found["seeds"]) > 1 else "one seed"
+    return Headline(title, rest, f"{in_words(found['metric']).capitalize()}, {of_seeds}, on the same "
+                                 f"{found['n_test']:,} test rows, from {size['rows']:,} train rows.")
 
 
 def _sections(found: dict[str, Any], size: dict[str, Any]) -> list[Section]:
@@ -310,7 +318,7 @@ def _sections(found: dict[str, Any], size: dict[str, Any]) -> list[Section]:
         marks = [drawing.Mark(one["method"], one[budget], one["score"], tuple(one["interval"]), one["fronts"][budget])
                  for one in size["systems"]]
         svg = drawing.scatter_plot(f"{metric} against {words}", marks, _SHOWN[budget], percent)
-        pictures.append(Picture(f"Test {metric} with 95% intervals against {words} (logarithmic); filled: nothing is "
+        pictures.append(Picture(f"Test {metric} with 95% intervals against {words} (logarithmic); blue: nothing is "
                                 "both cheaper and better", svg))
     rows = [(one["method"], percent(one["score"]), in_brackets(one["interval"]),
              percent(one["deviation"]) if one["deviation"] is not None else "–", duration(one["seconds"]),
@@ -329,4 +337,4 @@ def _sections(found: dict[str, Any], size: dict[str, Any]) -> list[Section]:
                     [table, *([pairs] if pairs.rows else [])])]
 
 
-_SHOWN = {"seconds": duration, "bytes": lambda n: f"{n / 1e6:g} MB", "latency_s": lambda s: f"{1000 * s:g} ms"}
+_SHOWN = {"seconds": duration, "bytes": lambda n: f"{n / 1e6:.3g} MB", "latency_s": lambda s: f"{1000 * s:.3g} ms"}

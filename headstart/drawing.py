@@ -27,6 +27,7 @@ STYLE = """
 .headstart-plot .main.interval { stroke: var(--accent, #2f7ec7); stroke-opacity: 1; stroke-width: 4; }
 .headstart-plot circle.main { fill: var(--accent, #2f7ec7); }
 .headstart-plot circle.ring { fill: none; stroke: var(--accent, #2f7ec7); stroke-width: 1.5; }
+.headstart-plot circle.open { fill: var(--paper, #fff); stroke: currentColor; stroke-opacity: .7; stroke-width: 1.5; }
 .headstart-plot .band { fill: var(--accent, #2f7ec7); fill-opacity: .13; }
 .headstart-plot path { fill: none; stroke: currentColor; stroke-opacity: .28; stroke-width: 1; }
 .headstart-plot path.main { stroke: var(--accent, #2f7ec7); stroke-opacity: 1; stroke-width: 2; }
@@ -35,7 +36,8 @@ STYLE = """
 
 ROW_HEIGHT = 46  # of the dot plot: a line of words, and the strip below it
 LINES_HEIGHT = 150
-SCATTER_HEIGHT = 260
+SCATTER_HEIGHT = 240
+LEAST_RATIO = 1.05  # of the largest cost to the smallest
 N_POINTS_SHOWN = 400
 INSET = 1.5  # percent kept free at both ends, so that a dot at the end of the scale is whole
 
@@ -184,10 +186,13 @@ class Mark:
 
 def scatter_plot(title: str, marks: Sequence[Mark], show_cost: Callable[[float], str],
                  show: Callable[[float], str]) -> str:
-    """Worth against cost on a logarithmic axis; intervals stand upright, names beside their points."""
+    """Worth against cost on a logarithmic axis; intervals stand upright, points are numbered from the best down.
+
+    Returns "" where all cost about the same: there is nothing to choose by.
+    """
     marks = sorted((m for m in marks if m.cost > 0 and all(map(math.isfinite, (m.value, *m.interval)))),
                    key=lambda m: m.cost)
-    if not marks:
+    if not marks or marks[-1].cost < LEAST_RATIO * marks[0].cost:
         return ""
     low, high = math.log10(marks[0].cost), math.log10(marks[-1].cost)
     room = max(0.15, (high - low) * 0.12)
@@ -197,24 +202,21 @@ def scatter_plot(title: str, marks: Sequence[Mark], show_cost: Callable[[float],
     for tick in y.ticks:
         at = y.down(tick, SCATTER_HEIGHT)
         parts += [_line("grid", 0, at, 100, at), tag("text", escape(show(tick)), x=-8, y=at + 4, class_="small end")]
-    taken: list[tuple[float, float]] = []
+    ranked = sorted(marks, key=lambda m: (-m.value, m.name))
     for m in marks:
         left, top = x.at(math.log10(m.cost)), y.down(m.value, SCATTER_HEIGHT)
         look = "main" if m.on_front else "other"
-        ends = [y.down(end, SCATTER_HEIGHT) for end in m.interval]
-        parts += [_line(f"{look} interval", left, ends[0], left, ends[1]),
-                  tag("circle", class_=look if m.on_front else "ring", cx=f"{left:.2f}%", cy=top, r=5.5)]
-        side, words_x = ("end", left - 1.5) if left > 60 else ("start", left + 1.5)
-        words_y = top + 4
-        while any(abs(words_y - other) < 15 and abs(left - near) < 30 for near, other in taken):
-            words_y += 15
-        taken.append((left, words_y))
-        parts.append(_text(m.name, words_x, words_y, f"{look} small {side}"))
-    steps = sorted({m.cost for m in marks})
-    shown = [steps[0], *([steps[-1]] if len(steps) > 1 else [])]
-    parts += [_text(show_cost(cost), x.at(math.log10(cost)), SCATTER_HEIGHT + 17, "small middle") for cost in shown]
+        low_end, high_end = (y.down(end, SCATTER_HEIGHT) for end in m.interval)
+        parts += [_line(f"{look} interval", left, low_end, left, high_end),
+                  tag("circle", class_="main" if m.on_front else "open", cx=f"{left:.2f}%", cy=top, r=5.5),
+                  _text(str(ranked.index(m) + 1), left, high_end - 6, f"{look} small middle")]
+    for k, m in enumerate(ranked):  # names stand below: beside the points they would cover each other
+        parts.append(_text(f"{k + 1}  {m.name}", 50.0 * (k % 2), SCATTER_HEIGHT + 40 + 17 * (k // 2),
+                           "main small" if m.on_front else "small"))
+    parts += [_text(show_cost(cost), x.at(math.log10(cost)), SCATTER_HEIGHT + 17, "small middle")
+              for cost in (marks[0].cost, marks[-1].cost)]
     words = "; ".join(f"{m.name}: {show(m.value)} at {show_cost(m.cost)}" for m in marks)
-    return _picture(parts, title, words, SCATTER_HEIGHT + 22, "lines")
+    return _picture(parts, title, words, SCATTER_HEIGHT + 30 + 17 * ((len(marks) + 1) // 2), "lines")
 
 
 def _path(points: Sequence[Point], x: Scale, y: Scale) -> str:

@@ -28,6 +28,7 @@ from .types import Batch, Prediction, Reader, Row
 
 RESUME = "continue with the same command and --resume"
 FIRST, TRAINED = "the first weights", "the best trained weights"
+MIN_PROOF_ROWS = 30  # resamples of fewer rows look alike, and their interval is too narrow
 SHARES = (0.25, 0.5, 0.75)  # of the way from the first weights to the best trained ones, where means are tried
 
 
@@ -189,6 +190,8 @@ class Learner:
     def _is_proven(self, weights: dict[str, torch.Tensor], start: dict[str, torch.Tensor],
                    validation: Sequence[Row]) -> bool:
         """Whether the interval of the paired difference on the validation rows lies above zero."""
+        if len(validation) < MIN_PROOF_ROWS:
+            return False
         outcomes = []
         for one in (weights, start):
             self._put(one)

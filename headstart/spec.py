@@ -103,7 +103,7 @@ class Spec(_Part):
 
     task: str = Field("text-classification", description="the kind of question")
     backbone: str = Field("minilm-l6", description="a name, a folder or a hub id of a pretrained model")
-    method: dict[str, Any] = Field({"name": "fine-tuning"}, description="how knowledge is carried over, with options")
+    method: dict[str, Any] = Field({"name": "auto"}, description="how knowledge is carried over, with options")
     head: HeadSpec = HeadSpec()
     data: DataSpec
     train: TrainSpec = TrainSpec()

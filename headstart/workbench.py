@@ -24,7 +24,7 @@ from . import spec as specs
 from .artifact import Artifact
 from .errors import DataError, Problem, RunFolderError, shorten
 from .heads import Model
-from .learning import Learner
+from .learning import FIRST, Learner
 from .methods import Method
 from .predict import predict
 from .progress import Show
@@ -67,6 +67,8 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         baselines = solve_head(run)
         if method.trains:
             run.learner.learn(run.windows["train"], run.splits.validation.rows, resume=resume)
+            if method.keeps_proven and run.learner.kept["what"] == FIRST:
+                baselines.pop("frozen-backbone", None)  # the fitted model is this very one
         run.model = run.learner.finish()
         learned = time.perf_counter()
         scores = certify(run, baselines)
@@ -308,7 +310,8 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned
                            "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",
                            "README.md": report.model_card(scores, spec_yaml)}.items():
             (folder / name).write_text(text, "utf-8")
-        np.save(folder / "outcomes.npy", np.asarray(run.outcomes), allow_pickle=False)
+        in_source_order = np.argsort(parts.test.lines_N, kind="stable")  # so that runs with other seeds line up
+        np.save(folder / "outcomes.npy", np.asarray(run.outcomes)[in_source_order], allow_pickle=False)
         sealed.seal(folder)
         artifact.load(folder, "cpu")  # what was written is read back and asked again before anyone sees it
     report.write(final)

@@ -81,6 +81,7 @@ def write_csv(path: Path, records: list[dict[str, str]]) -> Path:
 
 def spec(source: Path, model: Path, /, **fields: Any) -> dict[str, Any]:
     """A Spec that fits a tiny model to `source` in a second or two."""
-    return {"backbone": str(model), "data": {"train": str(source), "max_tokens": 64, **fields.pop("data", {})},
+    return {"backbone": str(model), "method": fields.pop("method", "fine-tuning"),
+            "data": {"train": str(source), "max_tokens": 64, **fields.pop("data", {})},
             "train": {"epochs": 2, "lr": 3e-3, "tokens_per_batch": 256, **fields.pop("train", {})},
             "evaluate": {"n_resamples": 200, **fields.pop("evaluate", {})}, **fields}

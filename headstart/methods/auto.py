@@ -5,7 +5,7 @@ When        you do not know which method to take.
 Cost        that of fine-tuning.
 Goes wrong  with few validation rows small gains cannot be proven, and a slightly better model is not kept.
 Source      Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (the order); the rule is ours: the 95 %
-            interval of the paired difference on the validation rows must lie above zero.
+            interval of the paired difference on the validation rows (30 at least) must lie above zero.
 """
 
 from __future__ import annotations

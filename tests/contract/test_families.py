@@ -10,8 +10,8 @@ import tiny
 import torch
 
 import headstart
+from headstart import adapters, blocks, methods, tasks
 from headstart import backbone as backbones
-from headstart import blocks, tasks
 from headstart.errors import SpecError
 from headstart.types import collate
 
@@ -66,7 +66,7 @@ def test_cached_and_uncached_training_reach_the_same_weights(family, reviews, tm
     method = {"name": "fine-tuning", "last_blocks": 1} if name in blocks.PLACES else {"name": "linear-probe"}
     weights = {}
     for cache in ("fp32", "off"):
-        spec = tiny.spec(reviews, folder, method=copy.deepcopy(method), cache=cache, data={"limit": 80},
+        spec = tiny.spec(reviews, folder, method=copy.deepcopy(method), cache=cache, data={"limit": 40},
                          train={"epochs": 1, "dropout": 0.1}, evaluate={"baselines": False})
         run = headstart.fit(spec, out=tmp_path / cache)
         weights[cache] = tensors(run.folder)
@@ -81,15 +81,38 @@ def tensors(folder):
     return load_file(folder / "model.safetensors") | load_file(folder / "head.safetensors")
 
 
-@pytest.mark.parametrize("method", ADAPTED)
-def test_a_method_fits_a_family_or_says_why_not(family, method, reviews, tmp_path):
+@pytest.mark.parametrize("method_name", ADAPTED)
+def test_a_method_moves_and_stores_a_family_or_says_why_not(family, method_name, tmp_path):
     name, folder = family
-    spec = tiny.spec(reviews, folder, method={"name": method}, data={"limit": 60}, train={"epochs": 1},
-                     evaluate={"baselines": False})
-    if name in CANNOT.get(method, ()):
-        with pytest.raises(SpecError, match=f'"{method}"') as raised:
-            headstart.fit(spec, out=tmp_path / "run")
+    method = methods.build({"name": method_name})
+    model, inputs = built(folder)
+    with torch.no_grad():
+        pretrained = model(inputs)
+    if name in CANNOT.get(method_name, ()):
+        with pytest.raises(SpecError, match=f'"{method_name}"') as raised:
+            method.prepare(model)
         assert "se lora" in raised.value.fix
         return
-    run = headstart.fit(spec, out=tmp_path / "run")
-    assert len(run.predict(["a lovely film"])) == 1
+    method.prepare(model)
+    with torch.no_grad(), method.as_pretrained(model):
+        torch.testing.assert_close(model(inputs), pretrained)
+    optimizer = torch.optim.Adam(method.groups(model, 1e-2, 0.0))
+    losses = []
+    for _ in range(10):
+        loss = model(inputs)[:, 0].square().sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert min(losses) < losses[0]
+    model.eval()
+    with torch.no_grad():
+        moved = model(inputs)
+        model = method.finish(model)
+        torch.testing.assert_close(model(inputs), moved, rtol=1e-4, atol=1e-4)
+        if adapters.is_on(model):
+            adapters.save(model, tmp_path / "adapter")
+            fresh, _ = built(folder)
+            adapters.restore(fresh, tmp_path / "adapter")
+            fresh.head.load_state_dict(model.head.state_dict())
+            torch.testing.assert_close(fresh.eval()(inputs), moved)

@@ -85,6 +85,20 @@ def with_labels(n_labels):
     return scores_with(details={"labels": labels, "confusion": counts, "per_label": scored})
 
 
+def test_a_scatter_plot_marks_the_front_and_numbers_from_the_best_down():
+    marks = [drawing.Mark("probe", 30.0, 0.9, (0.88, 0.92), True),
+             drawing.Mark("<lora>", 90.0, 0.94, (0.92, 0.96), True),
+             drawing.Mark("slow", 200.0, 0.91, (0.89, 0.93), False)]
+    svg = drawing.scatter_plot("t", marks, "{:g} s".format, "{:.0%}".format)
+    assert svg.count('<circle class="main"') == 2
+    assert svg.count('<circle class="open"') == 1
+    assert "1  &lt;lora&gt;" in svg
+    assert "3  probe" in svg
+    assert "30 s" in svg
+    assert "200 s" in svg
+    assert not drawing.scatter_plot("t", [marks[0], marks[0]], "{:g}".format, "{:g}".format)
+
+
 def test_markdown_is_the_golden_page():
     text = report.render_markdown(SCORES, STEPS, SPEC)
     if os.environ.get("HEADSTART_GOLDEN") == "write":

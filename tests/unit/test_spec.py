@@ -27,9 +27,11 @@ def test_method_by_name_and_with_options():
     made, origins, _ = workbench.resolve([("spec.yaml", {**DATA, "method": "linear-probe"})])
     assert made.method == {"name": "linear-probe"}
     assert made.evaluate.baselines
-    made, origins, _ = workbench.resolve([("call", DATA), ("--set", {"method": {"freeze_embeddings": False}})])
+    made, origins, _ = workbench.resolve([("call", {**DATA, "method": "fine-tuning"}),
+                                          ("--set", {"method": {"freeze_embeddings": False}})])
     assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False, "last_blocks": None,
                            "layer_decay": 1.0, "gradual": False, "l2_sp": 0.0, "average": "wise-ft"}
+    assert workbench.resolve([("call", DATA)])[0].method == {"name": "auto"}
     assert origins["method.freeze_embeddings"] == "--set"
     assert origins["train.dropout"] == "method fine-tuning"
     made, _, _ = workbench.resolve([("a", {**DATA, "method": {"name": "fine-tuning", "head_first": False}}),
