@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow lint types check docs bench clean
+.PHONY: setup demo test slow fuzz lint types check docs bench clean
 
 setup: .venv/ready  ## the environment: pinned dependencies, the demo's model and data
 
@@ -21,6 +21,9 @@ test: setup  ## the default suite, under three minutes
 
 slow: setup  ## what takes longer: real data, many kills
 	$(BIN)/pytest -m slow
+
+fuzz: setup  ## the readers under twenty thousand made-up files each
+	HEADSTART_FUZZ=20000 $(BIN)/pytest -n 2 tests/property/test_readers.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -187,15 +187,15 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """Show what frozen layers said and was kept for later runs, and clean it up: the longest unused goes first."""
-    from . import prefix
+    from . import memo
 
-    freed = prefix.prune(0 if clear else prefix.parse_size(keep)) if clear or keep else 0
-    n_bytes, limit = sum(size for _, size, _ in prefix.used()), prefix.limit_bytes()
+    freed = memo.prune(0 if clear else memo.parse_size(keep)) if clear or keep else 0
+    n_bytes, limit = sum(size for _, size, _ in memo.used()), memo.limit_bytes()
     if as_json:
-        print(json.dumps({"folder": str(prefix.folder()), "bytes": n_bytes, "limit_bytes": limit,
+        print(json.dumps({"folder": str(memo.folder()), "bytes": n_bytes, "limit_bytes": limit,
                           "freed_bytes": freed}))
     else:
-        print(f"{prefix.folder()}: {n_bytes / 1e6:,.1f} MB of at most {limit / 1e6:,.0f} MB"
+        print(f"{memo.folder()}: {n_bytes / 1e6:,.1f} MB of at most {limit / 1e6:,.0f} MB"
               + (f"; {freed / 1e6:,.1f} MB freed" if freed else ""))
 
 

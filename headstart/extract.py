@@ -3,7 +3,7 @@
     Extractor("minilm-l6")(["great film", "dull"])          features_ND float32, in the given order
     write("runs/reviews", "new.csv", Path("new.parquet"))    the same for a file, ids kept
 
-What was computed once is kept (prefix.Memo): the second time it is read.
+What was computed once is kept (memo.Memo): the second time it is read.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "headstart"
 FLOORS = [
     {"types", "errors"},
     {"spec", "metrics", "registry", "heads", "drawing", "sources", "machine", "progress", "trust"},
-    {"sealed", "backbone", "blocks", "duplicates", "sections"},
+    {"sealed", "backbone", "blocks", "memo", "duplicates", "sections"},
     {"data", "report", "batches", "adapters"},
     {"features", "splits", "prefix"},
     {"tasks", "methods"},

@@ -191,7 +191,8 @@ def test_rows_that_cannot_be_answered(run):
 
 
 def test_texts_of_any_kind_are_answered(run):
-    texts = ["a" * 5000, "the " * 5000, "房间很干净，服务也好", "שלום עולם", "👩‍👩‍👧 🎉", "\u200b.\u200b", "é" * 3]
+    texts = ["a" * 5000, "the " * 5000, "the " * 250_000,
+             "房间很干净，服务也好", "שלום עולם", "👩‍👩‍👧 🎉", "\u200b.\u200b", "é" * 3]
     answers = headstart.load(run).predict(texts)
     assert len(answers) == len(texts)
 

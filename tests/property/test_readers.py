@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
 
 import numpy as np
@@ -18,7 +19,9 @@ from headstart.spec import DataSpec
 from headstart.tasks.text_classification import TextClassification
 
 TASK = TextClassification()
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# `make fuzz` asks for many more.
+QUICK = settings(max_examples=int(os.environ.get("HEADSTART_FUZZ", "60")), deadline=None,
+                 suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Bytes that look enough like data to get past the first check.
 PIECES = [b"text", b"label", b",", b"\t", b";", b"\n", b"\r", b'"', b'""', b"a", b"\xe9", b"\xff\xfe", b"\xef\xbb\xbf",
