@@ -31,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 DATA = Path(os.environ.get("HEADSTART_BENCH_DATA", ROOT.parent / "shared" / "data")).resolve()
-NAMES = ("start", "padding", "speed", "speed_score", "memory", "defaults", "quality")  # the cheap ones first
+NAMES = ("start", "padding", "speed", "speed_score", "memory", "frozen", "defaults", "quality")  # the cheap ones first
 
 Cell = dict[str, Any]
 

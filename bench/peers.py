@@ -48,12 +48,17 @@ def _answer(tokenizer: Any, model: Any, labels: list[str]) -> Answer:
 
 
 def trainer(rows: list[dict[str, str]], folder: Path, *, n_warm_up: int, epochs: int = 1,
-            seed: int = 42) -> tuple[Answer, dict[str, Any]]:
-    """All of TrainingArguments' defaults but: no checkpoints (they would only cost it time), no reports to screens."""
+            seed: int = 42, change: Callable[[Any], None] = lambda model: None,
+            began: list[float] | None = None) -> tuple[Answer, dict[str, Any]]:
+    """All of TrainingArguments' defaults but: no checkpoints (they would only cost it time), no reports to screens.
+
+    change: what is done to the model first, such as freezing.  began: gets the clock before and after training.
+    """
     import datasets
     import transformers
 
     tokenizer, model, labels = _load(rows)
+    change(model)
     encoded = datasets.Dataset.from_list([{"text": r["text"], "label": labels.index(r["label"])} for r in rows]).map(
         lambda some: tokenizer(some["text"], truncation=True), batched=True, remove_columns=["text"])
     stamps: list[float] = []
@@ -66,7 +71,10 @@ def trainer(rows: list[dict[str, str]], folder: Path, *, n_warm_up: int, epochs:
                                                report_to="none", disable_tqdm=True)
     peer = transformers.Trainer(model=model, args=arguments, train_dataset=encoded, processing_class=tokenizer,
                                 callbacks=[Clock()])
+    began = [] if began is None else began
+    began.append(time.perf_counter())
     peer.train()
+    began.append(time.perf_counter())
     n_tokens = sum(len(ids) for ids in encoded["input_ids"])
     return _answer(tokenizer, model, labels), _timing(
         stamps, n_warm_up, len(rows), epochs, arguments.per_device_train_batch_size, n_tokens)

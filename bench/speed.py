@@ -58,7 +58,8 @@ def sst2_rows(n: int) -> list[dict[str, str]]:
     return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:n]]
 
 
-def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, **settings: float) -> tuple[Any, Any]:
+def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, method: Any = "fine-tuning",
+            cache: str = "fp16", **settings: float) -> tuple[Any, Any]:
     """A Learner as `fit` makes it with its defaults, for one epoch, and the windows of `rows`."""
     from headstart import backbone as backbones
     from headstart import batches, tasks, workbench
@@ -67,15 +68,15 @@ def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, **settin
     from headstart.runfolder import Stop
 
     train = {"epochs": 1, "checkpoint_every_s": 1e9, **settings}
-    asked = {"data": {"train": "sst2"}, "method": "fine-tuning", "train": train}
-    spec, _, method = workbench.resolve([("bench", asked)])
+    asked = {"data": {"train": "sst2"}, "method": method, "train": train, "cache": cache}
+    spec, _, how = workbench.resolve([("bench", asked)])
     task = tasks.find(spec.task)().learn(rows)
     backbone = backbones.load(spec.backbone, spec.data.max_tokens)
-    model = backbones.build(backbone, task, spec.head.pooling, spec.seed)
-    method.prepare(model)
+    model = backbones.build(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
+    how.prepare(model)
     encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, backbone.reader))
     windows = batches.store(encoded, folder / "windows", backbone.reader.pad_id)
-    return Learner(spec, task, method, model, backbone.reader, folder, Stop(), show or Show(quiet=True)), windows
+    return Learner(spec, task, how, model, backbone.reader, folder, Stop(), show or Show(quiet=True)), windows
 
 
 def loops(rows: list[dict[str, str]]) -> dict[str, Any]:

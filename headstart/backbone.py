@@ -203,8 +203,19 @@ def _longest(folder: Path, config: transformers.PretrainedConfig) -> int:
     return min(positions, int(limit)) if isinstance(limit, int | float) and 0 < limit < 10**9 else positions
 
 
-def build(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:
-    """The pretrained encoder with a fresh head for `task`, in fp32; the head's weights are drawn from `seed`."""
+def build(backbone: Backbone, task: HasHead, pooling: str, seed: int, dropout: float | None = None) -> Model:
+    """The pretrained encoder with a fresh head for `task`, in fp32; the head's weights are drawn from `seed`.
+
+    dropout: in place of what the backbone was pretrained with.
+    """
+    model = _with_head(backbone, task, pooling, seed)
+    for module in model.modules() if dropout is not None else ():
+        if isinstance(module, nn.Dropout):
+            module.p = float(dropout or 0)
+    return model
+
+
+def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:
     torch.manual_seed(seed)
     if pooling == "native":
         if backbone.config.model_type in NO_NATIVE:

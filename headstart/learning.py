@@ -8,6 +8,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,6 +27,7 @@ from .spec import Spec
 from .tasks import Task
 from .types import Batch, Prediction, Reader, Row
 
+Weights = dict[str, torch.Tensor]  # by name
 RESUME = "continue with the same command and --resume"
 FIRST, TRAINED = "the first weights", "the best trained weights"
 MIN_PROOF_ROWS = 30  # resamples of fewer rows look alike, and their interval is too narrow
@@ -47,15 +49,11 @@ class Learner:
         self.forward = Forward(model, self.device, spec.cache, show)
         self.progress = Progress()
         self.moving: dict[str, torch.nn.Parameter] = {}
-        self.best: dict[str, torch.Tensor] = {}
-        self.mean: dict[str, torch.Tensor] = {}
+        self.best: Weights = {}
+        self.mean: Weights = {}
         self.solve_head_again: Callable[[], None] = lambda: None
         self.kept: dict[str, Any] = {}
         self.evaluate_seconds = 0.0
-        if spec.train.dropout is not None:
-            for module in model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = spec.train.dropout
 
     def learn(self, windows: WindowStore, validation: Sequence[Row], *, resume: bool) -> None:
         """Train to the end of the plan or until patience runs out; checkpoint on the way; keep the best weights."""
@@ -101,7 +99,7 @@ class Learner:
         self.stop.deferred = False
         self._keep_best(start, validation)
 
-    def _loss(self, windows: WindowStore, start: dict[str, torch.Tensor]) -> train.Loss:
+    def _loss(self, windows: WindowStore, start: Weights) -> train.Loss:
         settings, weights_K = self.spec.train, None
         if settings.class_weights == "balanced":
             counts_K = np.bincount(windows.target["label"].values, minlength=self.task.n_outputs)
@@ -157,38 +155,45 @@ class Learner:
                       + (" (best so far)" if is_best else ""))
         return True
 
-    def _keep_best(self, start: dict[str, torch.Tensor], validation: Sequence[Row]) -> None:
+    def _keep_best(self, start: Weights, validation: Sequence[Row]) -> None:
         """Leave in the model what scores best on validation: the first weights, the best trained ones or, where the
         method wants that, a mean. Ties go to what is nearer to the first.
 
         Source  Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT).
         """
-        progress, trained = self.progress, self.best
-        choices = {FIRST: start}
-        if self.method.averages == "wise-ft":
-            choices |= {f"{share:.0%} of the way from the first weights to the best trained ones":
-                        {name: torch.lerp(start[name], trained[name], share) for name in trained} for share in SHARES}
-        elif self.mean:
-            choices["the mean of the steps' weights"] = {name: p.cpu() for name, p in self.mean.items()}
-        choices[TRAINED] = trained
+        progress, choices = self.progress, self._choices(start)
         found = {FIRST: progress.curve[0]["scores"][self.task.metric], TRAINED: progress.best_score}
-        for name in choices.keys() - found.keys():
-            self._put(choices[name])
+        for name in [name for name in choices if name not in found]:
+            self._put(choices[name]())
             found[name], _ = self._score(validation)
         kept = max(choices, key=lambda name: found[name])
-        if kept != FIRST and self.method.keeps_proven and not self._is_proven(choices[kept], start, validation):
+        if kept != FIRST and self.method.keeps_proven and not self._is_proven(choices[kept](), start, validation):
             self.show.say(f"not kept: {kept}, validation {self.task.metric} {found[kept]:.4f} against "
                           f"{found[FIRST]:.4f}, is not proven better")
             kept = FIRST
-        self._put(choices[kept])
+        self._put(choices[kept]())
         self.kept = {"what": kept, "score": found[kept]}
         for entry in progress.curve:
             entry["is_best"] = entry["step"] == (0 if kept == FIRST else progress.best_step)
         if kept not in (FIRST, TRAINED):
             self.show.say(f"kept: {kept}, validation {self.task.metric} {found[kept]:.4f}")
 
-    def _is_proven(self, weights: dict[str, torch.Tensor], start: dict[str, torch.Tensor],
-                   validation: Sequence[Row]) -> bool:
+    def _choices(self, start: Weights) -> dict[str, Callable[[], Weights]]:
+        """What may be kept, from the first weights on, each made when asked for: several would fill the memory."""
+        trained = self.best
+
+        def between(share: float) -> Weights:
+            return {name: torch.lerp(start[name], trained[name], share) for name in trained}
+
+        means: dict[str, Callable[[], Weights]] = {}
+        if self.method.averages == "wise-ft":
+            means = {f"{share:.0%} of the way from the first weights to the best trained ones": partial(between, share)
+                     for share in SHARES}
+        elif self.mean:
+            means["the mean of the steps' weights"] = lambda: self.mean
+        return {FIRST: lambda: start, **means, TRAINED: lambda: trained}
+
+    def _is_proven(self, weights: Weights, start: Weights, validation: Sequence[Row]) -> bool:
         """Whether the interval of the paired difference on the validation rows lies above zero."""
         if len(validation) < MIN_PROOF_ROWS:
             return False
@@ -246,10 +251,10 @@ class Learner:
             "padding_share": batches.padding_share(windows.lengths_N, order),
         }
 
-    def _copy(self) -> dict[str, torch.Tensor]:
+    def _copy(self) -> Weights:
         return {name: p.detach().cpu().clone() for name, p in self.moving.items()}
 
-    def _put(self, weights: dict[str, torch.Tensor]) -> None:
+    def _put(self, weights: Weights) -> None:
         with torch.no_grad():
             for name, p in self.moving.items():
                 p.copy_(weights[name])

@@ -142,7 +142,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, show)
     backbone = backbones.load(spec.backbone, spec.data.max_tokens, method.n_extra_tokens)
-    model = backbones.build(backbone, task, spec.head.pooling, spec.seed)
+    model = backbones.build(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     method.prepare(model)
     windows = {}
     for name in PARTS:

@@ -125,6 +125,15 @@ def test_what_cannot_be_is_said(model, options, said):
         prepared(model, **options)
 
 
+def test_the_dropout_of_lora_is_its_own(backbone):
+    task = tasks.find("text-classification")(labels=("bad", "good"))
+    model = backbones.build(backbones.load(str(backbone), 64), task, "mean", seed=0, dropout=0.0)
+    prepared(model, name="lora", dropout=0.3)
+    found = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert {p for name, p in found.items() if "lora_dropout" in name} == {0.3}
+    assert {p for name, p in found.items() if "lora_dropout" not in name} == {0.0}
+
+
 def test_albert_has_no_blocks_to_choose_from(tmp_path):
     task = tasks.find("text-classification")(labels=("bad", "good"))
     loaded = backbones.load(str(tiny.backbone(tmp_path / "albert", "albert")), 64)
