@@ -36,7 +36,8 @@ def copy(run, tmp_path) -> Path:
 
 def test_fit_prints_the_proof(backbone, reviews, tmp_path):
     stdout, stderr = cli("fit", reviews, "--backbone", backbone, "--out", tmp_path / "run", "--json", "--seed", 3,
-                         "--method", "fine-tuning", "--set", "method.head_first=false", "--set", "train.epochs=1", "--set", "train.lr=3e-3", "--set", "evaluate.n_resamples=100")
+                         "--method", "fine-tuning", "--set", "method.head_first=false", "--set", "train.epochs=1",
+                         "--set", "train.lr=3e-3", "--set", "evaluate.n_resamples=100")
     found = json.loads(stdout.splitlines()[-1])
     assert found["artifact"] == str(tmp_path / "run")
     assert found["metric"] == "accuracy"
