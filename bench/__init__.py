@@ -9,6 +9,9 @@ A bench is a module with a docstring (the table's title and what it shows) and t
     measure(**cell)  measure one of them, in a process of its own: fresh threads, fresh memory, no other's caches
     table(runs)      Markdown of what was measured so far
 
+NEEDS_PEERS = True in a module lets its cells run in .venv-peers, which holds headstart and what bench/peers.txt names;
+it is made when it is first needed.
+
 A cell is its own key: finished ones are skipped, so an interrupted bench goes on where it was. `--fresh` starts over.
 This file is imported before every measurement, so it imports nothing heavy.
 """
@@ -21,7 +24,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +34,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 DATA = Path(os.environ.get("HEADSTART_BENCH_DATA", ROOT.parent / "shared" / "data")).resolve()
-NAMES = ("start", "padding", "speed", "speed_score", "memory", "frozen", "defaults", "quality")  # the cheap ones first
+NAMES = ("start", "padding", "speed", "speed_score", "memory", "frozen", "few", "reach", "defaults",
+         "quality")  # the cheap ones first
+PUBLISHED = {"trec": ("trec/train.jsonl", "trec/test.jsonl"), "sst2": ("sst2/train.jsonl", "sst2/validation.jsonl"),
+             "banking77": ("banking77/train.jsonl", "banking77/test.jsonl")}  # train rows, rows to test on
 
 Cell = dict[str, Any]
 
@@ -67,13 +73,26 @@ def finished(path: Path) -> dict[str, Run]:
     return {key(run.cell): run for run in runs}
 
 
-def measure_apart(bench: str, cell: Cell) -> Run:
+def peers_python() -> str:
+    """The interpreter of the environment that has the peers beside headstart."""
+    python = ROOT / ".venv-peers" / "bin" / "python"
+    ready = ROOT / ".venv-peers" / "ready"
+    if not ready.exists():
+        print("making .venv-peers", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(ROOT / ".venv-peers")], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt",
+                        "--editable", ".[train,demo]", "--requirement", "bench/peers.txt"], cwd=ROOT, check=True)
+        ready.touch()
+    return str(python)
+
+
+def measure_apart(bench: str, cell: Cell, python: str = sys.executable) -> Run:
     """Measure one cell in a fresh process; what it prints goes to our stderr.
 
     Raises CalledProcessError when it fails.
     """
     began, busy = time.perf_counter(), _busy_s()
-    command = [sys.executable, "-m", "bench", "--measure", bench, json.dumps(cell)]
+    command = [python, "-m", "bench", "--measure", bench, json.dumps(cell)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     out = process.communicate()[0]
     seconds = time.perf_counter() - began
@@ -145,6 +164,14 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file of the shared data."""
     with path.open(encoding="utf-8") as file:
         yield from map(json.loads, file)
+
+
+def write_jsonl(folder: Path, **parts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Write the rows of each part to a file in `folder`; returns the files, as a Spec's data names them."""
+    paths = {part: folder / f"{part}.jsonl" for part in parts}
+    for part, rows in parts.items():
+        paths[part].write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return {part: str(path) for part, path in paths.items()}
 
 
 def shown(path: Path) -> str:

@@ -53,12 +53,13 @@ def run(name: str, folder: Path, args: argparse.Namespace) -> bool:
             done.pop(bench.key(cell), None)
     folder.mkdir(parents=True, exist_ok=True)
     all_well = True
+    python = bench.peers_python() if getattr(module, "NEEDS_PEERS", False) else sys.executable
     for i, cell in enumerate(chosen, 1):
         if bench.key(cell) in done:
             continue
         print(f"{name} {i}/{len(chosen)} {json.dumps(cell, ensure_ascii=False)}", file=sys.stderr, flush=True)
         try:
-            one = bench.measure_apart(name, cell)
+            one = bench.measure_apart(name, cell, python)
         except subprocess.CalledProcessError as error:
             print(f"{name}: this cell failed (exit {error.returncode}) and is left out", file=sys.stderr)
             all_well = False

@@ -48,17 +48,18 @@ def _answer(tokenizer: Any, model: Any, labels: list[str]) -> Answer:
 
 
 def trainer(rows: list[dict[str, str]], folder: Path, *, n_warm_up: int, epochs: int = 1,
-            seed: int = 42, change: Callable[[Any], None] = lambda model: None,
-            began: list[float] | None = None) -> tuple[Answer, dict[str, Any]]:
+            seed: int = 42, change: Callable[[Any], Any] = lambda model: model,
+            began: list[float] | None = None, **settings: Any) -> tuple[Answer, dict[str, Any]]:
     """All of TrainingArguments' defaults but: no checkpoints (they would only cost it time), no reports to screens.
 
     change: what is done to the model first, such as freezing.  began: gets the clock before and after training.
+    settings: other TrainingArguments.
     """
     import datasets
     import transformers
 
     tokenizer, model, labels = _load(rows)
-    change(model)
+    model = change(model)
     encoded = datasets.Dataset.from_list([{"text": r["text"], "label": labels.index(r["label"])} for r in rows]).map(
         lambda some: tokenizer(some["text"], truncation=True), batched=True, remove_columns=["text"])
     stamps: list[float] = []
@@ -68,7 +69,7 @@ def trainer(rows: list[dict[str, str]], folder: Path, *, n_warm_up: int, epochs:
             stamps.append(time.perf_counter())
 
     arguments = transformers.TrainingArguments(str(folder), num_train_epochs=epochs, seed=seed, save_strategy="no",
-                                               report_to="none", disable_tqdm=True)
+                                               report_to="none", disable_tqdm=True, **settings)
     peer = transformers.Trainer(model=model, args=arguments, train_dataset=encoded, processing_class=tokenizer,
                                 callbacks=[Clock()])
     began = [] if began is None else began
@@ -78,6 +79,33 @@ def trainer(rows: list[dict[str, str]], folder: Path, *, n_warm_up: int, epochs:
     n_tokens = sum(len(ids) for ids in encoded["input_ids"])
     return _answer(tokenizer, model, labels), _timing(
         stamps, n_warm_up, len(rows), epochs, arguments.per_device_train_batch_size, n_tokens)
+
+
+def lora(model: Any) -> Any:
+    """What peft's own guide for sequence classification says, on all linear layers."""
+    import peft
+
+    return peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=8,
+                                                      lora_alpha=16, lora_dropout=0.1))
+
+
+def setfit(rows: list[dict[str, str]], folder: Path, *, seed: int, **settings: Any) -> Answer:
+    """SetFit with its defaults: pairs of texts, one epoch, batches of 16, a logistic regression as head."""
+    import datasets
+    from sentence_transformers import SentenceTransformer
+    from setfit import SetFitModel, Trainer, TrainingArguments
+    from sklearn.linear_model import LogisticRegression
+
+    from headstart import backbone
+
+    body = SentenceTransformer(str(backbone.locate("minilm-l6")), local_files_only=True)
+    model = SetFitModel(model_body=body, model_head=LogisticRegression(max_iter=1000))
+    arguments = TrainingArguments(str(folder), seed=seed, save_strategy="no", report_to="none",
+                                  show_progress_bar=False, **settings)
+    labels = sorted({row["label"] for row in rows})
+    given = datasets.Dataset.from_list([{"text": r["text"], "label": labels.index(r["label"])} for r in rows])
+    Trainer(model=model, args=arguments, train_dataset=given).train()
+    return lambda texts: [labels[int(k)] for k in model.predict(texts)]
 
 
 def tutorial(rows: list[dict[str, str]], folder: Path, *, n_warm_up: int, epochs: int = 1,

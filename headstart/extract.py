@@ -41,7 +41,7 @@ class Extractor:
     """
 
     def __init__(self, source: str | Path = "minilm-l6", *, pooling: str | None = None, last_layers: int = 1,
-                 max_tokens: int = 256, store: str = "fp16", tokens_per_batch: int = 4096,
+                 max_tokens: int = 256, store: str = "fp16", tokens_per_batch: int = 1024,
                  show: Show | None = None) -> None:
         if pooling not in (None, *POOLINGS):
             raise SpecError("pooling", f"{shorten(pooling)} is not a pooling.", f"Known: {', '.join(POOLINGS)}")

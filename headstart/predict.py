@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 4096  # enough to sort by length, few enough to hold
 
 
 def predict(task: Task, rows: Iterable[Row], reader: Reader, runtime: Runtime, *,
-            tokens_per_batch: int = 4096) -> Iterator[Prediction]:
+            tokens_per_batch: int = 1024) -> Iterator[Prediction]:
     """Answer `rows` in their order; they are read, encoded, run and decoded a few thousand at a time."""
     iterator = iter(rows)
     while chunk := list(islice(iterator, ROWS_AT_ONCE)):

@@ -4,7 +4,7 @@ Whatever lies below the lowest weight that a method can move is a constant funct
 values in flat files, found by a hash of the very weights and token ids, so epochs, seeds, methods and runs share them:
 
     forward = Forward(model, device, "fp16", show)
-    forward.remember(parts, [4], 4096)   one pass over the text, or none when an earlier run did it
+    forward.remember(parts, [4], 1024)   one pass over the text, or none when an earlier run did it
     logits = forward(batch.inputs)       computes only what can move; a window that is not known takes the whole way
 
 Deleting the cache changes nothing but time. Shape suffixes: B windows, T tokens, D width, M windows in a memo.
