@@ -85,12 +85,11 @@ class Artifact:
     def _checked(self, i: int, row: str | Row) -> Row:
         if isinstance(row, str):
             row = {"text": row}
-        missing = [c for c in self.task.columns if c not in row and c not in self.task.gold]
+        missing = [c for c in self.task.needed if c not in row]
         what = f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row)
         if what:
             raise DataError(f"row {i + 1}", f"{what}; task \"{self.task.name}\" reads: "
-                            + ", ".join(f"{c} ({w})" for c, w in self.task.columns.items()
-                                        if c not in self.task.gold))
+                            + ", ".join(f"{c} ({self.task.columns[c]})" for c in self.task.needed))
         return {k: v for k, v in row.items() if k not in self.task.gold}
 
     def _repr_html_(self) -> str:

@@ -188,7 +188,8 @@ def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int
     pad_id = config.pad_token_id
     if pad_id is None or not 0 <= pad_id < config.vocab_size:
         pad_id = 0  # the attention mask hides it; any row of the embedding will do
-    return Reader(tokenizer, max(4, min(max_tokens, _longest(folder, config) - n_extra_tokens)), pad_id)
+    return Reader(tokenizer, max(4, min(max_tokens, _longest(folder, config) - n_extra_tokens)), pad_id,
+                  has_types=int(getattr(config, "type_vocab_size", 0) or 0) > 1)
 
 
 def _longest(folder: Path, config: transformers.PretrainedConfig) -> int:

@@ -99,7 +99,7 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
         with _worker() if missing else nullcontext() as worker:
             for i, cell in missing:
                 show.say(f"compare {i + 1}/{len(cells)}: {cell.method}, {cell.rows:,} rows, seed {cell.seed}")
-                done[cell.name] = _run(cast(Worker, worker), out, cell, parts, given, spec.task,
+                done[cell.name] = _run(cast(Worker, worker), out, cell, parts, given,
                                        is_first=cell.method == wanted[0])
         found = _summarize([(cell, done[cell.name]) for cell in cells], wanted, out, spec)
         _write(found, out)
@@ -126,6 +126,12 @@ def _split_once(spec: specs.Spec, out: Path, anew: bool) -> tuple[dict[str, str]
         return {name: str(folder / f"{name}.jsonl") for name in workbench.PARTS}, sum(1 for _ in file)
 
 
+def _columns(path: str) -> dict[str, str]:
+    """Our own split files call every column as the task does, whatever the Spec says of the user's."""
+    with open(path, encoding="utf-8") as file:
+        return {column: column for column in json.loads(file.readline())}
+
+
 def _finished(out: Path) -> dict[str, dict[str, Any]]:
     path = out / "cells.jsonl"
     if not path.exists():
@@ -138,11 +144,10 @@ Worker = subprocess.Popen[str]
 
 
 def _run(worker: Worker, out: Path, cell: Cell, parts: Mapping[str, str], given: Sequence[Any],
-         task: str, is_first: bool) -> dict[str, Any]:
+         is_first: bool) -> dict[str, Any]:
     """One cell in a child of `worker`; its line is appended when it is finished."""
     order = {"out": str(out), "cell": asdict(cell), "given": [list(one) for one in given], "baselines": is_first,
-             "data": {**parts, **AS_SPLIT, "limit": cell.rows,
-                      "columns": {column: column for column in tasks.find(task).columns}}}
+             "data": {**parts, **AS_SPLIT, "limit": cell.rows, "columns": _columns(parts["train"])}}
     pipes: tuple[IO[str], IO[str]] = (worker.stdin, worker.stdout)  # type: ignore[assignment]
     pipes[0].write(json.dumps(order) + "\n")
     pipes[0].flush()

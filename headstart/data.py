@@ -36,7 +36,11 @@ class Question(Protocol):
     name: ClassVar[str]
     columns: ClassVar[dict[str, str]]
     gold: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]]
     usual_names: ClassVar[dict[str, tuple[str, ...]]]
+
+    @property
+    def needed(self) -> tuple[str, ...]: ...
 
     def check(self, row: Row) -> str | None: ...
 
@@ -254,7 +258,7 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
             found[column] = names[0]
         elif names:
             missing[column] = f'{" and ".join(map(shorten, names))} could each be the task\'s "{column}"'
-        elif column not in task.gold or gold == "required":
+        elif column in task.needed or column in data.columns or (column in task.gold and gold == "required"):
             missing[column] = f'no column is called {shorten(data.columns.get(column, column))}'
     left = [name for name in header if name not in found.values()]
     if found and len(missing) == len(left) == 1 and next(iter(missing)) not in data.columns and left[0] not in NUMBERS:

@@ -116,6 +116,8 @@ class Texts:
     name: ClassVar[str] = "extract"
     columns: ClassVar[dict[str, str]] = {"text": "a string that is not empty", "id": "anything"}
     gold: ClassVar[tuple[str, ...]] = ("id",)
+    optional: ClassVar[tuple[str, ...]] = ()
+    needed: ClassVar[tuple[str, ...]] = ("text",)
     usual_names: ClassVar[dict[str, tuple[str, ...]]] = {
         "text": ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
                  "文本", "评论", "内容"),

@@ -25,17 +25,19 @@ class Reader:
     It needs no transformers, so training and serving read with the very same code.
 
     max_tokens: the longest window, special tokens included.
+    has_types:  whether the model reads token_type_ids, which tell the two texts of a pair apart.
     """
 
     tokenizer: Any
     max_tokens: int
     pad_id: int
+    has_types: bool = False
 
     def read(self, text: str, text_pair: str | None = None) -> tuple[dict[str, list[int]], int]:
         """Token ids of one text (or a pair), and how many tokens did not fit.
 
-        A pair is cut from its longer side, one token at a time. Returns ({"input_ids": [T]} and, for a pair,
-        "token_type_ids": [T]; T <= max_tokens), n_cut_tokens).
+        A pair is cut from its longer side, one token at a time. Returns ({"input_ids": [T]} and, for a pair
+        of a model that has them, "token_type_ids": [T]; T <= max_tokens), n_cut_tokens).
         """
         first = self.tokenizer.encode(text, add_special_tokens=False)
         second = None if text_pair is None else self.tokenizer.encode(text_pair, add_special_tokens=False)
@@ -48,7 +50,7 @@ class Reader:
         n_cut += len(second) - keep_pair
         second.truncate(keep_pair)
         both = self.tokenizer.post_process(first, second)
-        return {"input_ids": both.ids, "token_type_ids": both.type_ids}, n_cut
+        return {"input_ids": both.ids} | ({"token_type_ids": both.type_ids} if self.has_types else {}), n_cut
 
 
 def _fit(n_first: int, n_second: int, room: int) -> tuple[int, int]:

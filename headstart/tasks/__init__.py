@@ -31,10 +31,16 @@ class Task(abc.ABC):
     name: ClassVar[str]
     columns: ClassVar[dict[str, str]]  # column -> what it must hold, in words: errors and docs use it
     gold: ClassVar[tuple[str, ...]]  # the columns that are absent when predicting
+    optional: ClassVar[tuple[str, ...]] = ()  # the columns that a file may lack as a whole
     usual_names: ClassVar[dict[str, tuple[str, ...]]]  # column -> what files often call it
     reads: ClassVar[Literal["encoder"]] = "encoder"
     metric: ClassVar[str]  # the one that chooses checkpoints, in [0, 1], larger is better
     examples: ClassVar[tuple[Row, ...]]  # rows that show the task; contract tests and docs run them
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns that every row must have even when predicting; optional ones when they were learned with."""
+        return tuple(column for column in self.columns if column not in (*self.gold, *self.optional))
 
     @abc.abstractmethod
     def check(self, row: Row) -> str | None:

@@ -1,4 +1,4 @@
-"""One label for a text: sentiment, topic, intent.
+"""One label for a text, or for a pair of texts: sentiment, topic, intent; paraphrase, entailment.
 
 The answer to a row is {"label": str, "scores": {label: probability}}; scores sum to one, labels in sorted order.
 """
@@ -26,14 +26,22 @@ N_MISTAKES_SHOWN = 12
 
 @dataclass(frozen=True)
 class TextClassification(Task):
-    """One label for a text. labels: all of them, sorted; logits_BK follow this order."""
+    """One label for a text or a pair.
+
+    labels:   all of them, sorted; logits_BK follow this order.
+    has_pair: whether the rows are pairs.
+    """
 
     name: ClassVar = "text-classification"
-    columns: ClassVar = {"text": "a string that is not empty", "label": "a string or a whole number"}
+    columns: ClassVar = {"text": "a string that is not empty",
+                         "text_pair": "the second text, a string that is not empty",
+                         "label": "a string or a whole number"}
     gold: ClassVar = ("label",)
+    optional: ClassVar = ("text_pair",)
     usual_names: ClassVar = {
         "text": ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
-                 "文本", "评论", "内容"),
+                 "text_a", "sentence1", "question1", "premise", "文本", "评论", "内容"),
+        "text_pair": ("text_b", "sentence2", "question2", "hypothesis"),
         "label": ("label", "class", "category", "sentiment", "intent", "topic", "标签", "类别"),
     }
     metric: ClassVar = "accuracy"
@@ -45,13 +53,20 @@ class TextClassification(Task):
     )
 
     labels: tuple[str, ...] = ()
+    has_pair: bool = False
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return ("text", "text_pair") if self.has_pair else ("text",)
 
     def check(self, row: Row) -> str | None:
-        text, label = row["text"], row.get("label", "-")
-        if not isinstance(text, str):
-            return f'"text" is {shorten(text)}, not a string'
-        if not text.strip():
-            return '"text" is empty'
+        label = row.get("label", "-")
+        for column in ("text", "text_pair"):
+            text = row.get(column, "-")
+            if not isinstance(text, str):
+                return f'"{column}" is {shorten(text)}, not a string'
+            if not text.strip():
+                return f'"{column}" is empty'
         if isinstance(label, bool | float | list | dict) or label is None:
             return f'"label" is {shorten(label)}; it must be a string or a whole number'
         if isinstance(label, str) and not label.strip():
@@ -74,24 +89,29 @@ class TextClassification(Task):
         if len(counts) < 2:
             what = f"all rows have the label {shorten(min(counts))}; a classifier needs at least two."
             raise DataError("labels", what, "Is this the right column? --set data.columns.label=NAME")
-        return type(self)(labels=tuple(sorted(counts)))
+        return type(self)(labels=tuple(sorted(counts)), has_pair=any("text_pair" in row for row in rows))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
-        return [(i, f'"label" is {shorten(str(row["label"]))}, which no train row has')
-                for i, row in enumerate(rows) if str(row["label"]) not in self._index]
+        said = []
+        for i, row in enumerate(rows):
+            if str(row["label"]) not in self._index:
+                said.append((i, f'"label" is {shorten(str(row["label"]))}, which no train row has'))
+            elif self.has_pair and "text_pair" not in row:
+                said.append((i, 'has no "text_pair", and the train rows are pairs'))
+        return said
 
     def stratum(self, row: Row) -> str:
         return str(row["label"])
 
     def text(self, row: Row) -> str:
-        return str(row["text"])
+        return "\n".join(str(row[column]) for column in ("text", "text_pair") if column in row)
 
     @cached_property
     def _index(self) -> dict[str, int]:
         return {label: k for k, label in enumerate(self.labels)}
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
-        inputs, n_cut_tokens = reader.read(row["text"])
+        inputs, n_cut_tokens = reader.read(row["text"], row["text_pair"] if self.has_pair else None)
         target = {"label": self._index[str(row["label"])]} if "label" in row else {}
         return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
 

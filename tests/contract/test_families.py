@@ -63,11 +63,14 @@ def test_a_model_entered_in_the_middle_says_what_the_whole_one_says(family):
 
 def test_cached_and_uncached_training_reach_the_same_weights(family, reviews, tmp_path):
     name, folder = family
-    method = {"name": "fine-tuning", "last_blocks": 1} if name in blocks.PLACES else {"name": "linear-probe"}
+    # A random head and plain gradient steps: a solved head is only known to its tolerance, and Adam divides rounding
+    # by rounding where a gradient is nearly zero.
+    method = {"name": "fine-tuning", "head_first": False} | ({"last_blocks": 1} if name in blocks.PLACES else {})
     weights = {}
     for cache in ("fp32", "off"):
         spec = tiny.spec(reviews, folder, method=copy.deepcopy(method), cache=cache, data={"limit": 40},
-                         train={"epochs": 1, "dropout": 0.1}, evaluate={"baselines": False})
+                         train={"epochs": 1, "dropout": 0.1, "optimizer": "sgd", "lr": 0.05},
+                         evaluate={"baselines": False})
         run = headstart.fit(spec, out=tmp_path / cache)
         weights[cache] = tensors(run.folder)
     assert weights["fp32"].keys() == weights["off"].keys()
