@@ -61,6 +61,8 @@ class Learner:
         n_steps, evaluate_at, epochs_at = batches.plan(
             windows, settings.tokens_per_batch, seed, settings.epochs or 1, settings.max_steps,
             settings.evaluations_per_epoch)
+        if not self._can_choose(validation):
+            evaluate_at = {step: evaluate_at[step] for step in (0, n_steps)}
         self.moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.forward.forget_features()
         self.optimizer = self.accelerator.prepare_optimizer(train.optimizer(
@@ -144,7 +146,7 @@ class Learner:
         if progress.step not in evaluate_at or any(e["step"] == progress.step for e in progress.curve):
             return False
         score, scores = self._score(validation, checkpoint_on_stop=True)
-        is_best = progress.step > 0 and score > progress.best_score
+        is_best = progress.step > 0 and (score > progress.best_score or not self._can_choose(validation))
         progress.curve.append({"step": progress.step, "epoch": evaluate_at[progress.step], "scores": scores})
         if is_best:
             progress.best_score, progress.best_step, progress.n_worse = score, progress.step, 0
@@ -166,7 +168,7 @@ class Learner:
         for name in [name for name in choices if name not in found]:
             self._put(choices[name]())
             found[name], _ = self._score(validation)
-        kept = max(choices, key=lambda name: found[name])
+        kept = max(choices, key=lambda name: found[name]) if self._can_choose(validation) else TRAINED
         if kept != FIRST and self.method.keeps_proven and not self._is_proven(choices[kept](), start, validation):
             self.show.say(f"not kept: {kept}, validation {self.task.metric} {found[kept]:.4f} against "
                           f"{found[FIRST]:.4f}, is not proven better")
@@ -177,6 +179,9 @@ class Learner:
             entry["is_best"] = entry["step"] == (0 if kept == FIRST else progress.best_step)
         if kept not in (FIRST, TRAINED):
             self.show.say(f"kept: {kept}, validation {self.task.metric} {found[kept]:.4f}")
+
+    def _can_choose(self, validation: Sequence[Row]) -> bool:
+        return len(validation) >= self.method.min_choosing_rows
 
     def _choices(self, start: Weights) -> dict[str, Callable[[], Weights]]:
         """What may be kept, from the first weights on, each made when asked for: several would fill the memory."""

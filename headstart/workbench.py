@@ -210,20 +210,22 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
     spec = run.spec
     if not (run.method.solves_head or spec.evaluate.baselines):
         return {}
-    chosen = {name: np.arange(len(run.windows[name])) for name in PARTS}
+    parts = PARTS if spec.evaluate.baselines else ("train", "validation")
+    chosen = {name: np.arange(len(run.windows[name])) for name in parts}
     chosen["train"] = features.enough(run.windows["train"].target["label"].values, spec.seed)
     forward = run.learner.forward
     with run.method.as_pretrained(run.model):
-        forward.remember_features([(run.windows[name], chosen[name]) for name in PARTS],
+        forward.remember_features([(run.windows[name], chosen[name]) for name in parts],
                                   spec.evaluate.tokens_per_batch)
-        found = {name: _features(run, name, chosen[name]) for name in PARTS}
+        found = {name: _features(run, name, chosen[name]) for name in parts}
     output = run.model.output
     bias = output.bias.detach().cpu().numpy() if output.bias is not None else np.float32(0)
     fresh = features.LinearMap(output.weight.detach().cpu().numpy(), bias, 0.0)
-    answers = {"before-training": decode(run, "test", fresh(found["test"]))}
-    solved = _solved(run, found, chosen["train"])
-    if run.method.trains:  # otherwise the fitted model is this very one
-        answers["frozen-backbone"] = decode(run, "test", solved(found["test"]))
+    solved, answers = _solved(run, found, chosen["train"]), {}
+    if spec.evaluate.baselines:
+        answers["before-training"] = decode(run, "test", fresh(found["test"]))
+        if run.method.trains:  # otherwise the fitted model is this very one
+            answers["frozen-backbone"] = decode(run, "test", solved(found["test"]))
     if run.method.solves_head:
         solved.put_on(output)
     if run.method.solves_again:

@@ -68,6 +68,11 @@ class Method(abc.ABC):
         return False
 
     @property
+    def min_choosing_rows(self) -> int:
+        """With fewer validation rows than this nothing is chosen by their score: the last weights are kept."""
+        return 0
+
+    @property
     def stores_backbone(self) -> bool:
         """Whether the artifact holds the backbone's weights beside what was learned."""
         return not getattr(self, "alone", False)

@@ -3,6 +3,8 @@
 What moves  all weights but the token embeddings, under a contrastive loss that has no head; the head is solved anew.
 When        8 to 64 labels a class, and a sentence encoder as backbone.
 Cost        that of fine-tuning a step; all pairs of a batch are compared, so few steps are enough.
+            With fewer than 30 validation rows their score chooses nothing and the last weights are kept: of a handful
+            of rows all weights score alike, and the untrained ones would win the ties.
 Goes wrong  with many labels a class plain fine-tuning is as good and knows the labels' own geometry; a batch must hold
             texts of one label twice, so very many classes want large batches.
 Source      Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts". There pairs are drawn and encoded one
@@ -39,6 +41,10 @@ class SetFit(Method):
     @property
     def solves_again(self) -> bool:
         return True
+
+    @property
+    def min_choosing_rows(self) -> int:
+        return 30
 
     def prepare(self, model: Model) -> None:
         FineTuning(freeze_embeddings=self.freeze_embeddings).prepare(model)

@@ -224,3 +224,13 @@ def test_an_adapter_folder_that_headstart_did_not_write_is_refused(backbone, rev
     model = backbones.build(backbones.load(str(backbone), 64), run.task, "mean", seed=0)
     with pytest.raises(ArtifactError, match='"XLORA", which headstart does not write'):
         adapters.restore(model, folder)
+
+
+@pytest.mark.parametrize(("validation_share", "n_evaluations"), [(0.05, 2), (0.3, 3)])
+def test_setfit_lets_few_rows_choose_nothing(backbone, reviews, tmp_path, validation_share, n_evaluations):
+    data = {"limit": 200, "validation_limit": 60, "validation_share": validation_share}
+    run = headstart.fit(tiny.spec(reviews, backbone, method="setfit", data=data), out=tmp_path / "run")
+    assert len(run.scores["curve"]) == n_evaluations  # before, and after each of two epochs where it may choose
+    if n_evaluations == 2:
+        assert run.scores["data"]["n_validation"] < 30
+        assert run.scores["kept"]["what"] == "the best trained weights"
