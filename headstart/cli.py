@@ -181,6 +181,34 @@ def compare(
 
 
 @app.command()
+def audit(
+    source: Annotated[str, typer.Argument(metavar="SPEC_OR_DATA", help="A Spec (.yaml), or labelled rows.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.html, audit.md and audit.json.")] = None,
+    suspects: Annotated[bool, typer.Option(help="Also look for labels that are probably wrong.")] = True,
+    task: Annotated[str | None, typer.Option(help="The kind of question, such as text-classification.")] = None,
+    overwrite: Overwrite = False,
+    encoding: Encoding = None,
+    set_: Set = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong with labelled rows: leaks, twins, contradictions, probably wrong labels, lengths, odd rows."""
+    from . import audit as auditing
+    from . import runfolder, spec
+    from .progress import Show
+
+    if out is not None:
+        runfolder.refuse_existing(out, overwrite)
+    given = {"task": task, "data": {"encoding": encoding} if encoding else None}
+    found = auditing.audit(source, suspects=suspects, show=Show(), layers=[
+        ("command line", {key: value for key, value in given.items() if value}), ("--set", spec.parse_set(set_))])
+    if out is not None:
+        auditing.write(found, out)
+    print(auditing.markdown(found))
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+
+
+@app.command()
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Delete all of it.")] = False,
     keep: Annotated[str | None, typer.Option(metavar="SIZE", help="Clean up to this size, such as 2GB.")] = None,

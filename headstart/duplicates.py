@@ -51,14 +51,13 @@ def groups(texts: Sequence[str], threshold: float, seed: int = 0) -> np.ndarray:
     return _join_near(unique, threshold, seed)[unique_N]
 
 
-def count_duplicates(texts: Sequence[str], labels: Sequence[str], group_N: np.ndarray) -> dict[str, int]:
-    """How many rows have an exact twin, a near twin, or a twin of the same text that bears another label."""
-    forms = [canonical(text) for text in texts]
-    index = {form: i for i, form in enumerate(dict.fromkeys(forms))}
-    exact_N = np.fromiter((index[form] for form in forms), np.int64, len(forms))
+def count_duplicates(exact_N: np.ndarray, group_N: np.ndarray, label_N: np.ndarray) -> dict[str, int]:
+    """How many rows have an exact twin, a near twin, or a twin of the same text that bears another label.
+
+    exact_N, group_N: of `groups` with threshold 1.0 and with a lower one.  label_N: the label's number.
+    """
     n_exact_N = np.bincount(exact_N, minlength=1)[exact_N]
-    pairs = set(zip(exact_N.tolist(), labels, strict=True))
-    n_labels = np.bincount([form for form, _ in pairs], minlength=1) if pairs else np.zeros(1, np.int64)
+    n_labels = np.bincount(np.unique(np.stack((exact_N, label_N), 1), axis=0)[:, 0], minlength=1)
     return {
         "n_rows_with_exact_twin": int((n_exact_N > 1).sum()),
         "n_rows_with_near_twin": int((np.bincount(group_N, minlength=1)[group_N] > n_exact_N).sum()),

@@ -69,6 +69,7 @@ def make(tables: Mapping[str, Table], data: DataSpec, task: Question, seed: int)
     counts = Counter[str]()
     for table in tables.values():
         counts.update(table.counts)
+    counts.update(duplicates.count_duplicates(facts.exact_N, facts.group_N, facts.label_N))
 
     shares = {"test": data.test_share, "validation": data.validation_share}
     missing = {name: share for name, share in shares.items() if name not in tables}

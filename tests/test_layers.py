@@ -18,7 +18,7 @@ FLOORS = [
     {"train", "predict", "runfolder"},
     {"artifact", "learning", "evidence"},
     {"workbench", "extract"},
-    {"compare", "sklearn"},
+    {"compare", "sklearn", "audit"},
     {"cli"},
 ]
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -92,6 +92,8 @@ def test_counts():
     texts = ["A text that is here twice", "a text that is  here twice", "one that stands alone in this",
              "a sentence with a word that changed in it, long enough",
              "a sentence with a word that moved in it, long enough"]
-    counts = duplicates.count_duplicates(texts, ["x", "y", "x", "x", "x"], duplicates.groups(texts, 0.6))
+    exact_N, group_N = duplicates.groups(texts, 1.0), duplicates.groups(texts, 0.6)
+    counts = duplicates.count_duplicates(exact_N, group_N, np.array([0, 1, 0, 0, 0]))
     assert counts == {"n_rows_with_exact_twin": 2, "n_rows_with_near_twin": 2, "n_rows_with_conflicting_label": 2}
-    assert set(duplicates.count_duplicates([], [], duplicates.groups([], 1.0)).values()) == {0}
+    none = duplicates.groups([], 1.0)
+    assert set(duplicates.count_duplicates(none, none, none).values()) == {0}
