@@ -257,20 +257,21 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         _listed("unusable", "Rows that cannot be used",
                 [f"{name.removeprefix('n_').replace('_', ' ')}: {k:,}" for name, k in
                  found["unusable"]["counts"].items()], ("where", "what"),
-                ((one["where"], one["what"]) for one in found["unusable"]["rows"]), 2),
+                ((_place(one), one["what"]) for one in found["unusable"]["rows"]), 2),
         _listed("conflicts", "One text, several labels", [f"{found['conflicts']['n_texts']:,} texts."],
-                ("text", "labels"), ((one["text"], ", ".join(f"{row['gold']} ({row['where']})" for row in one["rows"]))
+                ("text", "labels"), ((one["text"], ", ".join(f"{row['gold']} ({_place(row)})" for row in one["rows"]))
                                      for one in found["conflicts"]["texts"]), 2),
         _listed("suspects", "Labels that are probably wrong", [
             f"{(found['suspects'] or {}).get('n_rows', 0):,} of {(found['suspects'] or {}).get('n_looked_at', 0):,} "
             "train rows: a classifier on the frozen backbone that has not seen them is confident of another label."],
                 ("where", "text", "label", "its share", "rather", "its share "),
-                ((one["where"], one["text"], one["gold"], percent(one["gold_share"]), one["predicted"],
+                ((_place(one), one["text"], one["gold"], percent(one["gold_share"]), one["predicted"],
                   percent(one["predicted_share"])) for one in (found["suspects"] or {}).get("rows", ())), 6),
         _listed("twins", "Twins within a part",
-                [f"{twins['n_rows']:,} of {n:,} rows, in {twins['n_groups']:,} groups."], columns, map(_as_pair, twins["pairs"]), 5),
+                [f"{twins['n_rows']:,} of {n:,} rows, in {twins['n_groups']:,} groups."], columns,
+                map(_as_pair, twins["pairs"]), 5),
         _listed("odd", "Odd texts", [], ("kind", "rows", "such as"),
-                ((kind, f"{one['n_rows']:,}", f"{one['rows'][0]['where']}: {one['rows'][0]['text']}")
+                ((kind, f"{one['n_rows']:,}", f"{_place(one['rows'][0])}: {one['rows'][0]['text']}")
                  for kind, one in found["odd"].items()), 3),
         _listed("balance", "Labels", [], ("label", *parts),
                 ((label, *(f"{counts.get(part, 0):,}" for part in parts)) for label, counts in
@@ -290,7 +291,12 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
 
 
 def _as_pair(one: Mapping[str, Any]) -> tuple[str, ...]:
-    return one["first"], one["second"], one["kind"], one["text"], one["other_text"]
+    return _place(one, "first"), _place(one, "second"), one["kind"], one["text"], one["other_text"]
+
+
+def _place(one: Mapping[str, Any], key: str = "where") -> str:
+    """File and line without the folders, which a table has no room for."""
+    return str(one[key]).rpartition("/")[2]
 
 
 def _listed(name: str, title: str, lead: Sequence[str], columns: tuple[str, ...], rows: Any, n_words: int) -> Section:
