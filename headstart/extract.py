@@ -77,7 +77,7 @@ class Extractor:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """features_ND float32, one line a text, in the given order. `n_cut` then says how many texts were cut."""
-        read = [self.reader.read(text) for text in texts]
+        read = self.reader.read_all(texts)
         self.n_cut = sum(n_cut > 0 for _, n_cut in read)
         if not read:
             return np.empty((0, self.width), np.float32)

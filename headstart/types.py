@@ -39,18 +39,27 @@ class Reader:
         A pair is cut from its longer side, one token at a time. Returns ({"input_ids": [T]} and, for a pair
         of a model that has them, "token_type_ids": [T]; T <= max_tokens), n_cut_tokens).
         """
+        if text_pair is None:
+            return self.read_all([text])[0]
         first = self.tokenizer.encode(text, add_special_tokens=False)
-        second = None if text_pair is None else self.tokenizer.encode(text_pair, add_special_tokens=False)
-        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(second is not None)
-        keep, keep_pair = _fit(len(first), 0 if second is None else len(second), room)
-        n_cut = len(first) - keep
+        second = self.tokenizer.encode(text_pair, add_special_tokens=False)
+        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(True)
+        keep, keep_pair = _fit(len(first), len(second), room)
+        n_cut = len(first) - keep + len(second) - keep_pair
         first.truncate(keep)
-        if second is None:
-            return {"input_ids": self.tokenizer.post_process(first).ids}, n_cut
-        n_cut += len(second) - keep_pair
         second.truncate(keep_pair)
         both = self.tokenizer.post_process(first, second)
         return {"input_ids": both.ids} | ({"token_type_ids": both.type_ids} if self.has_types else {}), n_cut
+
+    def read_all(self, texts: Sequence[str]) -> list[tuple[dict[str, list[int]], int]]:
+        """`read` of each single text, several at a time on several cores."""
+        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(False)
+        found = []
+        for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
+            n_cut = max(0, len(one) - room)
+            one.truncate(min(len(one), room))
+            found.append(({"input_ids": self.tokenizer.post_process(one).ids}, n_cut))
+        return found
 
 
 def _fit(n_first: int, n_second: int, room: int) -> tuple[int, int]:
