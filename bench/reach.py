@@ -8,7 +8,8 @@ weights; headstart holds a tenth of them back to choose by. The test rows choose
 - trainer: the `transformers` Trainer with its defaults (batches of 8, fused AdamW).
 - trainer, best: batches of 16, grouped by length.
 - peft: the same Trainer over LoRA of rank 8 in all linear layers, lr 5e-4.
-- headstart: `fit` with the method named; "two epochs" is `fine-tuning` with `train.epochs: 2`.
+- headstart: `fit` with the method named ("last two": `fine-tuning` with `last_blocks: 2`); "two epochs" is
+  `fine-tuning` with `train.epochs: 2`. Where no epochs are named, there are five on trec: few rows get more.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ PEERS: dict[str, dict[str, Any]] = {"trainer": {}, "trainer, best": BEST, "peft"
 OURS: dict[str, dict[str, Any]] = {
     "linear probe": {"method": "linear-probe"},
     "last two blocks": {"method": {"name": "fine-tuning", "last_blocks": 2}},
+    "last two, three epochs": {"method": {"name": "fine-tuning", "last_blocks": 2}, "train": {"epochs": 3}},
     "two epochs": {"method": "fine-tuning", "train": {"epochs": 2}},
 }
 SHARE, FACTORS = 0.99, {"trainer": 4.0, "trainer, best": 2.0}

@@ -210,7 +210,8 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
     spec = run.spec
     if not (run.method.solves_head or spec.evaluate.baselines):
         return {}
-    parts = PARTS if spec.evaluate.baselines else ("train", "validation")
+    # Features of test rows serve the baselines, and a method that does not train: its answers follow from them.
+    parts = PARTS if spec.evaluate.baselines or not run.method.trains else ("train", "validation")
     chosen = {name: np.arange(len(run.windows[name])) for name in parts}
     chosen["train"] = features.enough(run.windows["train"].target["label"].values, spec.seed)
     forward = run.learner.forward
