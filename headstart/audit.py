@@ -25,7 +25,7 @@ from . import data, duplicates, report, sealed, tasks, workbench
 from .data import Table
 from .extract import Extractor
 from .progress import Show
-from .sections import Headline, Section, clean, percent
+from .sections import Headline, Section, clean, cut, percent
 from .sections import Table as Shown
 from .spec import Spec
 from .tasks import Task
@@ -37,6 +37,7 @@ N_FOLDS = 5
 MAX_SUSPECT_ROWS = 20_000  # of train, drawn by seed: cross-validation takes minutes with more
 MAX_LANGUAGE_ROWS = 2_000
 MAX_LISTED = 20  # of every kind of finding, in the table and on the page; counts are of all
+MAX_CHARS_LISTED = 160  # of a text
 MIN_LANGUAGE_SHARE = 0.01  # short texts are often taken for a neighbor of their language
 TWIN = {True: "same text", False: "nearly the same"}
 
@@ -196,8 +197,7 @@ def _suspects(train: Table, task: Task, spec: Spec, show: Show) -> Finding:
     if len(labels) < 2:
         return {"n_looked_at": 0, "n_rows": 0, "rows": []}
     texts = [task.text(train.rows[i]) for i in chosen]
-    store = spec.cache if spec.cache != "off" else "off"
-    features_ND = Extractor(spec.backbone, max_tokens=spec.data.max_tokens, store=store, show=show)(texts)
+    features_ND = Extractor(spec.backbone, max_tokens=spec.data.max_tokens, store=spec.cache, show=show)(texts)
     scaled_ND = features_ND / np.sqrt(np.mean(features_ND**2) * features_ND.shape[1] / 16)
     folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=spec.seed)
     shares_NK = cross_val_predict(LogisticRegression(max_iter=1000), scaled_ND, gold_N, cv=folds,
@@ -300,6 +300,6 @@ def _place(one: Mapping[str, Any], key: str = "where") -> str:
 
 
 def _listed(name: str, title: str, lead: Sequence[str], columns: tuple[str, ...], rows: Any, n_words: int) -> Section:
-    short = [tuple(word if len(word) <= 160 else word[:159] + "…" for word in row) for row in rows]
+    short = [tuple(cut(word, MAX_CHARS_LISTED) for word in row) for row in rows]
     caption = f"{title}: the first {len(short)}" if len(short) == MAX_LISTED else title
     return Section(name, title, lead, (), [Shown(caption, columns, short, n_words)] if short else [])

@@ -19,6 +19,8 @@ Json = Annotated[bool, typer.Option("--json", help="The last line of stdout is o
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set any field of the Spec; repeatable.")]
 Encoding = Annotated[str | None, typer.Option(help="Text encoding of the data, such as latin-1.")]
 OutFile = Annotated[Path | None, typer.Option(help="Write the JSON to this file, whole or not at all.")]
+SpecOrData = Annotated[str, typer.Argument(metavar="SPEC_OR_DATA", help="A Spec (.yaml), or labelled rows.")]
+TaskName = Annotated[str | None, typer.Option(help="The kind of question, such as text-classification.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace what is at --out.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
@@ -41,7 +43,7 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="Folder of the artifact; runs/NAME when absent.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Pretrained model: a name, a folder or a hub id.")] = None,
     method: Annotated[str | None, typer.Option(help="How knowledge is carried over; auto when absent.")] = None,
-    task: Annotated[str | None, typer.Option(help="The kind of question, such as text-classification.")] = None,
+    task: TaskName = None,
     seed: Annotated[int | None, typer.Option(help="Drives splits, order, new weights and dropout.")] = None,
     encoding: Encoding = None,
     set_: Set = [],  # noqa: B006 - typer copies it
@@ -154,7 +156,7 @@ def extract(
 
 @app.command()
 def compare(
-    source: Annotated[str, typer.Argument(metavar="SPEC_OR_DATA", help="A Spec (.yaml), or labelled rows.")],
+    source: SpecOrData,
     methods: Annotated[str, typer.Option(help="Names with commas between; options behind colons: lora:rank=4.")],
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds each method gets.")] = 3,
@@ -182,10 +184,10 @@ def compare(
 
 @app.command()
 def audit(
-    source: Annotated[str, typer.Argument(metavar="SPEC_OR_DATA", help="A Spec (.yaml), or labelled rows.")],
+    source: SpecOrData,
     out: Annotated[Path | None, typer.Option(help="Folder for audit.html, audit.md and audit.json.")] = None,
     suspects: Annotated[bool, typer.Option(help="Also look for labels that are probably wrong.")] = True,
-    task: Annotated[str | None, typer.Option(help="The kind of question, such as text-classification.")] = None,
+    task: TaskName = None,
     overwrite: Overwrite = False,
     encoding: Encoding = None,
     set_: Set = [],  # noqa: B006

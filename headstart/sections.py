@@ -123,7 +123,7 @@ def amount(name: str, value: object) -> tuple[str, str]:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return words, MISSING
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return words, _cut(str(value), MAX_TEXT_CHARS)
+        return words, cut(str(value), MAX_TEXT_CHARS)
     return words, UNITS[unit](value) if unit else f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
@@ -139,7 +139,7 @@ UNITS: dict[str, Callable[[float], str]] = {
     "_mb": "{:,.0f} MB".format, "_bytes": lambda n: f"{n / 1e6:,.1f} MB"}
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
@@ -215,7 +215,7 @@ def certificate(scores: Scores) -> Section:
              ] if others else []
     pictures = [Picture(f"Test {metric} with 95% intervals, {n}", score_picture(scores))]
     if gains:
-        dots = [drawing.Dot(_cut(name, MAX_NAME_CHARS), gain["difference"], tuple(gain["interval"]),
+        dots = [drawing.Dot(cut(name, MAX_NAME_CHARS), gain["difference"], tuple(gain["interval"]),
                             f"{points(gain['difference'])} {interval(gain['interval'])}", is_main=True)
                 for name, gain in gains.items()]
         pictures.append(Picture(f"Gain of the fitted model over each baseline in points, paired on the same rows, {n}; "
@@ -226,7 +226,7 @@ def certificate(scores: Scores) -> Section:
 
 
 def score_picture(scores: Scores) -> str:
-    dots = [drawing.Dot(_cut(name, MAX_NAME_CHARS), one["score"], tuple(one.get("interval") or [one["score"]] * 2),
+    dots = [drawing.Dot(cut(name, MAX_NAME_CHARS), one["score"], tuple(one.get("interval") or [one["score"]] * 2),
                         f"{percent(one['score'])} {interval(one.get('interval'))}".rstrip(), is_main=k == 0)
             for k, (name, one) in enumerate(_scored(scores))]
     return drawing.dot_plot(f"Test {in_words(scores['metric'])}", dots, _tick_percent)
@@ -301,7 +301,7 @@ def confusion(details: Scores) -> Section | None:
         table = Table(f"The {len(rows)} most frequent of {len(pairs):,} confused pairs, {n_rows(sum(n_gold))}",
                       ("gold", "predicted", "rows", "of"), rows, n_words=2)
         return Section("confusion", "Confusion", (), (), [table]) if rows else None
-    names = [_cut(label, MAX_NAME_CHARS) for label in labels]
+    names = [cut(label, MAX_NAME_CHARS) for label in labels]
     shares = [[count / max(1, n) for count in row] for row, n in zip(counts_KK, n_gold, strict=True)]
     is_dense = len(labels) > 8 or sum(map(len, labels)) > 90  # names across the top must stand upright to fit
     table = Table(f"Test rows by gold label (down) and predicted label (across), {n_rows(sum(n_gold))}",
@@ -327,7 +327,7 @@ def per_label(details: Scores) -> Section | None:
 
 
 def mistakes(details: Scores) -> Section | None:
-    rows = [(_cut(one["text"], MAX_TEXT_CHARS), one["label"], one["predicted"], percent(one["confidence"]))
+    rows = [(cut(one["text"], MAX_TEXT_CHARS), one["label"], one["predicted"], percent(one["confidence"]))
             for one in details.get("mistakes", [])]
     table = Table("Wrong answers of the fitted model on test rows, most confident first",
                   ("text", "gold", "predicted", "confidence"), rows, n_words=3, look="texts")
