@@ -44,7 +44,7 @@ def cells(quick: bool) -> list[Cell]:
         *({"name": "banking77", "seed": s, **banking} for s in several),
         *({"name": "amazon", "seed": 0, **amazon, "train_domains": trained, "test_domains": [d], "settings": AMAZON}
           for d in DOMAINS[: 1 if quick else None] for trained in ([d], [other for other in DOMAINS if other != d])),
-        {"name": "sst2_full", "seed": 0, **sst2, "settings": {"train.epochs": 2, "train.tokens_per_batch": 1024}},
+        {"name": "sst2_full", "seed": 0, **sst2},
     ]
     return [cell | {"settings": cell.get("settings", {}) | QUICK} for cell in plan] if quick else plan
 

@@ -39,7 +39,8 @@ class DataSpec(_Part):
     limit: int | None = Field(None, ge=1, description="use at most this many train rows, drawn by seed")
     validation_limit: int | None = Field(None, ge=1, description="use at most this many validation rows")
     test_limit: int | None = Field(None, ge=1, description="use at most this many test rows")
-    validation_share: float = Field(0.1, gt=0, lt=0.5, description="share of train that becomes validation when made")
+    validation_share: float = Field(
+        0.1, gt=0, lt=0.5, description="share of train that becomes validation when made, at most 2,000 rows of it")
     test_share: float = Field(0.1, gt=0, lt=0.5, description="share of train that becomes test when made")
     near_duplicate: float = Field(0.8, gt=0, le=1, description="texts this alike (Jaccard) stay on one side of a split")
     encoding: str | None = Field(None, description="text encoding; found by byte-order mark or UTF-8 when absent")

@@ -24,6 +24,8 @@ from .errors import DataError, Problem, shorten
 from .spec import DataSpec
 from .types import Row
 
+MAX_MADE_VALIDATION = 2_000  # rows: a score of so many is known to a point; more would only be missing from train
+
 
 class Question(Protocol):
     """What this file asks of a task."""
@@ -145,7 +147,10 @@ def _carve(rows: np.ndarray, shares: Mapping[str, float], facts: _Facts) -> dict
     """The rows of each part in `shares`, and of what remains as "train"."""
     groups = _grouped(rows, facts)
     n_rows_K = np.bincount(groups.label_G, groups.size_G, minlength=len(facts.labels)).astype(np.int64)
-    quotas = {name: apportion(n_rows_K, round(share * len(rows))) for name, share in shares.items()}
+    wanted = {name: round(share * len(rows)) for name, share in shares.items()}
+    if "validation" in wanted:
+        wanted["validation"] = min(wanted["validation"], MAX_MADE_VALIDATION)
+    quotas = {name: apportion(n_rows_K, n) for name, n in wanted.items()}
     part_G = np.full(len(groups.size_G), "train", object)
     order = np.lexsort((groups.key_G, groups.label_G))
     starts = np.searchsorted(groups.label_G[order], np.arange(len(facts.labels) + 1))

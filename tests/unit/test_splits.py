@@ -140,3 +140,9 @@ def test_a_smaller_limit_draws_from_the_larger_draw():
 ])
 def test_apportion(sizes, total, expected):
     assert splits.apportion(np.array(sizes), total).tolist() == expected
+
+
+def test_made_validation_is_as_large_as_choosing_needs():
+    made = make([{"text": f"{i}", "label": "ab"[i % 2]} for i in range(30_000)], near_duplicate=1)
+    assert len(made.validation.rows) == splits.MAX_MADE_VALIDATION
+    assert len(made.test.rows) == 3_000
