@@ -29,12 +29,13 @@ def measure(name: str, n_rows: int | None, seed: int) -> dict[str, Any]:
 
     source, errors = SOURCES[name]
     spec, _, _ = workbench.resolve([("bench", {"data": {"train": source.format(data=DATA), "errors": errors}})])
-    task = tasks.find(spec.task)()
+    task = tasks.build(spec.task)
     rows = data.read(spec.data.train, spec.data, task).rows[:n_rows]
     reader = backbone.load(spec.backbone, spec.data.max_tokens).reader
     lengths_N = np.array([len(reader.read(task.text(row))[0]["input_ids"]) for row in rows])
     budget = spec.train.tokens_per_batch
-    epochs = [batches.epoch(lengths_N, budget, seed, number) for number in range(N_EPOCHS)]
+    windows = batches.WindowStore({}, {}, lengths_N, np.arange(len(rows)), np.zeros(len(rows), int), 0)
+    epochs = [batches.epoch(windows, budget, seed, number) for number in range(N_EPOCHS)]
     order = np.random.default_rng(seed).permutation(len(rows))
     sixteens = [order[at : at + 16] for at in range(0, len(order), 16)]
     return {"n_rows": len(rows), "n_tokens": int(lengths_N.sum()), "tokens_per_batch": budget,

@@ -70,7 +70,7 @@ def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, method: 
     train = {"epochs": 1, "checkpoint_every_s": 1e9, **settings}
     asked = {"data": {"train": "sst2"}, "method": method, "train": train, "cache": cache}
     spec, _, how = workbench.resolve([("bench", asked)])
-    task = tasks.find(spec.task)().learn(rows)
+    task = tasks.build(spec.task).learn(rows)
     backbone = backbones.load(spec.backbone, spec.data.max_tokens)
     model = backbones.build(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     how.prepare(model)
@@ -112,7 +112,7 @@ def loops(rows: list[dict[str, str]]) -> dict[str, Any]:
 def batches_of(windows: Any, spec: Any) -> list[Any]:
     from headstart import batches
 
-    return batches.epoch(windows.lengths_N, spec.train.tokens_per_batch, spec.seed, 0)
+    return batches.epoch(windows, spec.train.tokens_per_batch, spec.seed, 0)
 
 
 def bare_loop(rows: list[dict[str, str]], folder: Path) -> Callable[[int], float]:

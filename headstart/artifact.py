@@ -119,8 +119,7 @@ def load(folder: str | Path, device: str | None = None) -> Artifact:
         raise ArtifactError(str(folder), f"has format {shorten(described.get('format'))}; this version reads {FORMAT}.",
                             "Use the version of headstart that wrote it (versions in scores.json).")
     spec = Spec.model_validate(read_yaml(folder / "spec.yaml"))
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in described["fields"].items()}
-    task = tasks.find(described["name"])(**fields)
+    task = tasks.restore(described["name"], described["fields"])
     artifact = Artifact(folder, task, spec, *_model(folder, task, spec, device),
                         json.loads((folder / "scores.json").read_text("utf-8")))
     _answer_golden(artifact)

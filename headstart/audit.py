@@ -53,7 +53,7 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     show = show or Show(quiet=True)
     lenient = ("audit", {"data": {"errors": "skip"}})  # beneath what the caller says: bad rows are a finding here
     spec, _, _ = workbench.resolve([lenient, workbench.first_layer(spec_or_path), *layers])
-    task = tasks.find(spec.task)()
+    task = tasks.build(spec.task)
     tables = data.read_splits(spec.data, task)
     rows = _Rows(tables, task, spec.data.near_duplicate)
     found = {

@@ -12,7 +12,7 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import urlsplit
 
 from . import trust
@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("loading a model", error.name or "torch", "train") from None
 
-from .heads import Model, NativeModel, PooledModel
+from .heads import Head, Model, NativeModel, PooledModel
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
@@ -54,9 +54,12 @@ SHIPPED = {
 class HasHead(Protocol):
     """What `build` asks of a task."""
 
+    name: ClassVar[str]
+    native: ClassVar[str | None]
+
     @property
     def n_outputs(self) -> int: ...
-    def head(self, width: int, pooling: str) -> nn.Module: ...
+    def head(self, width: int, pooling: str) -> Head: ...
     def describe(self) -> dict[str, Any]: ...
 
 
@@ -222,7 +225,9 @@ def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Mo
         if backbone.config.model_type in NO_NATIVE:
             raise SpecError("head.pooling", f'"native" is not for {backbone.config.model_type}: its own head does not '
                             "read one vector a text.", "Use mean, first or max.")
-        return NativeModel(_pretrained(transformers.AutoModelForSequenceClassification, backbone, task.describe()))
+        if task.native is None:
+            raise SpecError("head.pooling", f'"native" is not for "{task.name}".', "Use mean, first or max.")
+        return NativeModel(_pretrained(getattr(transformers, task.native), backbone, task.describe()))
     # The encoder half of T5 alone; the decoder has nothing to say about a label.
     kind = transformers.T5EncoderModel if backbone.config.model_type == "t5" else transformers.AutoModel
     encoder = _pretrained(kind, backbone, {})

@@ -38,6 +38,7 @@ class WindowStore:
     """Windows as flat memory-mapped arrays.
 
     lengths_N: tokens of each window.  rows_N: the row each came from.  cut_N: tokens of each that did not fit.
+    together:  whether the windows of one row stay in one batch.
     """
 
     inputs: dict[str, Field]
@@ -46,9 +47,19 @@ class WindowStore:
     rows_N: np.ndarray
     cut_N: np.ndarray
     pad_id: int
+    together: bool = False
 
     def __len__(self) -> int:
         return len(self.lengths_N)
+
+    def targets(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """The target's fields of the windows numbered `chosen`, lists of them one after the other."""
+        return {name: field.values[chosen] if field.starts is None else
+                np.concatenate([field.of(i) for i in chosen]) for name, field in self.target.items()}
+
+    def n_cut_of_rows(self, n_rows: int) -> np.ndarray:
+        """Tokens of each row that no window holds."""
+        return np.bincount(self.rows_N, self.cut_N, minlength=n_rows).astype(np.int64)
 
     def batch(self, chosen: np.ndarray) -> Batch:
         """The windows numbered `chosen`, padded to the longest of them."""
@@ -56,7 +67,7 @@ class WindowStore:
                        {k: [f.of(i) for i in chosen] for k, f in self.target.items()}, self.pad_id)
 
 
-def store(windows: Iterable[Window], folder: Path, pad_id: int) -> WindowStore:
+def store(windows: Iterable[Window], folder: Path, pad_id: int, together: bool = False) -> WindowStore:
     """Write `windows` to flat files in `folder` (made, overwritten) and map them. One pass, bounded memory."""
     folder.mkdir(parents=True, exist_ok=True)
     writers: dict[str, _Writer] = {}
@@ -74,7 +85,7 @@ def store(windows: Iterable[Window], folder: Path, pad_id: int) -> WindowStore:
     fields_of = {kind: {key.partition(".")[2]: w.close() for key, w in writers.items() if key.startswith(kind)}
                  for kind in ("inputs", "target")}
     return WindowStore(fields_of["inputs"], fields_of["target"], np.asarray(lengths, np.int32),
-                       np.asarray(rows, np.int64), np.asarray(cut, np.int32), pad_id)
+                       np.asarray(rows, np.int64), np.asarray(cut, np.int32), pad_id, together)
 
 
 class _Writer:
@@ -98,20 +109,23 @@ class _Writer:
         return Field(np.memmap(self.path, self.dtype, "r"), starts)
 
 
-def by_length(lengths_N: np.ndarray, order: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
+def by_length(lengths_N: np.ndarray, order: np.ndarray, tokens_per_batch: int,
+              sizes_N: np.ndarray | None = None) -> list[np.ndarray]:
     """Cut `order`, sorted by length (stable), into batches of at most `tokens_per_batch` padded tokens.
 
-    A window longer than the budget gets a batch of its own.
+    sizes_N: how many windows each stands for, all of its length; one when absent. What is longer than the budget gets
+    a batch of its own.
     """
     order = order[np.argsort(lengths_N[order], kind="stable")]
     lengths = lengths_N[order]
+    n_before = np.arange(len(order) + 1) if sizes_N is None else np.append(0, np.cumsum(sizes_N[order]))
     batches, begin = [], 0
     while begin < len(order):
         # Lengths only grow, so rows * longest grows too: the end of the batch is found by bisection.
         low, high = begin + 1, len(order)
         while low < high:
             middle = (low + high + 1) // 2
-            if int(lengths[middle - 1]) * (middle - begin) <= tokens_per_batch:
+            if int(lengths[middle - 1]) * int(n_before[middle] - n_before[begin]) <= tokens_per_batch:
                 low = middle
             else:
                 high = middle - 1
@@ -120,13 +134,42 @@ def by_length(lengths_N: np.ndarray, order: np.ndarray, tokens_per_batch: int) -
     return batches
 
 
-def epoch(lengths_N: np.ndarray, tokens_per_batch: int, seed: int, number: int) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class Units:
+    """What a batch takes whole: a window, or all windows of a row. U units; windows of a row are neighbours."""
+
+    starts_U: np.ndarray
+    sizes_U: np.ndarray
+    lengths_U: np.ndarray  # the longest window of each
+
+    @classmethod
+    def of(cls, windows: WindowStore, chosen: np.ndarray | None = None) -> Units:
+        """The units of all windows, or of those numbered `chosen` (whole units, in order); starts count in `chosen`."""
+        lengths_N = windows.lengths_N if chosen is None else windows.lengths_N[chosen]
+        if not windows.together:
+            return cls(np.arange(len(lengths_N)), np.ones(len(lengths_N), np.int64), lengths_N)
+        _, starts_U, sizes_U = np.unique(windows.rows_N if chosen is None else windows.rows_N[chosen],
+                                         return_index=True, return_counts=True)
+        return cls(starts_U, sizes_U, np.maximum.reduceat(lengths_N, starts_U))
+
+    def by_length(self, order: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
+        """The windows of each batch."""
+        return [self._windows(batch) for batch in by_length(self.lengths_U, order, tokens_per_batch, self.sizes_U)]
+
+    def _windows(self, units: np.ndarray) -> np.ndarray:
+        if len(self.starts_U) == self.sizes_U.sum():
+            return units
+        return np.concatenate([np.arange(self.starts_U[u], self.starts_U[u] + self.sizes_U[u]) for u in units])
+
+
+def epoch(windows: WindowStore, tokens_per_batch: int, seed: int, number: int) -> list[np.ndarray]:
     """The batches of epoch `number`, from 0: every window once, in an order drawn from (seed, number)."""
     rng = np.random.default_rng((seed, number))
-    order = rng.permutation(len(lengths_N))
-    in_pool = max(1, round(POOL_BATCHES * tokens_per_batch / float(lengths_N.mean())))
+    units = Units.of(windows)
+    order = rng.permutation(len(units.starts_U))
+    in_pool = max(1, round(POOL_BATCHES * tokens_per_batch / float((units.lengths_U * units.sizes_U).mean())))
     batches = [b for at in range(0, len(order), in_pool)
-               for b in by_length(lengths_N, order[at : at + in_pool], tokens_per_batch)]
+               for b in units.by_length(order[at : at + in_pool], tokens_per_batch)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -135,13 +178,17 @@ def steps(windows: WindowStore, tokens_per_batch: int, tokens_per_micro_batch: i
     """Batches of step `first`, `first` + 1, ... without end; each a list of micro-batches whose losses are summed."""
     n = 0
     for number in count():
-        for chosen in epoch(windows.lengths_N, tokens_per_batch, seed, number):
+        for chosen in epoch(windows, tokens_per_batch, seed, number):
             n += 1
             if n < first:
                 continue
-            pieces = ([chosen] if tokens_per_micro_batch is None
-                      else by_length(windows.lengths_N, chosen, tokens_per_micro_batch))
-            yield [windows.batch(piece) for piece in pieces]
+            if tokens_per_micro_batch is None:
+                yield [windows.batch(chosen)]
+                continue
+            chosen = np.sort(chosen)
+            units = Units.of(windows, chosen)
+            yield [windows.batch(chosen[piece]) for piece in
+                   units.by_length(np.arange(len(units.starts_U)), tokens_per_micro_batch)]
 
 
 def usual_epochs(lengths_N: np.ndarray, tokens_per_batch: int) -> int:
@@ -160,7 +207,7 @@ def plan(windows: WindowStore, tokens_per_batch: int, seed: int, epochs: int, ma
     n, evaluate_at, epochs_at = 0, {0: 0.0}, []
     for number in count():
         epochs_at.append(n)
-        in_epoch = len(epoch(windows.lengths_N, tokens_per_batch, seed, number))
+        in_epoch = len(epoch(windows, tokens_per_batch, seed, number))
         for j in range(1, evaluations_per_epoch + 1):
             evaluate_at[n + round(in_epoch * j / evaluations_per_epoch)] = number + j / evaluations_per_epoch
         n += in_epoch

@@ -115,7 +115,7 @@ def _split_once(spec: specs.Spec, out: Path, anew: bool) -> tuple[dict[str, str]
             raise SpecError(str(out), "was begun with other data or another seed.",
                             "Resume with the same Spec, or start anew: --overwrite")
     else:
-        task = tasks.find(spec.task)()
+        task = tasks.build(spec.task)
         parts = splits.make(data.read_splits(spec.data, task), spec.data, task, spec.seed)
         for name in workbench.PARTS:
             sealed.write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
@@ -237,7 +237,7 @@ def _summarize(runs: Sequence[tuple[Cell, dict[str, Any]]], wanted: Sequence[str
         tables.append({"rows": n, **_one_size(chosen, out, spec)})
     _, first = runs[0]
     return {"metric": first["metric"], "n_test": first["n_test"], "seeds": sorted({c.seed for c, _ in runs}),
-            "backbone": spec.backbone, "task": spec.task, "data": spec.data.train, "sizes": tables,
+            "backbone": spec.backbone, "task": spec.task["name"], "data": spec.data.train, "sizes": tables,
             "machine": first["machine"], "versions": first["versions"]}
 
 

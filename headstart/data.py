@@ -258,7 +258,8 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
             found[column] = names[0]
         elif names:
             missing[column] = f'{" and ".join(map(shorten, names))} could each be the task\'s "{column}"'
-        elif column in task.needed or column in data.columns or (column in task.gold and gold == "required"):
+        elif (column in task.needed or column in data.columns
+              or (column in task.gold and column not in task.optional and gold == "required")):
             missing[column] = f'no column is called {shorten(data.columns.get(column, column))}'
     left = [name for name in header if name not in found.values()]
     if found and len(missing) == len(left) == 1 and next(iter(missing)) not in data.columns and left[0] not in NUMBERS:

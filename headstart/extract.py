@@ -101,6 +101,8 @@ class _Vector:
     """Stands where a task stands when a head is built: one output that nobody reads."""
 
     n_outputs = 1
+    native: ClassVar[str | None] = "AutoModelForSequenceClassification"
+    name: ClassVar[str] = "extract"
 
     def head(self, width: int, pooling: str) -> PoolHead:
         return PoolHead(width, 1, pooling)

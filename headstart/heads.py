@@ -14,7 +14,15 @@ from torch import nn
 Inputs = dict[str, torch.Tensor]
 
 
-class PoolHead(nn.Module):
+class Head(nn.Module):
+    """hidden_BTD, mask_BT and the inputs that it reads itself to logits; `out` is its last linear layer."""
+
+    reads: tuple[str, ...] = ()  # inputs that are meant for the head and not for the encoder
+    per_token = False  # whether `out` sees every token, [B, T, D], and not one vector a window
+    out: nn.Linear
+
+
+class PoolHead(Head):
     """hidden_BTD and mask_BT to logits_BK: pool over real tokens, then one linear map."""
 
     def __init__(self, width: int, n_outputs: int, pooling: str) -> None:
@@ -24,6 +32,20 @@ class PoolHead(nn.Module):
 
     def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.out(pool(hidden_BTD, mask_BT, self.pooling))
+        return logits
+
+
+class TokenHead(Head):
+    """hidden_BTD to logits_BTK, each token by itself."""
+
+    per_token = True
+
+    def __init__(self, width: int, n_outputs: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(width, n_outputs)
+
+    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.out(hidden_BTD)
         return logits
 
 
@@ -43,7 +65,7 @@ class PooledModel(nn.Module):
 
     last_layers = 1  # the mean over so many layers' hidden states is what the head pools
 
-    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, head: Head) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -52,17 +74,24 @@ class PooledModel(nn.Module):
 
     @property
     def output(self) -> nn.Linear:
-        return cast(nn.Linear, self.head.out)
+        return self.head.out
+
+    @property
+    def per_token(self) -> bool:
+        """Whether the last linear layer sees every token and not one vector a window."""
+        return self.head.per_token
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         n_tokens = inputs["input_ids"].shape[1]
+        for_head = [inputs[name] for name in self.head.reads]
+        inputs = {name: a for name, a in inputs.items() if name not in self.head.reads}
         if self.last_layers == 1:
             hidden_BTD = self.encoder(**inputs).last_hidden_state
         else:
             hidden_BTD = torch.stack(self.encoder(**inputs, output_hidden_states=True).hidden_states
                                      [-self.last_layers:]).mean(0)
         hidden_BTD = hidden_BTD[:, -n_tokens:]  # a prompt before the text is not pooled
-        logits: torch.Tensor = self.head(hidden_BTD, inputs["attention_mask"])
+        logits: torch.Tensor = self.head(hidden_BTD, inputs["attention_mask"], *for_head)
         return logits
 
 
@@ -72,6 +101,7 @@ class NativeModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.per_token = "TokenClassification" in type(model).__name__
 
     @property
     def encoder(self) -> nn.Module:

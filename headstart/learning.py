@@ -17,6 +17,7 @@ import torch
 
 from . import batches, blocks, metrics, runfolder, train
 from .batches import WindowStore
+from .errors import SpecError
 from .heads import Model
 from .methods import Method
 from .predict import predict
@@ -58,6 +59,9 @@ class Learner:
     def learn(self, windows: WindowStore, validation: Sequence[Row], *, resume: bool) -> None:
         """Train to the end of the plan or until patience runs out; checkpoint on the way; keep the best weights."""
         settings, seed = self.spec.train, self.spec.seed
+        if self.task.contrasts and settings.tokens_per_micro_batch is not None:
+            raise SpecError("train.tokens_per_micro_batch", f'would change the loss of "{self.task.name}", which '
+                            "compares the rows of a batch.", "Leave it out.")
         n_steps, evaluate_at, epochs_at = batches.plan(
             windows, settings.tokens_per_batch, seed, settings.epochs or 1, settings.max_steps,
             settings.evaluations_per_epoch)
@@ -104,8 +108,13 @@ class Learner:
     def _loss(self, windows: WindowStore, start: Weights) -> train.Loss:
         settings, weights_K = self.spec.train, None
         if settings.class_weights == "balanced":
-            counts_K = np.bincount(windows.target["label"].values, minlength=self.task.n_outputs)
-            weights_K = torch.tensor(counts_K.sum() / (len(counts_K) * counts_K), dtype=torch.float32).to(self.device)
+            gold_N = self.task.classes({name: field.values for name, field in windows.target.items()})
+            if gold_N is None:
+                raise SpecError("train.class_weights", f'is for tasks with classes; "{self.task.name}" has none.',
+                                "Leave it out.")
+            counts_K = np.bincount(gold_N, minlength=self.task.n_outputs)
+            weights_K = torch.tensor(counts_K.sum() / (len(counts_K) * np.maximum(counts_K, 1)),
+                                     dtype=torch.float32).to(self.device)
         reads = self.forward if self.method.reads == "logits" else self.forward.into_output
 
         def loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -205,7 +214,7 @@ class Learner:
         outcomes = []
         for one in (weights, start):
             self._put(one)
-            outcomes.append(self.task.outcomes(self.answer(validation), validation))
+            outcomes.append(self._outcomes(self.answer(validation), validation))
         resampled_SR = metrics.bootstrap(lambda o: self.task.score(o)[self.task.metric], outcomes,
                                          self.spec.evaluate.n_resamples, self.spec.seed)
         return metrics.interval(resampled_SR[0] - resampled_SR[1])[0] > 0
@@ -215,9 +224,14 @@ class Learner:
         began = time.perf_counter()
         self.solve_head_again()
         answers = self.answer(rows, checkpoint_on_stop)
-        scores = self.task.score(self.task.outcomes(answers, rows))
+        scores = self.task.score(self._outcomes(answers, rows))
         self.evaluate_seconds += time.perf_counter() - began
         return scores[self.task.metric], scores
+
+    def _outcomes(self, answers: Sequence[Prediction], validation: Sequence[Row]) -> np.ndarray:
+        """Of answers to validation rows, with what can be tuned on them tuned."""
+        tuned = self.task.tune(answers, validation)
+        return tuned.outcomes([tuned.settle(answer) for answer in answers], validation)
 
     def answer(self, rows: Sequence[Row], checkpoint_on_stop: bool = False) -> list[Prediction]:
         """What the model answers to `rows` as it is now; their gold is hidden from it."""
@@ -237,16 +251,19 @@ class Learner:
         self.model.eval()
         return self.forward(inputs).float().cpu().numpy()
 
-    def finish(self) -> Model:
-        """Let the method merge or drop what only training needed; answer with that model from now on."""
+    def finish(self, validation: Sequence[Row]) -> tuple[Model, Task]:
+        """Let the method merge or drop what only training needed, and tune the task on validation; answer with that
+        model and that task from now on."""
         self.model = self.method.finish(self.model)
         self.forward.exchange(self.model)
-        return self.model
+        if type(self.task).tune is not Task.tune:
+            self.task = self.task.tune(self.answer(validation), validation)
+        return self.model, self.task
 
     def cost(self, windows: WindowStore) -> dict[str, Any]:
         """What the run took, measured."""
         progress, settings = self.progress, self.spec.train
-        order = batches.epoch(windows.lengths_N, settings.tokens_per_batch, self.spec.seed, 0)
+        order = batches.epoch(windows, settings.tokens_per_batch, self.spec.seed, 0)
         return {
             "train_seconds": progress.seconds, "evaluate_seconds": self.evaluate_seconds, "n_steps": progress.step,
             "train_tokens_per_s": progress.n_tokens / progress.seconds if progress.seconds else None,

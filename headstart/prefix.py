@@ -86,7 +86,7 @@ class Forward:
         elif self.cut.span is None:
             logits = self.model.output(self._stacked(known, inputs))
         else:
-            logits = self.cut.span(tensors, self._stacked(known, inputs))
+            logits = self.cut.span(tensors, self._stacked(known, inputs, of_tokens=True))
         return logits
 
     def _known(self, memo: Memo, inputs: dict[str, np.ndarray]) -> list[np.ndarray] | None:
@@ -97,10 +97,13 @@ class Forward:
             self.show.say(f"cache: a segment in {memo.folder} is damaged and was left out; going on without it")
         return known
 
-    def _stacked(self, known: list[np.ndarray], inputs: dict[str, np.ndarray]) -> torch.Tensor:
-        """Arrays [n, D] as one tensor: [B, T, D], or [B, D] where there is one vector a window."""
+    def _stacked(self, known: list[np.ndarray], inputs: dict[str, np.ndarray], of_tokens: bool = False) -> torch.Tensor:
+        """Arrays [n, D] as one tensor: [B, T, D], or [B, D] where there is one vector a window.
+
+        of_tokens: they are what blocks said; else what flows into the last linear layer.
+        """
         n_tokens = inputs["input_ids"].shape[1]
-        per_window = self.cut is not None and self.cut.n is None and all(len(one) == 1 for one in known)
+        per_window = not of_tokens and not self.model.per_token
         out = np.zeros((len(known), 1 if per_window else n_tokens, known[0].shape[1]), np.float32)
         for line, one in zip(out, known, strict=True):
             line[: len(one)] = one
@@ -134,7 +137,7 @@ class Forward:
                 known = self._known(self.memos[lower], inputs) if lower else None
                 if known is None:
                     return blocks.Span(self.model, 0, n)(tensors)
-                return blocks.Span(self.model, lower, n)(tensors, self._stacked(known, inputs))
+                return blocks.Span(self.model, lower, n)(tensors, self._stacked(known, inputs, of_tokens=True))
 
             if self._fill(memo, parts, tokens_per_batch, compute, f"frozen layers (lowest {n})"):
                 self.memos[n] = memo
@@ -171,7 +174,7 @@ class Forward:
         if known is None:
             self.model.eval()
             return self.into_output(inputs)
-        return torch.from_numpy(np.concatenate(known))
+        return self._stacked(known, inputs)
 
     def into_output(self, inputs: dict[str, np.ndarray]) -> torch.Tensor:
         """What flows into the last linear layer, computed; gradients go through it."""
@@ -252,7 +255,8 @@ class Forward:
         output = {id(p) for p in self.model.output.parameters()}
         pooling = getattr(getattr(self.model, "head", None), "pooling", "native")
         layers = getattr(self.model, "last_layers", 1)
-        digest = hashlib.sha256(_how(blocks.base(self.model.encoder)) + f"{pooling} {layers}".encode())
+        kind = type(getattr(self.model, "head", None)).__name__
+        digest = hashlib.sha256(_how(blocks.base(self.model.encoder)) + f"{kind} {pooling} {layers}".encode())
         for p in self.model.parameters():
             if id(p) not in output:
                 digest.update(_bytes(p))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -37,11 +37,11 @@ def find(package: ModuleType, kind: type, name: str, where: str) -> type:
     return classes[name]
 
 
-def build(kind: type, options: dict[str, Any], where: str) -> Any:
-    """`kind(**options)`, each option checked against the dataclass's own annotations."""
+def build(kind: type, options: dict[str, Any], where: str, allowed: Sequence[str] | None = None) -> Any:
+    """`kind(**options)`, each option checked against the dataclass's own annotations. allowed: all fields if absent."""
     import pydantic
 
-    allowed = [f.name for f in fields(kind)]
+    allowed = [f.name for f in fields(kind)] if allowed is None else allowed
     for key in options:
         if key not in allowed:
             raise SpecError(f"{where}.{key}", f"is not an option of {where} \"{vars(kind)['name']}\"; "

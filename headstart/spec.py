@@ -94,6 +94,9 @@ class EvaluateSpec(_Part):
     tokens_per_batch: int = Field(1024, ge=1, description="padded tokens in one forward pass; a GPU likes more")
 
 
+NAMED = ("task", "method")  # fields that are {name: ..., option: value}
+
+
 def _yes_or_no(value: Any) -> Any:
     """`cache: false` and `cache: true` as YAML reads them."""
     return {True: "fp16", False: "off"}[value] if isinstance(value, bool) else value
@@ -102,7 +105,7 @@ def _yes_or_no(value: Any) -> Any:
 class Spec(_Part):
     """One run: data and backbone in, artifact out."""
 
-    task: str = Field("text-classification", description="the kind of question")
+    task: dict[str, Any] = Field({"name": "text-classification"}, description="the kind of question, with options")
     backbone: str = Field("minilm-l6", description="a name, a folder or a hub id of a pretrained model")
     method: dict[str, Any] = Field({"name": "auto"}, description="how knowledge is carried over, with options")
     head: HeadSpec = HeadSpec()
@@ -126,7 +129,7 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Spec, Origins]:
     merged: dict[str, Any] = {}
     origins: Origins = {}
     for origin, values in layers:
-        _merge(merged, _with_named_method(values), origin, origins, "")
+        _merge(merged, _with_names(values), origin, origins, "")
     try:
         spec = Spec.model_validate(merged)
     except pydantic.ValidationError as error:
@@ -134,20 +137,17 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Spec, Origins]:
     return spec, {path: origins.get(path, DEFAULT) for path, _ in leaves(spec.model_dump())}
 
 
-def _with_named_method(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`method: lora` is short for `method: {name: lora}`."""
-    out = dict(values)
-    if isinstance(out.get("method"), str):
-        out["method"] = {"name": out["method"]}
-    return out
+def _with_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`method: lora` is short for `method: {name: lora}`; `task` likewise."""
+    return {key: {"name": value} if key in NAMED and isinstance(value, str) else value for key, value in values.items()}
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any], origin: str, origins: Origins, prefix: str) -> None:
     for key, value in values.items():
         path = f"{prefix}{key}"
-        renames_method = (path == "method" and isinstance(value, Mapping) and path in origins
+        is_renamed = (path in NAMED and isinstance(value, Mapping) and path in origins
                           and value.get("name", into[key].get("name")) != into[key].get("name"))
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and not renames_method:
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and not is_renamed:
             _merge(into[key], value, origin, origins, path + ".")
             continue
         into[key] = {} if isinstance(value, Mapping) else value

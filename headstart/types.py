@@ -62,6 +62,48 @@ class Reader:
         return found
 
 
+    def read_windows(self, text: str, before: str | None = None, overlap: int = 0) -> list[Piece]:
+        """All of `text` as windows that overlap by `overlap` tokens, each behind `before` (a question) if there is one.
+
+        `before` is cut to half of the window when it is longer.
+        """
+        of_text = self.tokenizer.encode(text, add_special_tokens=False)
+        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(before is not None)
+        first, n_cut = None, 0
+        if before is not None:
+            first = self.tokenizer.encode(before, add_special_tokens=False)
+            n_cut = max(0, len(first) - room // 2)
+            first.truncate(min(len(first), room // 2))
+            room -= len(first)
+        if len(of_text) > room:
+            of_text.truncate(room, stride=min(overlap, room - 1))
+        place = 0 if first is None else 1
+        pieces = []
+        for part in (of_text, *of_text.overflowing):
+            one = self.tokenizer.post_process(part) if first is None else self.tokenizer.post_process(first, part)
+            inside = [said == place for said in one.sequence_ids]
+            inputs = {"input_ids": one.ids} | ({"token_type_ids": one.type_ids} if first is not None and self.has_types else {})
+            offsets = [at if is_text else None for at, is_text in zip(one.offsets, inside, strict=True)]
+            words = [at if is_text else None for at, is_text in zip(one.word_ids, inside, strict=True)]
+            pieces.append(Piece(inputs, offsets, words, n_cut))
+            n_cut = 0
+        return pieces
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One window of a text.
+
+    offsets_T: [start, end) of each token in the text, in characters; None for a special token or one of `before`.
+    words_T:   the number of the word, as the tokenizer parts them, that each token belongs to; None likewise.
+    """
+
+    inputs: dict[str, list[int]]
+    offsets_T: list[tuple[int, int] | None]
+    words_T: list[int | None]
+    n_cut_tokens: int
+
+
 def _fit(n_first: int, n_second: int, room: int) -> tuple[int, int]:
     """How many tokens of each side stay when `room` is all there is and the longer side gives way."""
     if n_first + n_second <= room:

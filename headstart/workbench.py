@@ -65,11 +65,11 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         run = prepare(spec, origins, method, work, stop, show, source)
         remember(run)
         baselines = solve_head(run)
-        if method.trains:
+        if run.trains:
             run.learner.learn(run.windows["train"], run.splits.validation.rows, resume=resume)
             if method.keeps_proven and run.learner.kept["what"] == FIRST:
                 baselines.pop("frozen-backbone", None)  # the fitted model is this very one
-        run.model = run.learner.finish()
+        run.model, run.task = run.learner.finish(run.splits.validation.rows)
         learned = time.perf_counter()
         scores = certify(run, baselines)
         publish(run, scores, final, began, learned)
@@ -95,14 +95,19 @@ class Run:
     show: Show
     outcomes: np.ndarray | None = None  # of the fitted model on the test rows
 
+    @property
+    def trains(self) -> bool:
+        """Whether gradient steps are taken: by every method where the head cannot be solved."""
+        return self.method.trains or not self.task.is_solvable
+
 
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Origins, Method]:
-    """The Spec with its method's defaults written out."""
-    named = (specs.DEFAULT, {"method": Spec.model_fields["method"].default})
-    spec, _ = specs.resolve(named, *layers)
-    method = methods.build(spec.method)
-    tasks.find(spec.task)
-    options = {"method": {"name": method.name, **dataclasses.asdict(method)}}  # type: ignore[call-overload]
+    """The Spec with its task's and its method's defaults written out."""
+    spec, _ = specs.resolve((specs.DEFAULT, {name: Spec.model_fields[name].default for name in specs.NAMED}), *layers)
+    method, task = methods.build(spec.method), tasks.build(spec.task)
+    method.check(task)
+    options = {"method": {"name": method.name, **dataclasses.asdict(method)},  # type: ignore[call-overload]
+               "task": tasks.options_of(task)}
     spec, origins = specs.resolve((specs.DEFAULT, options), (f"method {method.name}", method.defaults), *layers)
     return spec, origins, method
 
@@ -118,8 +123,8 @@ def first_layer(given: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str
 
 def learned(spec: Spec, train: Path) -> Task:
     """The Spec's task as it is after these train rows."""
-    return tasks.find(spec.task)().learn(data.read(str(train), specs.DataSpec(train=str(train)),
-                                                   tasks.find(spec.task)()).rows)
+    task = tasks.build(spec.task)
+    return task.learn(data.read(str(train), specs.DataSpec(train=str(train)), task).rows)
 
 
 def _name(given: str | Path | Mapping[str, Any]) -> str:
@@ -130,7 +135,7 @@ def _name(given: str | Path | Mapping[str, Any]) -> str:
 def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, show: Show,
             layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Run:
     """Rows read, checked and split; backbone loaded, head on; every row turned to token ids, once."""
-    task = tasks.find(spec.task)()
+    task = tasks.build(spec.task)
     tables = data.read_splits(spec.data, task)
     task.learn(tables["train"].rows)  # complaints about labels speak of the user's file, not of our part of it
     parts = splits.make(tables, spec.data, task, spec.seed)
@@ -148,13 +153,14 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     for name in PARTS:
         rows = getattr(parts, name).rows
         encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, backbone.reader))
-        windows[name] = batches.store(encoded, work / "windows" / name, backbone.reader.pad_id)
+        windows[name] = batches.store(encoded, work / "windows" / name, backbone.reader.pad_id, task.together)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].lengths_N, spec.train.tokens_per_batch)}
+    trains = method.trains or not task.is_solvable
     spec, origins = specs.resolve(
-        (specs.DEFAULT, {"method": spec.method}), (f"method {method.name}", method.defaults),
+        (specs.DEFAULT, {"method": spec.method, "task": spec.task}), (f"method {method.name}", method.defaults),
         (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
-        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if method.trains else {}), *layers)
+        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if trains else {}), *layers)
     _check_same_run(work, spec, origins, parts)
     learner = Learner(spec, task, method, model, backbone.reader, work, stop, show)
     return Run(spec, origins, task, method, backbone, model, parts, windows, learner, work, stop, show)
@@ -195,7 +201,7 @@ def _check_same_run(work: Path, spec: Spec, origins: Origins, parts: Splits) -> 
 
 def remember(run: Run) -> None:
     """Compute what the method leaves frozen, once for all epochs, or find that an earlier run did."""
-    if run.method.trains:
+    if run.trains:
         parts = [(windows, np.arange(len(windows))) for windows in run.windows.values()]
         run.learner.forward.remember(parts, run.method.depths(run.model, run.spec.train.epochs or 1),
                                      run.spec.evaluate.tokens_per_batch)
@@ -208,12 +214,19 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
     head nor certificate asks for features.
     """
     spec = run.spec
+    if not run.task.is_solvable:
+        return {"before-training": settled(run, run.learner.answer(run.splits.validation.rows),
+                                           run.learner.answer(run.splits.test.rows))} if spec.evaluate.baselines else {}
     if not (run.method.solves_head or spec.evaluate.baselines):
         return {}
     # Features of test rows serve the baselines, and a method that does not train: its answers follow from them.
     parts = PARTS if spec.evaluate.baselines or not run.method.trains else ("train", "validation")
     chosen = {name: np.arange(len(run.windows[name])) for name in parts}
-    chosen["train"] = features.enough(run.windows["train"].target["label"].values, spec.seed)
+    train, gold_N = run.windows["train"], None
+    if not run.model.per_token:
+        gold_N = run.task.classes({name: field.values for name, field in train.target.items()})
+    n_lines_N = train.lengths_N if run.model.per_token else np.ones(len(train), np.int64)
+    chosen["train"] = features.enough(n_lines_N, gold_N, spec.seed)
     forward = run.learner.forward
     with run.method.as_pretrained(run.model):
         forward.remember_features([(run.windows[name], chosen[name]) for name in parts],
@@ -224,9 +237,11 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
     fresh = features.LinearMap(output.weight.detach().cpu().numpy(), bias, 0.0)
     solved, answers = _solved(run, found, chosen["train"]), {}
     if spec.evaluate.baselines:
-        answers["before-training"] = decode(run, "test", fresh(found["test"]))
-        if run.method.trains:  # otherwise the fitted model is this very one
-            answers["frozen-backbone"] = decode(run, "test", solved(found["test"]))
+        heads = {"before-training": fresh, "frozen-backbone": solved}
+        if not run.method.trains:
+            heads.pop("frozen-backbone")  # the fitted model is this very one
+        for name, head in heads.items():
+            answers[name] = settled(run, *(decode(run, part, head(found[part])) for part in ("validation", "test")))
     if run.method.solves_head:
         solved.put_on(output)
     if run.method.solves_again:
@@ -243,7 +258,7 @@ def _features(run: Run, part: str, chosen: np.ndarray) -> np.ndarray:
     """What flows into the last linear layer now, for the chosen windows of `part`."""
     run.show.begin(f"features of {part} rows", len(chosen), "rows")
     return features.extract(run.learner.forward.features, run.model.output.in_features, run.windows[part], chosen,
-                            run.work / f"features-{part}.bin", each=run.show.advance,
+                            run.work / f"features-{part}.bin", each=run.show.advance, per_token=run.model.per_token,
                             tokens_per_batch=run.spec.evaluate.tokens_per_batch)
 
 
@@ -253,17 +268,26 @@ def _solved(run: Run, found: Mapping[str, np.ndarray], chosen: np.ndarray) -> fe
 
     def score(head: features.LinearMap) -> float:
         answers = decode(run, "validation", head(found["validation"]))
-        return task.score(task.outcomes(answers, rows))[task.metric]
+        return task.score(task.outcomes(settled(run, answers, answers), rows))[task.metric]
 
-    gold_N = np.asarray(run.windows["train"].target["label"].values)[chosen]
-    return features.solve_head(found["train"], gold_N, task.n_outputs, score, run.spec.train.class_weights)
+    return task.solve(found["train"], run.windows["train"].targets(chosen), score, run.spec.train.class_weights)
+
+
+def settled(run: Run, validation: Sequence[Prediction], answers: Sequence[Prediction]) -> list[Prediction]:
+    """`answers` with what can be tuned on the same model's answers to the validation rows tuned."""
+    task = run.task.tune(validation, run.splits.validation.rows)
+    return [task.settle(answer) for answer in answers]
 
 
 def decode(run: Run, part: str, logits: np.ndarray) -> list[Prediction]:
-    """The answers that logits of windows of `part` mean."""
+    """The answers that logits of windows of `part` mean, a line a window or, from heads that read tokens, a token."""
     rows, windows = getattr(run.splits, part).rows, run.windows[part]
+    ends_N = np.cumsum(windows.lengths_N) if run.model.per_token else np.arange(1, len(windows) + 1)
+    of_window = np.split(logits, ends_N[:-1]) if run.model.per_token else list(logits)
     starts = np.searchsorted(windows.rows_N, np.arange(len(rows) + 1))
-    return [run.task.decode(row, (), list(logits[starts[i] : starts[i + 1]])) for i, row in enumerate(rows)]
+    reader, needs_windows = run.backbone.reader, run.task.needs_windows
+    return [run.task.decode(row, run.task.encode(i, row, reader) if needs_windows else (),
+                            of_window[starts[i] : starts[i + 1]]) for i, row in enumerate(rows)]
 
 
 def certify(run: Run, baselines: dict[str, list[Prediction]]) -> dict[str, Any]:
@@ -275,11 +299,11 @@ def certify(run: Run, baselines: dict[str, list[Prediction]]) -> dict[str, Any]:
     answers: dict[str, list[Prediction]] = {}
     if spec.evaluate.baselines:
         run.show.begin("baselines", 1, "")
-        answers = dict(task.baselines(run.splits.train.rows, rows, spec.seed)) | baselines
+        answers = dict(task.baselines(run.splits.train.rows, run.splits.validation.rows, rows, spec.seed)) | baselines
     scores = evidence.certify(task, rows, fitted, answers, method=run.method.name,
                               n_resamples=spec.evaluate.n_resamples, seed=spec.seed)
     scores["details"] = task.details(fitted, rows)
-    cut = {part: run.windows[part].cut_N for part in ("train", "test")}
+    cut = {part: run.windows[part].n_cut_of_rows(len(getattr(run.splits, part).rows)) for part in ("train", "test")}
     scores["truncation"] = {"max_tokens": run.backbone.reader.max_tokens} | {
         part: {"n_rows": len(n), "n_cut": int((n > 0).sum()),
                "cut_tokens_share": float(n.sum() / (n.sum() + run.windows[part].lengths_N.sum()))}

@@ -82,6 +82,10 @@ class Method(abc.ABC):
         """Positions that the method itself takes from every window."""
         return 0
 
+    def check(self, task: Any) -> None:
+        """Raise SpecError for a task that this method cannot serve."""
+        return
+
     @abc.abstractmethod
     def prepare(self, model: Model) -> None:
         """Freeze what never moves, wrap or add weights, in place. Raises SpecError where `model` does not allow it."""

@@ -10,7 +10,7 @@ Source      Peters et al. 2019, "To Tune or Not to Tune?"; strength chosen on va
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import Method
 
@@ -23,6 +23,10 @@ class LinearProbe(Method):
     """Frozen backbone, solved head."""
 
     name: ClassVar = "linear-probe"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"train": {"lr": 3e-3, "dropout": 0.0}}  # for the heads that are trained, not solved
 
     @property
     def trains(self) -> bool:

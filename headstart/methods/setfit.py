@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..errors import SpecError
 from . import Method
 from .fine_tuning import FineTuning
 
@@ -46,6 +47,11 @@ class SetFit(Method):
     def min_choosing_rows(self) -> int:
         return 30
 
+    def check(self, task: Any) -> None:
+        if not task.is_comparable:
+            raise SpecError("method", f'compares rows by their answers, and those of "{task.name}" have no likeness.',
+                            "Use another method: fine-tuning works with every task.")
+
     def prepare(self, model: Model) -> None:
         FineTuning(freeze_embeddings=self.freeze_embeddings).prepare(model)
 
@@ -55,12 +61,11 @@ class SetFit(Method):
         from torch.nn.functional import normalize
 
         unit_BD = normalize(said.float(), dim=-1)
-        gold_B = target["label"]
-        n = len(gold_B)
-        same_BB = (gold_B[:, None] == gold_B[None, :]).float()
+        same_BB = task.alike(target)
+        n = len(same_BB)
         other_BB = 1 - same_BB
         same_BB = same_BB - same_BB.new_ones(n).diag()  # a text with itself says nothing
         error_BB = (unit_BD @ unit_BD.T - same_BB).square()
         kinds = [(error_BB * pairs).sum() / pairs.sum() for pairs in (same_BB, other_BB) if pairs.sum() > 0]
         mean = sum(kinds[1:], kinds[0]) / len(kinds) if kinds else 0 * said.sum()
-        return n * mean, gold_B.new_tensor(n)
+        return n * mean, unit_BD.new_tensor(n)

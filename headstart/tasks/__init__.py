@@ -13,28 +13,38 @@ from __future__ import annotations
 
 import abc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from .. import registry
+from ..errors import SpecError
 from ..types import Prediction, Reader, Row, Window
 
 if TYPE_CHECKING:
     import torch
 
+    from ..features import LinearMap
+    from ..heads import Head
+
 
 class Task(abc.ABC):
-    """One kind of question. Subclasses are final, frozen dataclasses; their fields are what `learn` found."""
+    """One kind of question. Subclasses are frozen dataclasses; their fields are what `learn` found, and `options`."""
 
     name: ClassVar[str]
     columns: ClassVar[dict[str, str]]  # column -> what it must hold, in words: errors and docs use it
     gold: ClassVar[tuple[str, ...]]  # the columns that are absent when predicting
     optional: ClassVar[tuple[str, ...]] = ()  # the columns that a file may lack as a whole
     usual_names: ClassVar[dict[str, tuple[str, ...]]]  # column -> what files often call it
+    options: ClassVar[tuple[str, ...]] = ()  # the fields that a Spec may set: task: {name: ..., stride: 64}
     reads: ClassVar[Literal["encoder"]] = "encoder"
-    metric: ClassVar[str]  # the one that chooses checkpoints, in [0, 1], larger is better
+    native: ClassVar[str | None] = "AutoModelForSequenceClassification"  # for `head.pooling: native`
+    metric: ClassVar[str]  # the one that chooses checkpoints, 1 is perfect, larger is better
+    together: ClassVar[bool] = False  # whether the loss compares a row's windows with each other: one batch holds all
+    contrasts: ClassVar[bool] = False  # whether the loss compares a batch's rows: then it cannot be summed in pieces
+    needs_windows: ClassVar[bool] = True  # whether `decode` looks at windows and not only at their logits
     examples: ClassVar[tuple[Row, ...]]  # rows that show the task; contract tests and docs run them
 
     @property
@@ -72,7 +82,7 @@ class Task(abc.ABC):
         """K, the width of the logits."""
 
     @abc.abstractmethod
-    def head(self, width: int, pooling: str) -> torch.nn.Module:
+    def head(self, width: int, pooling: str) -> Head:
         """New weights: hidden_BTD and mask_BT to logits. Its last linear layer is called `out`."""
 
     @abc.abstractmethod
@@ -90,6 +100,33 @@ class Task(abc.ABC):
         count = gold_N.new_tensor(len(gold_N)) if weights_K is None else weights_K[gold_N].sum()
         return summed, count
 
+    def classes(self, target: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """gold_N of all windows' targets, in any order: what class weights count. None where there are no classes."""
+        return None
+
+    def alike(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
+        """same_BB in [0, 1]: how alike the answers of each two rows of a batch are. Methods that contrast rows ask."""
+        raise NotImplementedError
+
+    def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
+              class_weights: str) -> LinearMap:
+        """The linear head that `score` likes best of those solved exactly on what flows into the last linear layer.
+
+        features_MD: one line a window, or a token where the head reads tokens. target: the same windows' targets.
+        A task without this has its head trained by gradient, by every method.
+        """
+        raise NotImplementedError
+
+    @property
+    def is_solvable(self) -> bool:
+        """Whether this task has a `solve`."""
+        return type(self).solve is not Task.solve
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether this task has an `alike`."""
+        return type(self).alike is not Task.alike
+
     @abc.abstractmethod
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         """The answer to one row from the logits of its windows. numpy only: the server runs this very function."""
@@ -102,7 +139,16 @@ class Task(abc.ABC):
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         """Scores of any multiset of rows: a bootstrap calls it on resamples, a slice on its rows."""
 
-    def baselines(self, train: Sequence[Row], test: Sequence[Row], seed: int) -> Iterator[tuple[str, list[Prediction]]]:
+    def tune(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+        """The task with what is best chosen on answers to validation rows, such as a threshold."""
+        return self
+
+    def settle(self, prediction: Prediction) -> Prediction:
+        """An answer as it is after `tune`; `decode` ends with it."""
+        return prediction
+
+    def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
+                  seed: int) -> Iterator[tuple[str, list[Prediction]]]:
         """(name, answers on `test`) of what a model must beat without any pretrained knowledge."""
         yield from ()
 
@@ -115,9 +161,33 @@ class Task(abc.ABC):
         return {}
 
 
-def find(name: str, where: str = "task") -> type[Task]:
+def find(name: str, where: str = "task.name") -> type[Task]:
     """The task called `name`."""
     return registry.find(sys.modules[__name__], Task, name, where)
+
+
+def build(options: Mapping[str, Any], where: str = "task") -> Task:
+    """The task that `{"name": ..., option: value}` asks for, before it learned anything. Raises SpecError."""
+    if "name" not in options:
+        raise SpecError(where, "has no name.", f"Known: {', '.join(names())}")
+    kind = find(options["name"], f"{where}.name")
+    task: Task = registry.build(kind, {k: v for k, v in options.items() if k != "name"}, where, kind.options)
+    return task
+
+
+def options_of(task: Task) -> dict[str, Any]:
+    """The mapping that `build` takes back."""
+    return {"name": task.name, **{option: getattr(task, option) for option in task.options}}
+
+
+def restore(name: str, found: Mapping[str, Any]) -> Task:
+    """A learned task from its fields as JSON keeps them: lists for tuples."""
+    kind = find(name)
+    return kind(**{f.name: _tuples(found[f.name]) for f in fields(kind) if f.name in found})  # type: ignore[arg-type]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def names() -> list[str]:

@@ -6,8 +6,8 @@ The answer to a row is {"label": str, "scores": {label: probability}}; scores su
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -20,6 +20,9 @@ from . import Task
 
 if TYPE_CHECKING:
     import torch
+
+    from ..features import LinearMap
+    from ..heads import Head
 
 N_MISTAKES_SHOWN = 12
 
@@ -45,6 +48,7 @@ class TextClassification(Task):
         "label": ("label", "class", "category", "sentiment", "intent", "topic", "标签", "类别"),
     }
     metric: ClassVar = "accuracy"
+    needs_windows: ClassVar = False
     examples: ClassVar = (
         {"text": "The film was a delight from start to end.", "label": "positive"},
         {"text": "Two hours that I will never get back.", "label": "negative"},
@@ -89,7 +93,7 @@ class TextClassification(Task):
         if len(counts) < 2:
             what = f"all rows have the label {shorten(min(counts))}; a classifier needs at least two."
             raise DataError("labels", what, "Is this the right column? --set data.columns.label=NAME")
-        return type(self)(labels=tuple(sorted(counts)), has_pair=any("text_pair" in row for row in rows))
+        return replace(self, labels=tuple(sorted(counts)), has_pair=any("text_pair" in row for row in rows))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         said = []
@@ -119,13 +123,25 @@ class TextClassification(Task):
     def n_outputs(self) -> int:
         return len(self.labels)
 
-    def head(self, width: int, pooling: str) -> torch.nn.Module:
+    def head(self, width: int, pooling: str) -> Head:
         from ..heads import PoolHead
 
         return PoolHead(width, len(self.labels), pooling)
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return logits, target["label"]
+
+    def classes(self, target: Mapping[str, np.ndarray]) -> np.ndarray:
+        return target["label"]
+
+    def alike(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (target["label"][:, None] == target["label"][None, :]).float()
+
+    def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
+              class_weights: str) -> LinearMap:
+        from .. import features
+
+        return features.solve_head(features_MD, target["label"], self.n_outputs, score, class_weights)
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         return self.answer(metrics.softmax(logits[0]))
@@ -144,7 +160,8 @@ class TextClassification(Task):
         confusion_KK = metrics.confusion(outcomes[:, 0], outcomes[:, 1], len(self.labels))
         return {"accuracy": metrics.accuracy(confusion_KK), "macro_f1": metrics.macro_f1(confusion_KK)}
 
-    def baselines(self, train: Sequence[Row], test: Sequence[Row], seed: int) -> Iterator[tuple[str, list[Prediction]]]:
+    def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
+                  seed: int) -> Iterator[tuple[str, list[Prediction]]]:
         from .. import features
 
         gold_N = np.array([self._index[str(row["label"])] for row in train])

@@ -27,7 +27,7 @@ def model_and_batch(backbone, task_name):
     task = kind().learn(kind.examples)
     loaded = backbones.load(str(backbone), 64)
     windows = [w for i, row in enumerate(kind.examples) for w in task.encode(i, row, loaded.reader)]
-    batch = collate({"input_ids": [w.inputs["input_ids"] for w in windows]},
+    batch = collate({k: [w.inputs[k] for w in windows] for k in windows[0].inputs},
                     {k: [w.target[k] for w in windows] for k in windows[0].target}, loaded.reader.pad_id)
     inputs = {k: torch.from_numpy(a) for k, a in batch.inputs.items()}
     target = {k: torch.from_numpy(a) for k, a in batch.target.items()}
@@ -49,7 +49,7 @@ def test_only_the_weights_in_groups_move(backbone, task_name, method_name):
         (summed / n).backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(summed.item() / int(n))
+        losses.append(summed.item() / float(n))
     assert losses[-1] < losses[0]
     assert any(id(p) in moving for p in model.parameters())
     for name, p in model.named_parameters():

@@ -152,11 +152,11 @@ def test_setfit_pulls_texts_of_one_label_together():
     target = {"label": torch.tensor([0, 0, 1, 1])}
     apart = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     mixed = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
-    (good, n), (bad, _) = (method.loss(None, said, target) for said in (apart, mixed))
+    (good, n), (bad, _) = (method.loss(tasks.find("text-classification")(), said, target) for said in (apart, mixed))
     assert n == 4
     assert good.item() == pytest.approx(0)
     assert bad.item() > 1
-    alone, _ = method.loss(None, apart[:1], {"label": torch.tensor([0])})
+    alone, _ = method.loss(tasks.find("text-classification")(), apart[:1], {"label": torch.tensor([0])})
     assert alone.item() == 0
 
 

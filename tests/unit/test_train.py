@@ -104,12 +104,12 @@ def test_batches_keep_the_budget_and_every_window(tmp_path):
     lengths = np.random.default_rng(0).integers(3, 60, 500)
     stored = windows(lengths, tmp_path)
     for number in range(3):
-        order = batches.epoch(stored.lengths_N, 256, 7, number)
+        order = batches.epoch(stored, 256, 7, number)
         assert sorted(np.concatenate(order)) == list(range(500))
         assert all(lengths[b].max() * len(b) <= 256 or len(b) == 1 for b in order)
         assert batches.padding_share(stored.lengths_N, order) < 0.08
-    again = batches.epoch(stored.lengths_N, 256, 7, 1)
-    assert all(np.array_equal(a, b) for a, b in zip(batches.epoch(stored.lengths_N, 256, 7, 1), again, strict=True))
+    again = batches.epoch(stored, 256, 7, 1)
+    assert all(np.array_equal(a, b) for a, b in zip(batches.epoch(stored, 256, 7, 1), again, strict=True))
     assert not np.array_equal(np.concatenate(again), np.concatenate(order))
 
 
