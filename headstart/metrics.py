@@ -44,9 +44,58 @@ def macro_f1(confusion_KK: np.ndarray) -> float:
 
 def per_label(confusion_KK: np.ndarray) -> list[dict[str, float]]:
     """n (gold rows), precision, recall and F1 of each label; 0 where a denominator is 0."""
-    hits, gold, predicted = np.diag(confusion_KK), confusion_KK.sum(1), confusion_KK.sum(0)
-    return [{"n": int(g), "precision": float(h / p) if p else 0.0, "recall": float(h / g) if g else 0.0,
-             "f1": float(2 * h / (g + p)) if g + p else 0.0} for h, g, p in zip(hits, gold, predicted, strict=True)]
+    return [of_counts(*map(float, one)) for one in zip(
+        np.diag(confusion_KK), confusion_KK.sum(1), confusion_KK.sum(0), strict=True)]
+
+
+def of_counts(n_hits: float, n_gold: float, n_predicted: float) -> dict[str, float]:
+    """n (gold), precision, recall and F1; 0 where a denominator is 0."""
+    return {"n": int(n_gold), "precision": n_hits / n_predicted if n_predicted else 0.0,
+            "recall": n_hits / n_gold if n_gold else 0.0,
+            "f1": 2 * n_hits / (n_gold + n_predicted) if n_gold + n_predicted else 0.0}
+
+
+def best_cut(scores_N: np.ndarray, gold_N: np.ndarray) -> float:
+    """The threshold whose "above it" has the best F1 against gold_N of 0 and 1; of equals, the nearest to 0.5.
+
+    It lies halfway between two scores; 0.5 where no row is gold.
+    """
+    if not gold_N.any():
+        return 0.5
+    order = np.argsort(-scores_N, kind="stable")
+    scores, hits = scores_N[order], np.cumsum(gold_N[order])
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + gold_N.sum())
+    below = np.append(scores[1:], 0.0)
+    cuts = np.round((scores + below) / 2, 6)
+    ends = scores > below  # a cut between equal scores is none
+    best = ends & (f1 >= f1[ends].max() - 1e-12)
+    return float(cuts[best][np.argmin(np.abs(cuts[best] - 0.5))])
+
+
+def ranking_precision(scores_K: np.ndarray, gold_K: np.ndarray) -> float:
+    """Label ranking average precision of one row: of the labels ranked as high as each gold one, the gold share.
+
+    1 where no label or every label is gold (scikit-learn's convention). Source: Tsoumakas et al. 2010.
+    """
+    if gold_K.all() or not gold_K.any():
+        return 1.0
+    rank_K = (scores_K[None, :] >= scores_K[:, None]).sum(1)
+    gold_rank_K = ((scores_K[None, :] >= scores_K[:, None]) & (gold_K[None, :] > 0)).sum(1)
+    return float((gold_rank_K / rank_K)[gold_K > 0].mean())
+
+
+def correlation(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    """Pearson's r; 0 where either does not vary."""
+    a, b = a_N - a_N.mean(), b_N - b_N.mean()
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum() / norm) if norm > 1e-12 else 0.0
+
+
+def rank_correlation(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    """Spearman's rho, equal values at their mean rank; 0 where either does not vary."""
+    from scipy.stats import rankdata
+
+    return correlation(rankdata(a_N), rankdata(b_N))
 
 
 def bootstrap(score: Callable[[np.ndarray], float], systems: Sequence[np.ndarray], n_resamples: int,

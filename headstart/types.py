@@ -82,7 +82,9 @@ class Reader:
         for part in (of_text, *of_text.overflowing):
             one = self.tokenizer.post_process(part) if first is None else self.tokenizer.post_process(first, part)
             inside = [said == place for said in one.sequence_ids]
-            inputs = {"input_ids": one.ids} | ({"token_type_ids": one.type_ids} if first is not None and self.has_types else {})
+            inputs = {"input_ids": one.ids}
+            if first is not None and self.has_types:
+                inputs["token_type_ids"] = one.type_ids
             offsets = [at if is_text else None for at, is_text in zip(one.offsets, inside, strict=True)]
             words = [at if is_text else None for at, is_text in zip(one.word_ids, inside, strict=True)]
             pieces.append(Piece(inputs, offsets, words, n_cut))

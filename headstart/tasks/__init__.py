@@ -161,6 +161,13 @@ class Task(abc.ABC):
         return {}
 
 
+def listed(value: Any, separator: str) -> list[Any] | None:
+    """A list as it is, a string cut at `separator` (CSV files hold no lists), None for anything else."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(separator) if part.strip()] if separator else [value]
+    return list(value) if isinstance(value, list | tuple) else None
+
+
 def find(name: str, where: str = "task.name") -> type[Task]:
     """The task called `name`."""
     return registry.find(sys.modules[__name__], Task, name, where)

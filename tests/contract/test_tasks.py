@@ -49,11 +49,12 @@ def batch_of(windows, pad_id, longer=0):
     inputs = {k: [w.inputs[k] for w in windows] for k in windows[0].inputs}
     batch = collate(inputs, {k: [w.target[k] for w in windows] for k in windows[0].target}, pad_id)
     if longer:
+        n_tokens = batch.inputs["input_ids"].shape[1]
         for name, a in batch.inputs.items():
             fill = pad_id if name == "input_ids" else 0
             batch.inputs[name] = np.pad(a, ((0, 0), (0, longer)), constant_values=fill)
         for name, a in batch.target.items():
-            if a.ndim == 2:
+            if a.ndim == 2 and a.shape[1] == n_tokens:
                 batch.target[name] = np.pad(a, ((0, 0), (0, longer)), constant_values=IGNORE)
     return batch
 

@@ -108,7 +108,7 @@ def test_set():
 
 
 def test_unknown_task_method_and_option():
-    assert 'task: "text-clasification" is not a task; did you mean "text-classification"?' in message(
+    assert 'task.name: "text-clasification" is not a task; did you mean "text-classification"?' in message(
         tasks.find, "text-clasification")
     assert 'method.name: "fine-tunning" is not a method; did you mean "fine-tuning"?' in message(
         methods.build, {"name": "fine-tunning"})

@@ -1,0 +1,246 @@
+"""Any number of labels for a text: topics, tags, kinds of toxicity; none is an answer too.
+
+The answer to a row is {"labels": [str], "scores": {label: probability}}: each label is a question of its own, answered
+yes where its probability is above its threshold. Thresholds are tuned on the validation rows: the cut with the best F1
+of each label that enough of them have, one common cut for the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from .. import metrics
+from ..errors import DataError, shorten
+from ..types import Prediction, Reader, Row, Window
+from . import Task, listed
+from .text_classification import N_MISTAKES_SHOWN, TextClassification
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..features import LinearMap
+    from ..heads import Head
+
+MIN_POSITIVES = 10  # validation rows with a label that its own threshold needs
+YES, NO = ("1", "true", "yes", "y", "是"), ("0", "false", "no", "n", "", "否")
+
+
+@dataclass(frozen=True)
+class MultiLabelClassification(Task):
+    """Any number of labels for a text.
+
+    separator:     parts the labels of a row where the file cannot hold a list, such as a CSV file.
+    label_columns: one column a label, each with yes or no, in place of a column of labels.
+    labels:        all of them, sorted; logits_BK follow this order.
+    thresholds:    the probability above which each label is given.
+    """
+
+    name: ClassVar = "multi-label-classification"
+    columns: ClassVar = {"text": "a string that is not empty", "labels": "a list of strings, empty where none holds"}
+    gold: ClassVar = ("labels",)
+    usual_names: ClassVar = {"text": TextClassification.usual_names["text"],
+                             "labels": ("labels", "tags", "topics", "categories", "标签", "类别")}
+    options: ClassVar = ("separator", "label_columns")
+    metric: ClassVar = "micro_f1"
+    needs_windows: ClassVar = False
+    examples: ClassVar = (
+        {"text": "The room was clean, and breakfast was a joy.", "labels": ["food", "room"]},
+        {"text": "Cold soup, twice.", "labels": ["food"]},
+        {"text": "房间很吵。", "labels": ["room"]},
+        {"text": "We were there in May.", "labels": []},
+    )
+
+    separator: str = "|"
+    label_columns: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.label_columns:  # the instance reads other columns than its class
+            yes_or_no = dict.fromkeys(self.label_columns, "yes or no (1 or 0, true or false)")
+            object.__setattr__(self, "columns", {"text": self.columns["text"], **yes_or_no})
+            object.__setattr__(self, "gold", self.label_columns)
+
+    def check(self, row: Row) -> str | None:
+        text = row.get("text")
+        if not isinstance(text, str):
+            return f'"text" is {shorten(text)}, not a string'
+        if not text.strip():
+            return '"text" is empty'
+        for column in self.label_columns:
+            if column in row and str(row[column]).strip().casefold() not in YES + NO + ("1.0", "0.0"):
+                return f'"{column}" is {shorten(row[column])}; it must be yes or no (1 or 0, true or false)'
+        if not self.label_columns and "labels" in row:
+            found = listed(row["labels"], self.separator)
+            if found is None or not all(isinstance(label, str) and label.strip() for label in found):
+                return f'"labels" is {shorten(row["labels"])}; it must be a list of strings'
+            if len(set(found)) < len(found):
+                return f'"labels" is {shorten(row["labels"])}, which holds a label twice'
+        return None
+
+    def learn(self, rows: Sequence[Row]) -> Self:
+        counts = Counter(label for row in rows for label in self._gold(row))
+        if not counts:
+            raise DataError("labels", "no row has any label; there is nothing to learn.", "Is this the right column?")
+        always = [label for label, n in counts.items() if n == len(rows)]
+        if len(always) == len(counts):
+            raise DataError("labels", f"every row has all labels ({shorten(', '.join(sorted(counts)))}); there is "
+                            "nothing to learn.", "Add rows without them.")
+        return replace(self, labels=tuple(sorted(counts)))
+
+    def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
+        return []  # a label that no train row has is scored as one that was missed
+
+    def stratum(self, row: Row) -> str:
+        return ""  # sets of labels are too many to stand on every side
+
+    def text(self, row: Row) -> str:
+        return str(row["text"])
+
+    def _gold(self, row: Row) -> list[str]:
+        if self.label_columns:
+            return [c for c in self.label_columns if str(row[c]).strip().casefold().removesuffix(".0") in YES]
+        return [label.strip() for label in listed(row["labels"], self.separator) or []]
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {label: k for k, label in enumerate(self.labels)}
+
+    def _gold_K(self, row: Row) -> np.ndarray:
+        gold_K = np.zeros(len(self.labels), np.int64)
+        gold_K[[self._index[label] for label in self._gold(row) if label in self._index]] = 1
+        return gold_K
+
+    def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
+        inputs, n_cut_tokens = reader.read(row["text"])
+        target = {"labels": self._gold_K(row).tolist()} if self.gold[0] in row else {}
+        return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
+
+    @property
+    def n_outputs(self) -> int:
+        return len(self.labels)
+
+    def head(self, width: int, pooling: str) -> Head:
+        from ..heads import PoolHead
+
+        return PoolHead(width, len(self.labels), pooling)
+
+    def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every label of every row is a question of its own: scores_N2 of no and yes."""
+        import torch
+
+        yes_N = logits.flatten()
+        return torch.stack([torch.zeros_like(yes_N), yes_N], -1), target["labels"].flatten()
+
+    def alike(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Labels that two rows share, of those that either has (Jaccard)."""
+        gold_BK = target["labels"].float()
+        both_BB = gold_BK @ gold_BK.T
+        n_B = gold_BK.sum(1)
+        either_BB = n_B[:, None] + n_B[None, :] - both_BB
+        return (both_BB / either_BB.clamp(min=1)).masked_fill(either_BB == 0, 1.0)
+
+    def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
+              class_weights: str) -> LinearMap:
+        from .. import features
+
+        gold_NK = target["labels"].reshape(-1, len(self.labels))
+        return features.solve_yes_or_no(features_MD, gold_NK, score, class_weights)
+
+    def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
+        return self.answer(1 / (1 + np.exp(-np.asarray(logits[0], np.float64))))
+
+    def answer(self, shares_K: np.ndarray) -> Prediction:
+        """Probabilities in the order of `labels`, as the user sees them."""
+        scores = {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}
+        return self.settle({"labels": [], "scores": scores})
+
+    def settle(self, prediction: Prediction) -> Prediction:
+        cuts = self.thresholds or (0.5,) * len(self.labels)
+        return {**prediction, "labels": [label for label, cut in zip(self.labels, cuts, strict=True)
+                                         if prediction["scores"][label] > cut]}
+
+    def tune(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+        gold_NK = np.array([self._gold_K(row) for row in rows])
+        scores_NK = np.array([[p["scores"][label] for label in self.labels] for p in predictions])
+        common = metrics.best_cut(scores_NK.ravel(), gold_NK.ravel())
+        return replace(self, thresholds=tuple(
+            metrics.best_cut(scores_NK[:, k], gold_NK[:, k]) if gold_NK[:, k].sum() >= MIN_POSITIVES else common
+            for k in range(len(self.labels))))
+
+    def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
+        """[N, 2 K + 2]: gold and predicted labels as 0 or 1, gold labels never seen in train, ranking precision."""
+        lines = []
+        for p, row in zip(predictions, rows, strict=True):
+            gold_K, given = self._gold_K(row), set(p["labels"])
+            predicted_K = np.array([label in given for label in self.labels], np.float64)
+            scores_K = np.array([p["scores"][label] for label in self.labels])
+            n_unknown = len(self._gold(row)) - gold_K.sum()
+            ranking = metrics.ranking_precision(scores_K, gold_K)
+            lines.append(np.concatenate([gold_K, predicted_K, [n_unknown, ranking]]))
+        return np.array(lines).reshape(-1, 2 * len(self.labels) + 2)
+
+    def score(self, outcomes: np.ndarray) -> dict[str, float]:
+        n = len(self.labels)
+        gold_NK, predicted_NK = outcomes[:, :n], outcomes[:, n : 2 * n]
+        hits_K, gold_K, predicted_K = (gold_NK * predicted_NK).sum(0), gold_NK.sum(0), predicted_NK.sum(0)
+        said_K = gold_K + predicted_K
+        all_said = said_K.sum() + outcomes[:, -2].sum()
+        exact_N = (gold_NK == predicted_NK).all(1) & (outcomes[:, -2] == 0)
+        return {"micro_f1": float(2 * hits_K.sum() / all_said) if all_said else 1.0,
+                "macro_f1": float((2 * hits_K[said_K > 0] / said_K[said_K > 0]).mean()) if (said_K > 0).any() else 1.0,
+                "lrap": float(outcomes[:, -1].mean()), "exact_match": float(exact_N.mean())}
+
+    def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
+                  seed: int) -> Iterator[tuple[str, list[Prediction]]]:
+        from sklearn.dummy import DummyClassifier
+        from sklearn.linear_model import LogisticRegression
+
+        from .. import features
+
+        gold_NK = np.array([self._gold_K(row) for row in train])
+        shares_K = gold_NK.mean(0)
+        tuned = self.tune([self.answer(shares_K)] * len(validation), validation)
+        yield "majority", [tuned.answer(shares_K)] * len(test)
+        matrices = features.tf_idf(*([self.text(row) for row in rows] for rows in (train, validation, test)))
+        shares = []
+        for gold_N in gold_NK.T:
+            kind = LogisticRegression(C=10.0, max_iter=features.MAX_ITERATIONS) if 0 < gold_N.mean() < 1 else \
+                DummyClassifier(strategy="prior")
+            fitted = kind.fit(matrices[0], gold_N)
+            at = list(fitted.classes_).index(1) if 1 in fitted.classes_ else None
+            shares.append([fitted.predict_proba(m)[:, at] if at is not None else np.zeros(m.shape[0])
+                           for m in matrices[1:]])
+        of_validation, of_test = (np.stack(columns, 1) for columns in zip(*shares, strict=True))
+        tuned = self.tune([self.answer(shares_K) for shares_K in of_validation], validation)
+        yield "tf-idf", [tuned.answer(shares_K) for shares_K in of_test]
+
+    def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
+        n, outcomes = len(self.labels), self.outcomes(predictions, rows)
+        gold_NK, predicted_NK = outcomes[:, :n], outcomes[:, n : 2 * n]
+        wrong_NK = gold_NK != predicted_NK
+        sure_NK = np.array([[abs(p["scores"][label] - 0.5) for label in self.labels] for p in predictions]) * wrong_NK
+        worst = [int(i) for i in np.argsort(-sure_NK.max(1), kind="stable") if wrong_NK[i].any()][:N_MISTAKES_SHOWN]
+
+        def names(line_K: np.ndarray) -> str:
+            return ", ".join(label for label, is_given in zip(self.labels, line_K, strict=True) if is_given) or "none"
+
+        counts = zip((gold_NK * predicted_NK).sum(0), gold_NK.sum(0), predicted_NK.sum(0), strict=True)
+        return {
+            "labels": list(self.labels),
+            "per_label": [{"label": label, **metrics.of_counts(*map(float, one))}
+                          for label, one in zip(self.labels, counts, strict=True)],
+            "thresholds": dict(zip(self.labels, self.thresholds, strict=False)),
+            "mistakes": [{"text": self.text(rows[i]), "label": names(gold_NK[i]), "predicted": names(predicted_NK[i]),
+                          "confidence": 0.5 + float(sure_NK[i].max())} for i in worst],
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {"id2label": {str(k): label for k, label in enumerate(self.labels)},
+                "label2id": self._index, "problem_type": "multi_label_classification"}

@@ -1,0 +1,186 @@
+"""Which of several answers fits a question: commonsense, reading comprehension, what happens next.
+
+The answer to a row is {"choice": index, "text": the choice, "scores": [probability of each choice]}. Rows may have
+different numbers of choices: each choice is a window of its own, read beside the question, and the softmax is taken
+over the windows of one row.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from .. import metrics
+from ..errors import shorten
+from ..types import Prediction, Reader, Row, Window
+from . import Task, listed
+from .text_classification import N_MISTAKES_SHOWN
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..features import LinearMap
+    from ..heads import Head
+
+
+@dataclass(frozen=True)
+class MultipleChoice(Task):
+    """One of several choices. separator: parts the choices where the file cannot hold a list, such as a CSV file."""
+
+    name: ClassVar = "multiple-choice"
+    columns: ClassVar = {"question": "a string that is not empty", "context": "what the question is about, a string",
+                         "choices": "a list of two strings or more",
+                         "label": "the number of the right choice, from 0, or its text"}
+    gold: ClassVar = ("label",)
+    optional: ClassVar = ("context",)
+    usual_names: ClassVar = {
+        "question": ("question", "premise", "prompt", "问题"), "context": ("context", "passage", "article"),
+        "choices": ("choices", "options", "endings", "candidates", "选项"),
+        "label": ("label", "answer", "gold", "correct", "答案"),
+    }
+    options: ClassVar = ("separator",)
+    metric: ClassVar = "accuracy"
+    together: ClassVar = True
+    needs_windows: ClassVar = False
+    native: ClassVar = None
+    examples: ClassVar = (
+        {"question": "The phone fell. What is it now?", "choices": ["It is broken.", "It is kind."], "label": 0},
+        {"question": "What is bread from last week?", "choices": ["fresh", "stale", "clever"], "label": 1},
+        {"question": "How was the room?", "context": "It snowed in.", "choices": ["warm", "cold"], "label": "cold"},
+        {"question": "房间怎么样？", "choices": ["很吵", "很干净", "差"], "label": 2},
+    )
+
+    separator: str = "|"
+
+    def check(self, row: Row) -> str | None:
+        for column in ("question", "context"):
+            text = row.get(column, "-")
+            if not isinstance(text, str):
+                return f'"{column}" is {shorten(text)}, not a string'
+        if not row.get("question", "-").strip():
+            return '"question" is empty'
+        choices = listed(row.get("choices"), self.separator)
+        if choices is None or not all(isinstance(one, str) and one.strip() for one in choices):
+            return f'"choices" is {shorten(row.get("choices"))}; it must be a list of strings that are not empty'
+        if len(choices) < 2:
+            return f'"choices" has {len(choices)}; it must have two or more'
+        if len(set(choices)) < len(choices):
+            return f'"choices" is {shorten(choices)}, which holds a choice twice'
+        if "label" in row and _index(row["label"], choices) is None:
+            return (f'"label" is {shorten(row["label"])}; it must be the number of a choice, 0 to {len(choices) - 1}, '
+                    "or its text")
+        return None
+
+    def learn(self, rows: Sequence[Row]) -> Self:
+        return self
+
+    def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
+        return []
+
+    def stratum(self, row: Row) -> str:
+        return ""
+
+    def text(self, row: Row) -> str:
+        return "\n".join([*(str(row[c]) for c in ("context", "question") if c in row), *self._choices(row)])
+
+    def _choices(self, row: Row) -> list[str]:
+        return listed(row["choices"], self.separator) or []
+
+    def _gold(self, row: Row) -> int:
+        at = _index(row["label"], self._choices(row))
+        assert at is not None, "check lets no other label pass"
+        return at
+
+    def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
+        asked = " ".join(str(row[column]) for column in ("context", "question") if row.get(column))
+        gold = self._gold(row) if "label" in row else None
+        windows = []
+        for k, choice in enumerate(self._choices(row)):
+            inputs, n_cut_tokens = reader.read(asked, choice)
+            target = {} if gold is None else {"row": i, "is_right": int(k == gold)}
+            windows.append(Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens}))
+        return windows
+
+    @property
+    def n_outputs(self) -> int:
+        return 1
+
+    def head(self, width: int, pooling: str) -> Head:
+        from ..heads import PoolHead
+
+        return PoolHead(width, 1, pooling)
+
+    def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Windows [B, 1] to rows [R, C]: shorter rows have choices that cannot be."""
+        import torch
+
+        _, row_B, n_R = torch.unique_consecutive(target["row"], return_inverse=True, return_counts=True)
+        place_B = torch.arange(len(row_B), device=row_B.device) - (n_R.cumsum(0) - n_R)[row_B]
+        scores_RC = logits.new_full((len(n_R), int(n_R.max())), torch.finfo(logits.dtype).min)
+        scores_RC = scores_RC.index_put((row_B, place_B), logits[:, 0])
+        return scores_RC, place_B[target["is_right"] == 1]
+
+    def loss(self, logits: torch.Tensor, target: dict[str, torch.Tensor], *, weights_K: torch.Tensor | None = None,
+             label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross entropy over the choices of each row. No smoothing: a choice that cannot be would get a share of it."""
+        return super().loss(logits, target)
+
+    def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
+              class_weights: str) -> LinearMap:
+        """Logistic regression on "is this choice right?"; what rows share falls out when choices are compared."""
+        from .. import features
+
+        return features.solve_yes_or_no(features_MD, target["is_right"][:, None], score, class_weights)
+
+    def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
+        return self.answer(row, metrics.softmax(np.concatenate(logits)))
+
+    def answer(self, row: Row, shares_C: np.ndarray) -> Prediction:
+        """Shares of one, in the order of the row's choices, as the user sees them."""
+        at = int(shares_C.argmax())
+        return {"choice": at, "text": self._choices(row)[at], "scores": [round(float(p), 6) for p in shares_C]}
+
+    def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
+        """[N, 3]: the right choice, the chosen one, and how many there were."""
+        lines = [(self._gold(r), p["choice"], len(p["scores"])) for p, r in zip(predictions, rows, strict=True)]
+        return np.array(lines, np.int64).reshape(-1, 3)
+
+    def score(self, outcomes: np.ndarray) -> dict[str, float]:
+        return {"accuracy": float((outcomes[:, 0] == outcomes[:, 1]).mean()),
+                "chance": float((1 / outcomes[:, 2]).mean())}
+
+    def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
+                  seed: int) -> Iterator[tuple[str, list[Prediction]]]:
+        from .. import features
+
+        usual = Counter(self._gold(row) for row in train)
+        yield "majority", [self.answer(row, np.array([usual[k] + 1.0 for k, _ in enumerate(self._choices(row))]))
+                           for row in test]
+        asked = [[f"{row['question']}\n{choice}" for row in rows for choice in self._choices(row)]
+                 for rows in (train, test)]
+        gold_N = np.array([int(k == self._gold(row)) for row in train for k, _ in enumerate(self._choices(row))])
+        right_M = features.tf_idf_logistic_regression(asked[0], gold_N, asked[1], 2)[:, 1]
+        ends = np.cumsum([len(self._choices(row)) for row in test])
+        yield "tf-idf", [self.answer(row, shares_C / shares_C.sum())
+                         for row, shares_C in zip(test, np.split(right_M, ends[:-1]), strict=True)]
+
+    def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
+        found = self.outcomes(predictions, rows)
+        wrong = sorted(map(int, np.flatnonzero(found[:, 0] != found[:, 1])),
+                       key=lambda i: -max(predictions[i]["scores"]))[:N_MISTAKES_SHOWN]
+        return {"mistakes": [{"text": self.text(rows[i]), "label": self._choices(rows[i])[found[i, 0]],
+                              "predicted": predictions[i]["text"],
+                              "confidence": max(predictions[i]["scores"])} for i in wrong]}
+
+
+def _index(label: Any, choices: Sequence[str]) -> int | None:
+    """The number of the choice that `label` names by number or by text."""
+    if isinstance(label, str) and label.strip() in choices:
+        return choices.index(label.strip())
+    if isinstance(label, str) and label.strip().isdecimal() and len(label.strip()) < 6:
+        label = int(label)
+    return label if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(choices) else None
