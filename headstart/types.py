@@ -85,7 +85,8 @@ class Reader:
             inputs = {"input_ids": one.ids}
             if first is not None and self.has_types:
                 inputs["token_type_ids"] = one.type_ids
-            offsets = [at if is_text else None for at, is_text in zip(one.offsets, inside, strict=True)]
+            of_part = iter(part.offsets)  # byte-level tokenizers trim them again with every post_process
+            offsets = [next(of_part) if is_text else None for is_text in inside]
             words = [at if is_text else None for at, is_text in zip(one.word_ids, inside, strict=True)]
             pieces.append(Piece(inputs, offsets, words, n_cut))
             n_cut = 0
