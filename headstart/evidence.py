@@ -21,6 +21,9 @@ TITLES = {
     "tf-idf": "TF-IDF + logistic regression",
     "before-training": "the model before training",
     "frozen-backbone": "the frozen backbone with a linear head",
+    "first-sentence": "the first sentence",
+    "best-sentence": "the sentence most like the question",
+    "no-answer": "never answering",
 }
 
 

@@ -190,7 +190,8 @@ def facts(scores: Scores) -> list[tuple[str, str]]:
 def sections(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> list[Section]:
     """All parts that this run has, in the order of the page."""
     details = scores.get("details", {})
-    found = [certificate(scores), learning(scores, steps), confusion(details), per_label(details), mistakes(details),
+    found = [certificate(scores), learning(scores, steps), confusion(details), per_label(details), groups(details),
+             mistakes(details),
              truncation(scores), data(scores),
              _amounts("cost", "Cost", "What this run took", scores.get("cost", {})),
              _amounts("machine", "Machine and versions", "Where this run took place, and with what",
@@ -324,6 +325,19 @@ def per_label(details: Scores) -> Section | None:
                     folded=f"The other {len(rows) - start} labels" if start else "")
               for start, end in ((0, MAX_LABELS_SHOWN), (MAX_LABELS_SHOWN, len(rows))) if start < len(rows)]
     return Section("labels", "Labels", (), (), tables)
+
+
+def groups(details: Scores) -> Section | None:
+    """Scores of rows that are alike in something the task knows, such as the word that asks a question."""
+    found = details.get("groups", {})
+    if not found.get("rows"):
+        return None
+    names = [name for name in found["rows"][0] if name not in ("label", "n")]
+    rows = [(cut(one["label"], MAX_NAME_CHARS), f"{one['n']:,}", *(percent(one[name]) for name in names))
+            for one in found["rows"]]
+    table = Table(f"Scores by {found['by']}, most frequent first; n: test rows",
+                  (found["by"], "n", *map(in_words, names)), rows[:MAX_LABELS_SHOWN])
+    return Section("groups", f"By {found['by']}", (), (), [table])
 
 
 def mistakes(details: Scores) -> Section | None:

@@ -223,7 +223,10 @@ def _skip_blanks(text: str, at: int) -> int:
 
 
 def open_json(lines: Lines) -> Opened:
-    """One JSON document: a list of objects, or {"data": [...]}. Its text is held in memory; JSON lines are not."""
+    """One JSON document: a list of objects, or {"data": [...]}. Its text is held in memory; JSON lines are not.
+
+    Articles as SQuAD nests them give a row for every question.
+    """
     text = "".join(lines)
     lines.begin_record()
     if not text.strip():
@@ -233,7 +236,7 @@ def open_json(lines: Lines) -> Opened:
         fix = "If every line is an object of its own, name the file .jsonl." if text.lstrip().startswith("{") else ""
         raise DataError(lines.source, f"begins with {shorten(text.strip(), 30)}; a JSON file must hold a list of "
                         'objects, or {"data": [...]}.', fix)
-    return _with_keys(_json_elements(text, opening.end(), lines.source), lines, "row")
+    return _with_keys(_flattened(_json_elements(text, opening.end(), lines.source)), lines, "row")
 
 
 def _json_elements(text: str, at: int, source: str) -> Iterator[Record]:
@@ -261,6 +264,34 @@ def _json_elements(text: str, at: int, source: str) -> Iterator[Record]:
                         "Mend the file at that line.") from None
     except RecursionError:
         raise DataError(f"{source}: row {n + 1}", "is nested too deeply.", "Flatten it: one object a row.") from None
+
+
+def _flattened(records: Iterator[Record]) -> Iterator[Record]:
+    """Records of SQuAD's shape, {"title", "paragraphs": [{"context", "qas": [{"question", ...}]}]}, as one a question.
+
+    They are numbered in the order of the questions; what is damaged inside is the flaw of one record.
+    """
+    n = 0
+    for record in records:
+        paragraphs = record.values.get("paragraphs")
+        is_nested = isinstance(paragraphs, list) and any(isinstance(p, dict) and "qas" in p for p in paragraphs)
+        for values in _questions(record.values) if is_nested else [record.values]:
+            n += 1
+            flaw = record.flaw if isinstance(values, dict) else values
+            yield Record(n, {} if flaw else values, flaw, record.n_bad_bytes)
+
+
+def _questions(article: dict[str, Any]) -> Iterator[Any]:
+    """The values of every question of an article, or what is wrong with it, in words."""
+    above = {"title": article["title"]} if "title" in article else {}
+    for paragraph in article["paragraphs"]:
+        if not isinstance(paragraph, dict) or not isinstance(paragraph.get("qas"), list):
+            yield f'holds the paragraph {shorten(paragraph)}, which has no list "qas"'
+            continue
+        inner = {**above, **({"context": paragraph["context"]} if "context" in paragraph else {})}
+        for question in paragraph["qas"]:
+            is_sound = isinstance(question, dict)
+            yield {**question, **inner} if is_sound else f"holds the question {shorten(question)}, not a JSON object"
 
 
 def _with_keys(records: Iterator[Record], lines: Lines, unit: Literal["line", "row"]) -> Opened:
