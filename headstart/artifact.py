@@ -89,7 +89,8 @@ class Artifact:
         what = f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row)
         if what:
             raise DataError(f"row {i + 1}", f"{what}; task \"{self.task.name}\" reads: "
-                            + ", ".join(f"{c} ({self.task.columns[c]})" for c in self.task.needed))
+                            + ", ".join(f"{c} ({self.task.columns[c]})" for c in self.task.needed or
+                                        [c for c in self.task.columns if c not in self.task.gold]))
         return {k: v for k, v in row.items() if k not in self.task.gold}
 
     def _repr_html_(self) -> str:
@@ -190,6 +191,7 @@ def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, g
         inner.save_pretrained(folder)  # type: ignore[operator]
         if isinstance(model, PooledModel):
             save_file(model.head.state_dict(), folder / HEAD)
+            task.extra_files(folder, model.head, backbone.reader)
     for name in backbones.TOKENIZER_FILES:
         if (backbone.folder / name).is_file():
             shutil.copyfile(backbone.folder / name, folder / name)

@@ -78,17 +78,21 @@ def predict(
     run: RunArgument,
     source: Annotated[str, typer.Argument(metavar="DATA", help='Rows to answer: a file, or "-" for stdin.')] = "-",
     out: OutFile = None,
+    entities: Annotated[str | None, typer.Option(
+        metavar="RUN", help="For relations: the run that finds the entities; the answers are then triples.")] = None,
     overwrite: Overwrite = False,
     encoding: Encoding = None,
     set_: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Answer new rows: one JSON object a line, in the order of the rows."""
-    from . import runfolder, sealed, workbench
+    from . import runfolder, sealed, triples, workbench
 
     if out is not None:
         runfolder.refuse_existing(out, overwrite)
-    answers = workbench.answers(run, source, _data_settings(encoding, set_))
+    settings = _data_settings(encoding, set_)
+    answers = (workbench.answers(run, source, settings) if entities is None
+               else triples.triples(run, entities, source, settings))
     lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
     if out is None:
         for line in lines:
@@ -152,6 +156,67 @@ def extract(
     if found["n_cut"]:
         show.say(f"{found['n_cut']:,} of {found['n_rows']:,} texts were cut to {max_tokens} tokens")
     print(json.dumps(found) if as_json else f"{found['out']}: {found['n_rows']:,} rows of {found['width']} numbers")
+
+
+@app.command()
+def search(
+    source: Annotated[str, typer.Argument(metavar="RUN_OR_BACKBONE", help="A run with embeddings, or a model.")],
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Texts to find: a file.")],
+    query: Annotated[list[str], typer.Option(help="What to look for; repeatable.")] = [],  # noqa: B006
+    queries: Annotated[str | None, typer.Option(help='More queries: a file, or "-" for stdin.')] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many texts a query gets.")] = 5,
+    dimensions: Annotated[int | None, typer.Option(min=1, help="Compare only the first numbers of vectors.")] = None,
+    encoding: Encoding = None,
+    set_: Set = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a query.")] = False,
+) -> None:
+    """Find the texts of a corpus that are nearest to a query by what they mean."""
+    from . import search as searching
+    from .progress import Show
+
+    settings = _data_settings(encoding, set_)
+    if not query and queries is None:
+        raise typer.BadParameter("name a query or a file of queries", param_hint="--query")
+    texts = [*query, *(searching.texts_of(queries, settings) if queries else [])]
+    show = Show()
+    found = searching.search(source, searching.texts_of(corpus, settings), texts, top=top, dimensions=dimensions,
+                             show=show)
+    show.end()
+    for text, hits in zip(texts, found, strict=True):
+        if as_json:
+            print(json.dumps({"query": text, "hits": hits}, ensure_ascii=False))
+        else:
+            print(text, *(f"  {hit['similarity']:.4f}  {' '.join(hit['text'].split())}" for hit in hits), sep="\n")
+
+
+@app.command()
+def mine(
+    source: Annotated[str, typer.Argument(metavar="RUN_OR_BACKBONE", help="A run with embeddings, or a model.")],
+    rows: Annotated[str, typer.Argument(metavar="PAIRS", help="Queries with their right texts: a file.")],
+    out: Annotated[Path, typer.Option(help="Rows with negatives, as JSON lines: what to fit next.")],
+    corpus: Annotated[str | None, typer.Option(help="More texts to choose from: a file.")] = None,
+    negatives: Annotated[int, typer.Option(min=1, help="How many wrong texts a row gets at most.")] = 3,
+    margin: Annotated[float, typer.Option(help="How far below the right text they must score.")] = 0.05,
+    overwrite: Overwrite = False,
+    encoding: Encoding = None,
+    set_: Set = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Give pairs hard negatives: texts that look right to a model and are not."""
+    from . import runfolder, sealed
+    from . import search as searching
+    from .progress import Show
+
+    runfolder.refuse_existing(out, overwrite)
+    settings, show = _data_settings(encoding, set_), Show()
+    found = searching.mine(source, searching.pairs_of(rows, settings), n=negatives, margin=margin, show=show,
+                           corpus=searching.texts_of(corpus, settings) if corpus else ())
+    show.end()
+    sealed.write_file(out, (json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+    n, n_without = sum(len(row["negatives"]) for row in found), sum(not row["negatives"] for row in found)
+    numbers = {"out": str(out), "n_rows": len(found), "n_negatives": n, "n_rows_without": n_without}
+    print(json.dumps(numbers) if as_json else f"{out}: {len(found):,} rows with {n:,} negatives; {n_without:,} rows "
+          "have none")
 
 
 @app.command()

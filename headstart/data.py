@@ -238,7 +238,7 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
     """The task's column -> the file's column.
 
     lenient: a column that the Spec names and the file lacks is looked for under its other names; so a model that was
-    fitted to "review" also reads a file that says "text".
+    fitted to "review" also reads a file that says "text"; and what a file may lack may lack here too.
 
     The Spec has the first word, then an equal name, then the one column that goes by a usual name; where all but one
     are found so, the last column of the file is the last of the task. Anything less certain raises DataError.
@@ -258,7 +258,7 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
             found[column] = names[0]
         elif names:
             missing[column] = f'{" and ".join(map(shorten, names))} could each be the task\'s "{column}"'
-        elif (column in task.needed or column in data.columns
+        elif (column in task.needed or (column in data.columns and not (lenient and column in task.optional))
               or (column in task.gold and column not in task.optional and gold == "required")):
             missing[column] = f'no column is called {shorten(data.columns.get(column, column))}'
     left = [name for name in header if name not in found.values()]

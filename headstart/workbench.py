@@ -108,7 +108,8 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Orig
     method.check(task)
     options = {"method": {"name": method.name, **dataclasses.asdict(method)},  # type: ignore[call-overload]
                "task": tasks.options_of(task)}
-    spec, origins = specs.resolve((specs.DEFAULT, options), (f"method {method.name}", method.defaults), *layers)
+    spec, origins = specs.resolve((specs.DEFAULT, options), (f"task {task.name}", task.defaults),
+                                  (f"method {method.name}", method.defaults), *layers)
     return spec, origins, method
 
 
@@ -158,7 +159,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     chosen = {"epochs": batches.usual_epochs(windows["train"].lengths_N, spec.train.tokens_per_batch)}
     trains = method.trains or not task.is_solvable
     spec, origins = specs.resolve(
-        (specs.DEFAULT, {"method": spec.method, "task": spec.task}), (f"method {method.name}", method.defaults),
+        (specs.DEFAULT, {"method": spec.method, "task": spec.task}), (f"task {task.name}", task.defaults),
+        (f"method {method.name}", method.defaults),
         (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
         (f"chosen for {len(parts.train):,} rows", {"train": chosen} if trains else {}), *layers)
     _check_same_run(work, spec, origins, parts)

@@ -18,7 +18,7 @@ FLOORS = [
     {"train", "predict", "runfolder"},
     {"artifact", "learning", "evidence"},
     {"workbench", "extract"},
-    {"compare", "sklearn", "audit"},
+    {"compare", "sklearn", "audit", "search"},
     {"cli"},
 ]
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -15,6 +15,7 @@ import abc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -46,6 +47,11 @@ class Task(abc.ABC):
     contrasts: ClassVar[bool] = False  # whether the loss compares a batch's rows: then it cannot be summed in pieces
     needs_windows: ClassVar[bool] = True  # whether `decode` looks at windows and not only at their logits
     examples: ClassVar[tuple[Row, ...]]  # rows that show the task; contract tests and docs run them
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Spec fields that this task presets, such as {"train": {"lr": 2e-5}}; what the method presets goes before."""
+        return {}
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -159,6 +165,11 @@ class Task(abc.ABC):
     def describe(self) -> dict[str, Any]:
         """The keys that config.json carries for this task."""
         return {}
+
+    def extra_files(self, folder: Path, head: Head, reader: Reader) -> None:
+        """Write to an artifact's folder what lets another library load it; called where the weights stand there whole
+        and the head is ours."""
+        return
 
 
 def listed(value: Any, separator: str) -> list[Any] | None:
