@@ -34,6 +34,7 @@ WORDS = {"train_seconds": "training time", "total_seconds": "total time", "paddi
          "train_tokens_per_s": "training tokens per second", "peak_rss_mb": "peak memory", "artifact_bytes": "artifact",
          "n_trainable": "trainable weights", "n_steps": "optimizer steps",
          "evaluate_seconds": "evaluation time", "cpu": "CPU", "n_threads": "threads"}
+OWN_UNIT = ("rmse",)  # scores in the unit of the rows' own numbers
 DIRECTIONS = {"LRO", "RLO", "LRE", "RLE", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
@@ -88,6 +89,13 @@ def percent(value: float | None) -> str:
 def interval(ends: Sequence[float] | None) -> str:
     """[69.0, 73.0], in percent; bounds of differences in points."""
     return "[" + ", ".join(_signless(f"{100 * end:.1f}") for end in ends) + "]" if ends else ""
+
+
+def score_words(name: str, value: float | None) -> str:
+    """A share of one in percent; what is measured in the task's own unit as it is."""
+    if name not in OWN_UNIT or value is None or not math.isfinite(value):
+        return percent(value)
+    return f"{value:,.4g}"
 
 
 def points(difference: float) -> str:
@@ -190,9 +198,8 @@ def facts(scores: Scores) -> list[tuple[str, str]]:
 def sections(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> list[Section]:
     """All parts that this run has, in the order of the page."""
     details = scores.get("details", {})
-    found = [certificate(scores), learning(scores, steps), confusion(details), per_label(details), groups(details),
-             mistakes(details),
-             truncation(scores), data(scores),
+    found = [certificate(scores), learning(scores, steps), confusion(details), scatter(details), per_label(details),
+             groups(details), mistakes(details), truncation(scores), data(scores),
              _amounts("cost", "Cost", "What this run took", scores.get("cost", {})),
              _amounts("machine", "Machine and versions", "Where this run took place, and with what",
                       {**scores.get("machine", {}), **scores.get("versions", {}),
@@ -208,7 +215,7 @@ def certificate(scores: Scores) -> Section:
     """The fitted model beside every baseline, and the paired differences."""
     metric, n = in_words(scores["metric"]), n_rows(scores["n_test"])
     gains = scores.get("gain_over", {})
-    others = [f"{in_words(name)} {percent(value)}" for name, value in scores.get("scores", {}).items()
+    others = [f"{in_words(name)} {score_words(name, value)}" for name, value in scores.get("scores", {}).items()
               if name != scores["metric"]]
     lead = [f"All models answer the same {scores['n_test']:,} test rows. A line is a 95% interval: how far the score "
             "could move if other rows of the same kind had been drawn."] if scores.get("baselines") else []
@@ -283,7 +290,8 @@ def _is_number(value: object) -> bool:
 
 def _curve_table(curve: Sequence[Mapping[str, Any]], best: int, n: str) -> Table:
     names = list(curve[0]["scores"])
-    rows = [(f"{one['step']:,}", f"{one.get('epoch', math.nan):.2f}", *(percent(one["scores"].get(s)) for s in names),
+    rows = [(f"{one['step']:,}", f"{one.get('epoch', math.nan):.2f}",
+             *(score_words(name, one["scores"].get(name)) for name in names),
              "best" if k == best else "") for k, one in enumerate(curve)]
     return Table(f"Validation scores, {n}", ("step", "epoch", *map(in_words, names), ""), rows, n_words=0, main=best,
                  folded="Every evaluation as a table")
@@ -300,12 +308,13 @@ def confusion(details: Scores) -> Section | None:
                        if g != p and count)
         rows = [(labels[g], labels[p], f"{-count:,}", f"{n_gold[g]:,}") for count, g, p in pairs[:MAX_PAIRS_SHOWN]]
         table = Table(f"The {len(rows)} most frequent of {len(pairs):,} confused pairs, {n_rows(sum(n_gold))}",
-                      ("gold", "predicted", "rows", "of"), rows, n_words=2)
+                      ("gold", "predicted", details.get("counted", "rows"), "of"), rows, n_words=2)
         return Section("confusion", "Confusion", (), (), [table]) if rows else None
     names = [cut(label, MAX_NAME_CHARS) for label in labels]
     shares = [[count / max(1, n) for count in row] for row, n in zip(counts_KK, n_gold, strict=True)]
     is_dense = len(labels) > 8 or sum(map(len, labels)) > 90  # names across the top must stand upright to fit
-    table = Table(f"Test rows by gold label (down) and predicted label (across), {n_rows(sum(n_gold))}",
+    counted = details.get("counted", "rows")
+    table = Table(f"Test {counted} by gold label (down) and predicted label (across), {n_rows(sum(n_gold))}",
                   ("", *names),
                   [(name, *(f"{count:,}" for count in row)) for name, row in zip(names, counts_KK, strict=True)],
                   look="heat", shares=shares, is_dense=is_dense)
@@ -319,12 +328,16 @@ def per_label(details: Scores) -> Section | None:
     names = ("precision", "recall", "f1")
     rows = [(one["label"], f"{one['n']:,}", *(percent(one[name]) for name in names)) for one in found]
     shares = [[0.0] * 3 + [one["f1"] if _is_number(one["f1"]) else 0.0] for one in found]
-    tables = [Table("Scores of each label, weakest F1 first; n: test rows with this gold label"
+    counted = details.get("counted", "rows")
+    tables = [Table(f"Scores of each label, weakest F1 first; n: test {counted} with this gold label"
                     if not start else f"Labels {start + 1} to {len(rows)}",
                     ("label", "n", "precision", "recall", "F1"), rows[start:end], look="bars", shares=shares[start:end],
                     folded=f"The other {len(rows) - start} labels" if start else "")
               for start, end in ((0, MAX_LABELS_SHOWN), (MAX_LABELS_SHOWN, len(rows))) if start < len(rows)]
-    return Section("labels", "Labels", (), (), tables)
+    n_out, n = details.get("n_out_of_reach"), sum(one["n"] for one in found)
+    lead = [f"{n_out:,} of {n:,} gold {counted} can be no answer: they end inside a word, or no train row has their "
+            "label. They count as missed."] if n_out else []
+    return Section("labels", "Labels", lead, (), tables)
 
 
 def groups(details: Scores) -> Section | None:
@@ -341,12 +354,27 @@ def groups(details: Scores) -> Section | None:
 
 
 def mistakes(details: Scores) -> Section | None:
-    rows = [(cut(one["text"], MAX_TEXT_CHARS), one["label"], one["predicted"], percent(one["confidence"]))
-            for one in details.get("mistakes", [])]
-    table = Table("Wrong answers of the fitted model on test rows, most confident first",
-                  ("text", "gold", "predicted", "confidence"), rows, n_words=3, look="texts")
+    found = details.get("mistakes", [])
+    sure = all("confidence" in one for one in found)
+    rows = [(cut(one["text"], MAX_TEXT_CHARS), one["label"], one["predicted"],
+             *([percent(one["confidence"])] if sure else [])) for one in found]
+    order = "most confident first" if sure else "furthest off first"
+    table = Table(f"Wrong answers of the fitted model on test rows, {order}",
+                  ("text", "gold", "predicted", *(["confidence"] if sure else [])), rows, n_words=3, look="texts")
     lead = ["Some of these may be mistakes in the labels: the first thing to look at."]
-    return Section("mistakes", "Most confident mistakes", lead, (), [table]) if rows else None
+    title = "Most confident mistakes" if sure else "Largest errors"
+    return Section("mistakes", title, lead, (), [table]) if rows else None
+
+
+def scatter(details: Scores) -> Section | None:
+    """Gold and predicted numbers."""
+    found = details.get("scatter")
+    if not found:
+        return None
+    pairs = list(zip(found["gold"], found["predicted"], strict=True))
+    words = f"Predicted (upwards) against gold (to the right) of {len(pairs):,} test rows; on the line they are equal"
+    return Section("scatter", "Predicted and gold", (), [Picture(words, drawing.cloud(
+        "Predicted against gold", words, pairs, "{:g}".format))])
 
 
 def truncation(scores: Scores) -> Section | None:

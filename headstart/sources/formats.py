@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..errors import DataError, MissingExtraError, shorten
+from . import conll
 from .lines import Lines, Rules, open_lines, too_large
 
 DELIMITERS = ",;\t|"
@@ -314,6 +315,25 @@ def open_text(lines: Lines) -> Opened:
     return Opened(["text"], records, "line", lines)
 
 
+def open_conll(lines: Lines) -> Opened:
+    """A sentence a record: "tokens" is its first column, "tags" its last, "column_2" ... what stands between."""
+    found = conll.layout(lines.peek(conll.SAMPLE_LINES), lines.rules.delimiter)
+    header = ["tokens", *(f"column_{i}" for i in range(2, found.width)), "tags"][: found.width]
+
+    def records(columns: list[str]) -> Iterator[Record]:
+        wanted = [(name, header.index(name)) for name in columns if name in header]
+        for line, rows, flaw in conll.sentences(lines, found):
+            values = {} if flaw else {name: [row[i] for row in rows] for name, i in wanted}
+            yield Record(line, values, flaw, lines.record_n_bad_bytes)
+
+    return Opened(header, records, "line", lines)
+
+
+def open_txt(lines: Lines) -> Opened:
+    """CoNLL where every line is columns that end in a tag; otherwise one text a line."""
+    return open_conll(lines) if conll.is_conll(lines.peek(conll.SAMPLE_LINES)) else open_text(lines)
+
+
 def open_stdin(lines: Lines) -> Opened:
     """JSON lines when the first character that is not blank is "{", otherwise one text a line."""
     for n in itertools.count(1):
@@ -361,7 +381,7 @@ def open_parquet(path: Path, source: str, rules: Rules) -> Opened:
 
 OPENERS: dict[str, Callable[[Lines], Opened]] = {
     ".csv": open_csv, ".tsv": open_csv, ".jsonl": open_jsonl, ".ndjson": open_jsonl, ".json": open_json,
-    ".txt": open_text,
+    ".txt": open_txt, ".conll": open_conll, ".bio": open_conll, ".iob": open_conll,
 }
 SUFFIXES = (*OPENERS, *(f"{suffix}.gz" for suffix in OPENERS), ".parquet")
 
