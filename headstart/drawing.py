@@ -26,6 +26,7 @@ STYLE = """
 .headstart-plot .interval { stroke: currentColor; stroke-opacity: .62; stroke-width: 2.5; stroke-linecap: round; }
 .headstart-plot .main.interval { stroke: var(--accent, #2f7ec7); stroke-opacity: 1; stroke-width: 4; }
 .headstart-plot circle.main { fill: var(--accent, #2f7ec7); }
+.headstart-plot circle.dot { fill: var(--accent, #2f7ec7); fill-opacity: .35; }
 .headstart-plot circle.ring { fill: none; stroke: var(--accent, #2f7ec7); stroke-width: 1.5; }
 .headstart-plot circle.open { fill: var(--paper, #fff); stroke: currentColor; stroke-opacity: .7; stroke-width: 1.5; }
 .headstart-plot .band { fill: var(--accent, #2f7ec7); fill-opacity: .13; }
@@ -217,6 +218,20 @@ def scatter_plot(title: str, marks: Sequence[Mark], show_cost: Callable[[float],
               for cost in (marks[0].cost, marks[-1].cost)]
     words = "; ".join(f"{m.name}: {show(m.value)} at {show_cost(m.cost)}" for m in marks)
     return _picture(parts, title, words, SCATTER_HEIGHT + 30 + 17 * ((len(marks) + 1) // 2), "lines")
+
+
+def cloud(title: str, words: str, points: Sequence[Point], show: Callable[[float], str]) -> str:
+    """Predicted against gold, both on the same scale; on the line they are equal."""
+    both = Scale.around([value for point in points for value in point])
+    parts = []
+    for tick in both.ticks:
+        at = both.down(tick, SCATTER_HEIGHT)
+        parts += [_line("grid", 0, at, 100, at), tag("text", escape(show(tick)), x=-8, y=at + 4, class_="small end"),
+                  _text(show(tick), both.at(tick), SCATTER_HEIGHT + 17, "small middle")]
+    parts.append(_line("zero", both.at(both.low), SCATTER_HEIGHT, both.at(both.high), 0))
+    parts += [tag("circle", class_="dot", cx=f"{both.at(gold):.2f}%", cy=both.down(said, SCATTER_HEIGHT), r=3)
+              for gold, said in points]
+    return _picture(parts, title, words, SCATTER_HEIGHT + 30, "lines")
 
 
 def _path(points: Sequence[Point], x: Scale, y: Scale) -> str:

@@ -49,6 +49,26 @@ class TokenHead(Head):
         return logits
 
 
+class SpansHead(Head):
+    """hidden_BTD, mask_BT and marks_BT (1 in the first span, 2 in the second) to logits_BK.
+
+    Reads the mean of each span's tokens and the pooled text, side by side.
+    """
+
+    reads = ("marks",)
+
+    def __init__(self, width: int, n_outputs: int, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.out = nn.Linear(3 * width, n_outputs)
+
+    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, marks_BT: torch.Tensor) -> torch.Tensor:
+        spans = [pool(hidden_BTD, (marks_BT == k) | ((marks_BT != k).all(1, keepdim=True) & (mask_BT == 1)), "mean")
+                 for k in (1, 2)]
+        logits: torch.Tensor = self.out(torch.cat([*spans, pool(hidden_BTD, mask_BT, self.pooling)], -1))
+        return logits
+
+
 def pool(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, pooling: str) -> torch.Tensor:
     """One vector a window, [B, D]: the mean over real tokens, the first token, or the maximum over real tokens."""
     if pooling == "first":

@@ -65,7 +65,7 @@ def best_cut(scores_N: np.ndarray, gold_N: np.ndarray) -> float:
     order = np.argsort(-scores_N, kind="stable")
     scores, hits = scores_N[order], np.cumsum(gold_N[order])
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + gold_N.sum())
-    below = np.append(scores[1:], 0.0)
+    below = np.append(scores[1:], scores[-1] / 2 - 1e-3)
     cuts = np.round((scores + below) / 2, 6)
     ends = scores > below  # a cut between equal scores is none
     best = ends & (f1 >= f1[ends].max() - 1e-12)

@@ -40,7 +40,7 @@ class TextClassification(Task):
                          "text_pair": "the second text, a string that is not empty",
                          "label": "a string or a whole number"}
     gold: ClassVar = ("label",)
-    optional: ClassVar = ("text_pair",)
+    optional: ClassVar[tuple[str, ...]] = ("text_pair",)
     usual_names: ClassVar = {
         "text": ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
                  "text_a", "sentence1", "question1", "premise", "文本", "评论", "内容"),
@@ -78,11 +78,11 @@ class TextClassification(Task):
         return None
 
     def learn(self, rows: Sequence[Row]) -> Self:
-        kinds = Counter(type(row["label"]).__name__ for row in rows)
+        kinds = Counter(type(row[self.gold[0]]).__name__ for row in rows)
         if len(kinds) > 1:
             raise DataError("", f"labels have mixed types ({_counts(kinds)}), so 1 and \"1\" would be two classes.",
                             "Write all labels as strings.")
-        counts = Counter(str(row["label"]) for row in rows)
+        counts = Counter(self._gold(row) for row in rows)
         variants: dict[str, list[str]] = {}
         for label in sorted(counts):
             variants.setdefault(label.strip().casefold(), []).append(label)
@@ -92,20 +92,23 @@ class TextClassification(Task):
             raise DataError.of(problems, "Mend them, or let headstart do it: --set data.normalize_labels=true")
         if len(counts) < 2:
             what = f"all rows have the label {shorten(min(counts))}; a classifier needs at least two."
-            raise DataError("labels", what, "Is this the right column? --set data.columns.label=NAME")
+            raise DataError("labels", what, f"Is this the right column? --set data.columns.{self.gold[0]}=NAME")
         return replace(self, labels=tuple(sorted(counts)), has_pair=any("text_pair" in row for row in rows))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         said = []
         for i, row in enumerate(rows):
-            if str(row["label"]) not in self._index:
-                said.append((i, f'"label" is {shorten(str(row["label"]))}, which no train row has'))
+            if self._gold(row) not in self._index:
+                said.append((i, f'"{self.gold[0]}" is {shorten(self._gold(row))}, which no train row has'))
             elif self.has_pair and "text_pair" not in row:
                 said.append((i, 'has no "text_pair", and the train rows are pairs'))
         return said
 
     def stratum(self, row: Row) -> str:
-        return str(row["label"])
+        return self._gold(row)
+
+    def _gold(self, row: Row) -> str:
+        return str(row[self.gold[0]])
 
     def text(self, row: Row) -> str:
         return "\n".join(str(row[column]) for column in ("text", "text_pair") if column in row)
@@ -116,7 +119,7 @@ class TextClassification(Task):
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         inputs, n_cut_tokens = reader.read(row["text"], row["text_pair"] if self.has_pair else None)
-        target = {"label": self._index[str(row["label"])]} if "label" in row else {}
+        target = {"label": self._index[self._gold(row)]} if self.gold[0] in row else {}
         return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
 
     @property
@@ -153,7 +156,7 @@ class TextClassification(Task):
 
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 2]: the index of the gold label and of the predicted one."""
-        return np.array([(self._index[str(r["label"])], self._index[p["label"]])
+        return np.array([(self._index[self._gold(r)], self._index[p["label"]])
                          for p, r in zip(predictions, rows, strict=True)], np.int64).reshape(-1, 2)
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
@@ -164,7 +167,7 @@ class TextClassification(Task):
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
         from .. import features
 
-        gold_N = np.array([self._index[str(row["label"])] for row in train])
+        gold_N = np.array([self._index[self._gold(row)] for row in train])
         shares_K = np.bincount(gold_N, minlength=len(self.labels)) / len(gold_N)
         yield "majority", [self.answer(shares_K)] * len(test)
         scores_NK = features.tf_idf_logistic_regression(
@@ -181,7 +184,7 @@ class TextClassification(Task):
             "confusion": confusion_KK.tolist(),
             "per_label": [{"label": label, **numbers} for label, numbers in
                           zip(self.labels, metrics.per_label(confusion_KK), strict=True)],
-            "mistakes": [{"text": self.text(rows[i]), "label": str(rows[i]["label"]),
+            "mistakes": [{"text": self.text(rows[i]), "label": self._gold(rows[i]),
                           "predicted": predictions[i]["label"],
                           "confidence": max(predictions[i]["scores"].values())} for i in wrong],
         }

@@ -160,7 +160,7 @@ class TextRegression(Task):
         gold_N = np.array([_gold(row) for row in train])
         if self.has_pair:
             pairs = [[row[column] for row in rows] for rows in (train, test) for column in ("text", "text_pair")]
-            first, *others = features.tf_idf(pairs[0] + pairs[1], *pairs)
+            _, *others = features.tf_idf(pairs[0] + pairs[1], *pairs)
             cosines = [np.asarray(a.multiply(b).sum(1)) for a, b in (others[:2], others[2:])]
             said_M = LinearRegression().fit(cosines[0], gold_N).predict(cosines[1])
         else:
