@@ -315,6 +315,15 @@ def stream(source: str, data: DataSpec, task: Question, *, gold: Gold = "require
     return Stream(shown, opened.unit, columns, inferred, opened, data, task, gold)
 
 
+def header(data: DataSpec) -> list[str]:
+    """The columns of the train rows' source."""
+    source = parts(data.train)["train"]
+    opened = open_source(source, Rules(data.encoding, data.delimiter, data.errors, data.max_chars, data.max_bytes))
+    if opened.lines:
+        opened.lines.close()
+    return list(opened.header)
+
+
 def read(source: str, data: DataSpec, task: Question, *, gold: Gold = "required", lenient: bool = False) -> Table:
     """All rows of `source`. Arguments and errors as for `stream`."""
     rows, lines = [], []

@@ -22,7 +22,7 @@ from . import artifact, batches, data, evidence, features, machine, methods, rep
 from . import backbone as backbones
 from . import spec as specs
 from .artifact import Artifact
-from .errors import DataError, Problem, RunFolderError, shorten
+from .errors import DataError, Problem, RunFolderError, SpecError, shorten
 from .heads import Model
 from .learning import FIRST, Learner
 from .methods import Method
@@ -102,8 +102,12 @@ class Run:
 
 
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Origins, Method]:
-    """The Spec with its task's and its method's defaults written out."""
-    spec, _ = specs.resolve((specs.DEFAULT, {name: Spec.model_fields[name].default for name in specs.NAMED}), *layers)
+    """The Spec with its task's and its method's defaults written out, and the task inferred where none is named."""
+    defaults = (specs.DEFAULT, {name: Spec.model_fields[name].default for name in specs.NAMED})
+    spec, origins = specs.resolve(defaults, *layers)
+    if origins["task.name"] == specs.DEFAULT:
+        layers = [*_inferred_task(spec), *layers]
+        spec, _ = specs.resolve(defaults, *layers)
     method, task = methods.build(spec.method), tasks.build(spec.task)
     method.check(task)
     options = {"method": {"name": method.name, **dataclasses.asdict(method)},  # type: ignore[call-overload]
@@ -111,6 +115,15 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Orig
     spec, origins = specs.resolve((specs.DEFAULT, options), (f"task {task.name}", task.defaults),
                                   (f"method {method.name}", method.defaults), *layers)
     return spec, origins, method
+
+
+def _inferred_task(spec: Spec) -> list[tuple[str, Mapping[str, Any]]]:
+    """The task that the columns of the train rows mean, as a layer; none where they mean no particular one."""
+    found = [] if spec.data.columns or spec.data.train == "-" else tasks.by_columns(data.header(spec.data))
+    if len(found) > 1:
+        raise SpecError(f"Spec: task ({spec.data.train})", f"the columns could mean {' or '.join(found)}.",
+                        f"Say which: --task {found[0]}")
+    return [(f"inferred from {spec.data.train}", {"task": name}) for name in found if name != spec.task["name"]]
 
 
 def first_layer(given: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

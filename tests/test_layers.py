@@ -17,7 +17,7 @@ FLOORS = [
     {"tasks", "methods"},
     {"train", "predict", "runfolder"},
     {"artifact", "learning", "evidence"},
-    {"workbench", "extract"},
+    {"workbench", "extract", "triples"},
     {"compare", "sklearn", "audit", "search"},
     {"cli"},
 ]

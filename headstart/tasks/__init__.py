@@ -39,6 +39,7 @@ class Task(abc.ABC):
     gold: ClassVar[tuple[str, ...]]  # the columns that are absent when predicting
     optional: ClassVar[tuple[str, ...]] = ()  # the columns that a file may lack as a whole
     usual_names: ClassVar[dict[str, tuple[str, ...]]]  # column -> what files often call it
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = ()  # columns that, all together, mean this task when none is named
     options: ClassVar[tuple[str, ...]] = ()  # the fields that a Spec may set: task: {name: ..., stride: 64}
     reads: ClassVar[Literal["encoder"]] = "encoder"
     native: ClassVar[str | None] = "AutoModelForSequenceClassification"  # for `head.pooling: native`
@@ -206,6 +207,15 @@ def restore(name: str, found: Mapping[str, Any]) -> Task:
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def by_columns(header: Sequence[str]) -> list[str]:
+    """The tasks whose signs a file's columns bear, those with the most of them: one, none, or several alike."""
+    kinds = registry.known(sys.modules[__name__], Task)
+    found = {name: max((len(sign) for sign in kind.signs if set(sign) <= set(header)), default=0)  # type: ignore[attr-defined]
+             for name, kind in kinds.items()}
+    most = max(found.values())
+    return sorted(name for name, n in found.items() if n == most and n)
 
 
 def names() -> list[str]:

@@ -46,6 +46,7 @@ class MultiLabelClassification(Task):
     gold: ClassVar = ("labels",)
     usual_names: ClassVar = {"text": TextClassification.usual_names["text"],
                              "labels": ("labels", "tags", "topics", "categories", "标签", "类别")}
+    signs: ClassVar = (("text", "labels"),)
     options: ClassVar = ("separator", "label_columns")
     metric: ClassVar = "micro_f1"
     needs_windows: ClassVar = False

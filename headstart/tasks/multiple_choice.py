@@ -42,6 +42,7 @@ class MultipleChoice(Task):
         "choices": ("choices", "options", "endings", "candidates", "选项"),
         "label": ("label", "answer", "gold", "correct", "答案"),
     }
+    signs: ClassVar = (("question", "choices", "label"),)
     options: ClassVar = ("separator",)
     metric: ClassVar = "accuracy"
     together: ClassVar = True

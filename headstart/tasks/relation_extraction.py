@@ -50,6 +50,7 @@ class RelationExtraction(TextClassification):
         "tail_span": ("tail_span", "e2_span", "object_span", "obj_span"),
         "relation": ("relation", "label", "relation_type", "关系"),
     }
+    signs: ClassVar = (("text", "head_span", "tail_span", "relation"),)
     native: ClassVar = None
     metric: ClassVar = "macro_f1"
     examples: ClassVar = (
@@ -215,7 +216,7 @@ def _around(text: str, spans: Sequence[tuple[int, int]], offsets: Sequence[tuple
     kept = np.zeros(len(offsets), bool)
     kept[np.argsort(distance, kind="stable")[:n_kept]] = True
     out, moved, last = "", [list(one) for one in spans], -1
-    for t in np.flatnonzero(kept):
+    for t in map(int, np.flatnonzero(kept)):
         if t != last + 1:
             out += " … " if out else ""
             begin = int(starts[t])

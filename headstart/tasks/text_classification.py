@@ -47,6 +47,7 @@ class TextClassification(Task):
         "text_pair": ("text_b", "sentence2", "question2", "hypothesis"),
         "label": ("label", "class", "category", "sentiment", "intent", "topic", "标签", "类别"),
     }
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "label"), ("text", "text_pair", "label"))
     metric: ClassVar = "accuracy"
     needs_windows: ClassVar = False
     examples: ClassVar = (

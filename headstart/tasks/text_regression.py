@@ -47,6 +47,7 @@ class TextRegression(Task):
         "text": TextClassification.usual_names["text"], "text_pair": TextClassification.usual_names["text_pair"],
         "score": ("score", "rating", "stars", "value", "similarity", "price", "target", "评分", "分数"),
     }
+    signs: ClassVar = (("text", "score"), ("text", "text_pair", "score"))
     metric: ClassVar = "spearman"
     needs_windows: ClassVar = False
     examples: ClassVar = (

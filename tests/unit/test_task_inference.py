@@ -1,0 +1,46 @@
+"""Which task a file's columns mean when nobody names one."""
+
+import json
+
+import pytest
+
+from headstart import tasks, workbench
+from headstart.errors import SpecError
+
+
+@pytest.mark.parametrize(("header", "found"), [
+    (["text", "label"], ["text-classification"]),
+    (["id", "text", "text_pair", "label"], ["text-classification"]),
+    (["text", "labels"], ["multi-label-classification"]),
+    (["text", "score"], ["text-regression"]),
+    (["question", "choices", "label"], ["multiple-choice"]),
+    (["text", "head_span", "tail_span", "relation"], ["relation-extraction"]),
+    (["text", "label", "score"], ["text-classification", "text-regression"]),
+    (["review", "stars"], []),
+])
+def test_columns_and_what_they_mean(header, found):
+    assert tasks.by_columns(header) == found
+
+
+def resolved(tmp_path, **row):
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps(row) + "\n", "utf-8")
+    return workbench.resolve([workbench.first_layer(str(source))])
+
+
+def test_the_inferred_task_and_its_origin_are_written_out(tmp_path):
+    spec, origins, _ = resolved(tmp_path, question="how?", choices=["a", "b"], label=0)
+    assert spec.task == {"name": "multiple-choice", "separator": "|"}
+    assert origins["task.name"].startswith("inferred from")
+
+
+def test_several_meanings_are_named(tmp_path):
+    with pytest.raises(SpecError, match="could mean text-classification or text-regression"):
+        resolved(tmp_path, text="a", label="b", score=1)
+
+
+def test_a_named_task_is_not_inferred(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"text": "a", "label": "b", "score": 1}) + "\n", "utf-8")
+    spec, _, _ = workbench.resolve([workbench.first_layer(str(source)), ("x", {"task": "text-regression"})])
+    assert spec.task["name"] == "text-regression"
