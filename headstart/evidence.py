@@ -19,7 +19,9 @@ from .types import Prediction, Row
 TITLES = {
     "majority": "the majority class",
     "majority-tag": "the most frequent tag of each word",
+    "mean": "the mean of the train rows",
     "tf-idf": "TF-IDF + logistic regression",
+    "tf-idf-ridge": "TF-IDF + ridge regression",
     "tf-idf-cosine": "the cosine of TF-IDF vectors",
     "before-training": "the model before training",
     "frozen-backbone": "the frozen backbone with a linear head",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["docs/follow-a-row.md"]
+PAGES = ["docs/follow-a-row.md", "docs/add-a-task.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -22,7 +22,7 @@ def test_blocks_print_what_the_page_says(page, tmp_path, backbone):
     for block in blocks:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block, page, "exec"), names)
+            exec(compile(block, page, "exec", dont_inherit=True), names)
         expected = re.findall(r"^# -> (.*)$", block, re.MULTILINE)
         assert printed.getvalue().splitlines() == expected, block
         n_compared += len(expected)

@@ -174,9 +174,12 @@ class Task(abc.ABC):
 
 
 def listed(value: Any, separator: str) -> list[Any] | None:
-    """A list as it is, a string cut at `separator` (CSV files hold no lists), None for anything else."""
+    """A list as it is, a string cut at `separator` (CSV files hold no lists), None for anything else.
+
+    An empty separator takes every character for an item.
+    """
     if isinstance(value, str):
-        return [part.strip() for part in value.split(separator) if part.strip()] if separator else [value]
+        return [part.strip() for part in (value.split(separator) if separator else value) if part.strip()]
     return list(value) if isinstance(value, list | tuple) else None
 
 

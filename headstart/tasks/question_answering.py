@@ -77,6 +77,7 @@ class QuestionAnswering(Task):
         "answers": ("answers",), "answer": ("answer", "answer_text", "答案"), "answer_start": ("answer_start",),
         "is_impossible": ("is_impossible",),
     }
+    signs: ClassVar = (("question", "context", "answers"), ("question", "context", "answer", "answer_start"))
     options: ClassVar = ("stride", "max_answer_tokens")
     native: ClassVar = None
     metric: ClassVar = "f1"
@@ -95,6 +96,11 @@ class QuestionAnswering(Task):
     max_answer_tokens: Annotated[int, Field(ge=1)] = 30
     has_unanswerable: bool = False
     null_threshold: float = 0.0
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        # Question and paragraph together: few of SQuAD's are longer, and batches are as long as their own rows alone.
+        return {"data": {"max_tokens": 384}}
 
     def check(self, row: Row) -> str | None:
         for column in ("question", "context"):

@@ -167,7 +167,7 @@ class TextRegression(Task):
         else:
             known, asked = features.tf_idf([self.text(row) for row in train], [self.text(row) for row in test])
             said_M = Ridge(alpha=1.0).fit(known, gold_N).predict(asked)
-        yield "tf-idf", [self.answer(score) for score in said_M]
+        yield "tf-idf-cosine" if self.has_pair else "tf-idf-ridge", [self.answer(score) for score in said_M]
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         pairs_N2 = self.outcomes(predictions, rows)

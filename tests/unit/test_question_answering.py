@@ -520,6 +520,15 @@ def test_what_is_wrong_in_the_official_file_is_told_with_its_row(tmp_path):
     assert table.lines_N.tolist() == [2, 5]
 
 
+def test_columns_say_which_task_is_meant(tmp_path):
+    path = tmp_path / "train-v2.0.json"
+    path.write_text(json.dumps(squad()), "utf-8")
+    flat = [{"question": "a", "context": "b", "answer": "b", "answer_start": "0"}]
+    for source in (path, tiny.write_csv(tmp_path / "x.csv", flat)):
+        spec, _, _ = headstart.workbench.resolve([("call", {"data": {"train": str(source)}})])
+        assert (spec.task["name"], spec.data.max_tokens) == ("question-answering", 384)
+
+
 def test_paragraphs_of_another_kind_stay_a_column(tmp_path):
     path = tmp_path / "x.json"
     path.write_text(json.dumps([{**row("phone", 18), "paragraphs": [{"text": "a"}]}]), "utf-8")

@@ -61,7 +61,7 @@ def test_a_run_end_to_end(backbone, tmp_path):
     run = headstart.fit(tiny.spec(source, backbone, task="text-regression"), out=tmp_path / "run")
     assert run.scores["metric"] == "spearman"
     assert run.scores["score"] > run.scores["baselines"]["mean"]["score"]
-    assert {"mean", "tf-idf", "before-training", "frozen-backbone"} <= run.scores["baselines"].keys()
+    assert {"mean", "tf-idf-ridge", "before-training", "frozen-backbone"} <= run.scores["baselines"].keys()
     assert 1 <= run.predict(["a lovely film"])[0]["score"] <= 4.4
     page = (run.folder / "report.html").read_text("utf-8")
     assert "Predicted and gold" in page

@@ -1,0 +1,84 @@
+"""every understanding task on real data, by the shipped Specs
+
+`headstart fit specs/NAME.yaml`, `data/` being the shared data. Checkpoints are chosen on validation rows, never on the
+test rows. Every number of a row is of the same test rows; the interval is the first seed's 95 % bootstrap interval over
+them; seeds drive split, order, new weights and dropout.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from bench import DATA, ROOT, Cell, Run, markdown, met, of
+
+# name -> {score: the least that was asked for}
+FLOORS: dict[str, dict[str, float]] = {
+    "conll2003": {"f1": 0.875}, "semeval2010_task8": {"macro_f1": 0.82}, "squad": {"f1": 0.68, "exact_match": 0.56},
+    "mrpc": {"accuracy": 0.83}, "rte": {"accuracy": 0.62}, "stsb": {"spearman": 0.80}}
+SEVERAL = ("mrpc", "rte", "stsb", "stsb_embeddings", "copa")  # under ten minutes: three seeds
+NAMES = ("mrpc", "rte", "stsb", "semeval2010_task8", "conll2003", "stsb_embeddings", "copa", "bitext_flags",
+         "faq_search", "squad", "commonsense_qa")
+QUICK = {"data": {"limit": 120, "validation_limit": 30, "test_limit": 30}, "train": {"max_steps": 3},
+         "evaluate": {"n_resamples": 100}}
+
+
+def cells(quick: bool) -> list[Cell]:
+    plan = [{"name": name, "seed": seed} for name in NAMES
+            for seed in ((0, 1, 2) if name in SEVERAL and not quick else (0,))]
+    return [cell | {"settings": QUICK} for cell in plan] if quick else plan
+
+
+def measure(**cell: Any) -> dict[str, Any]:
+    """One fit of a shipped Spec, its folder deleted afterwards."""
+    import headstart
+    from headstart import spec as specs
+
+    asked = specs.read(ROOT / "specs" / f"{cell['name']}.yaml")
+    paths = {key: str(DATA / value.removeprefix("data/")) for key, value in asked["data"].items()
+             if isinstance(value, str) and value.startswith("data/")}
+    with tempfile.TemporaryDirectory() as folder:
+        layers = [("bench", {"data": paths}), ("bench", cell.get("settings", {}))]
+        began = time.perf_counter()
+        scores = headstart.fit(asked, out=Path(folder) / "run", layers=layers, seed=cell["seed"]).scores
+        seconds = time.perf_counter() - began
+    return {"task": scores["task"], "metric": scores["metric"], "score": scores["score"], "scores": scores["scores"],
+            "interval": scores["interval"], "baselines": {k: v["score"] for k, v in scores["baselines"].items()},
+            "verdict": scores["verdict"], "n_train": scores["data"]["n_train"], "n_test": scores["n_test"],
+            "wall_s": seconds, "cost": scores["cost"],
+            "curve": [{"epoch": e["epoch"], "score": e["scores"][scores["metric"]]} for e in scores["curve"]]}
+
+
+def table(runs: Sequence[Run]) -> str:
+    names = list(dict.fromkeys(run.cell["name"] for run in runs))
+    header = ["Spec", "task", "measure", "mean", "each seed", "interval, first seed", "demanded", "met", "baselines",
+              "n train / test", "wall s, mean", "train tokens/s, mean"]
+    rows = [row for name in names for row in _rows(name, of(runs, name=name))]
+    firsts = [of(runs, name=name)[0].result for name in names]
+    curves = [f"- {name}: " + ", ".join(f"{e['epoch']:g}: {e['score']:.4f}" for e in first["curve"])
+              for name, first in zip(names, firsts, strict=True)]
+    again = "Any of them again: `headstart fit specs/NAME.yaml --seed SEED`, with the rows in `data/`."
+    return "\n\n".join([markdown(header, rows), again, "Validation by epoch, first seed:\n\n" + "\n".join(curves)])
+
+
+def _rows(name: str, runs: list[Run]) -> list[list[str]]:
+    """A line for the task's own metric, and one for every other score that was asked for."""
+    first, floors = runs[0].result, FLOORS.get(name, {})
+    low, high = first["interval"]
+    lines = []
+    for measure_name in dict.fromkeys([first["metric"], *floors]):
+        scores, floor = [run.result["scores"][measure_name] for run in runs], floors.get(measure_name)
+        is_main = measure_name == first["metric"]
+        lines.append([
+            name, first["task"], measure_name, f"**{mean(scores):.4f}**",
+            ", ".join(f"{run.cell['seed']}: {score:.4f}" for run, score in zip(runs, scores, strict=True)),
+            f"[{low:.4f}, {high:.4f}]" if is_main else "", f">= {floor}" if floor else "",
+            met(mean(scores) >= floor) if floor else "",
+            ", ".join(f"{k} {v:.4f}" for k, v in first["baselines"].items()) if is_main else "",
+            f"{first['n_train']:,} / {first['n_test']:,}", f"{mean([run.result['wall_s'] for run in runs]):.0f}",
+            f"{mean([run.result['cost']['train_tokens_per_s'] or 0 for run in runs]):,.0f}"])
+    return lines
