@@ -52,7 +52,7 @@ class SentenceSimilarity(Task):
     """How alike texts are, by the cosine of their vectors.
 
     objective:  multiple-negatives (cross entropy over a batch's right texts and negatives), cosine (squared error of
-                the cosine) or cosent (the order of cosines); auto: cosent where rows have scores, else the first.
+                the cosine) or cosent (the order of cosines); auto: cosine where rows have scores, else the first.
     scale:      what cosines are multiplied by in multiple-negatives and cosent: the inverse temperature.
     matryoshka: sizes of prefixes of the vector that are to serve alone; the loss is the sum over them and the whole.
     has_scores: whether rows say how alike their texts are.
@@ -75,6 +75,7 @@ class SentenceSimilarity(Task):
         "score": ("similarity", "similarity_score", "label", "is_duplicate", "分数"),
         "negatives": ("negative", "hard_negative", "hard_negatives"),
     }
+    signs: ClassVar = (("text", "text_pair", "negatives"), ("query", "positive"), ("anchor", "positive"))
     native: ClassVar = None
     together: ClassVar = True
     contrasts: ClassVar = True
@@ -139,7 +140,7 @@ class SentenceSimilarity(Task):
         contrasted = self.objective in ("auto", "multiple-negatives")
         if n_scored and self.objective == "multiple-negatives":
             raise DataError("task.objective", '"multiple-negatives" takes each second text for the right one, but the '
-                            "rows have scores.", "Use cosent or cosine, or keep the alike rows and remove the column.")
+                            "rows have scores.", "Use cosine or cosent, or keep the alike rows and remove the column.")
         if not n_scored:
             if not contrasted:
                 raise DataError("task.objective", f'"{self.objective}" needs rows with a "score".',
@@ -247,7 +248,7 @@ class SentenceSimilarity(Task):
         first, second = _pairs(target)
         cosine_A = (_unit(vectors_BD[first]) * _unit(vectors_BD[second])).sum(-1)
         gold_A = target["score"][first]
-        if self.objective == "cosine":
+        if self.objective != "cosent":
             return (cosine_A - gold_A).square().sum()
         # Every pair of rows whose order is known: the one that is less alike must not have the greater cosine.
         excess = (self.scale * (cosine_A[None, :] - cosine_A[:, None]))[gold_A[:, None] > gold_A[None, :]]

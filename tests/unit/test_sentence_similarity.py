@@ -116,6 +116,11 @@ def test_learns_what_the_rows_are():
     assert SentenceSimilarity().learn(words).high == 1.0
 
 
+def test_columns_that_only_pairs_of_queries_have_mean_this_task():
+    for header in (["anchor", "positive"], ["query", "positive", "negative"], ["text", "text_pair", "negatives"]):
+        assert tasks.by_columns(header) == ["sentence-similarity"]
+
+
 @pytest.mark.parametrize(("task", "rows", "said"), [
     ({}, [{"text": "a"}, FAQ[0]], "1 of 2 rows have no second text"),
     ({}, [FAQ[0], SCORED[0]], "1 of 2 rows have a score"),
@@ -210,23 +215,23 @@ def test_cosent_asks_for_the_order_and_cosine_for_the_number():
     windows = [(row, role, 2 * row + role) for row in range(3) for role in (0, 1)]
     target = target_of(*windows, score=[1.0, 1.0, 0.5, 0.5, 0.5, 0.5])
     vectors = circle(0, 60, 0, 0, 0, 90)  # cosines 0.5, 1, 0
-    cosent, n = SentenceSimilarity(scale=2.0).loss(vectors, target)
+    cosent, n = SentenceSimilarity(objective="cosent", scale=2.0).loss(vectors, target)
     expected = 3 * math.log(1 + math.exp(2 * 0.5) + math.exp(2 * -0.5))
     assert (cosent.item(), n.item()) == (pytest.approx(expected, rel=1e-5), 3)
-    cosine, _ = SentenceSimilarity(objective="cosine").loss(vectors, target)
+    cosine, _ = SentenceSimilarity().loss(vectors, target)
     assert cosine.item() == pytest.approx(0.75, rel=1e-5)
 
 
 def test_matryoshka_adds_the_loss_of_each_prefix():
     target = target_of((0, 0, 1), (0, 1, 2), (1, 0, 3), (1, 1, 4), score=[1.0, 1.0, 0.0, 0.0])
     vectors = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
-    alone = SentenceSimilarity()
-    both = SentenceSimilarity(matryoshka=(2, 8)).loss(vectors, target)[0]
+    alone = SentenceSimilarity(objective="cosent")
+    both = SentenceSimilarity(objective="cosent", matryoshka=(2, 8)).loss(vectors, target)[0]
     torch.testing.assert_close(both, alone.loss(vectors, target)[0] + alone.loss(vectors[:, :2], target)[0])
 
 
 @pytest.mark.parametrize(("options", "rows"), [
-    ({}, FAQ[:6]), ({}, TRIPLETS), ({}, SCORED), ({"objective": "cosine"}, SCORED), ({"matryoshka": (4, 16)}, SCORED)])
+    ({}, FAQ[:6]), ({}, TRIPLETS), ({}, SCORED), ({"objective": "cosent"}, SCORED), ({"matryoshka": (4, 16)}, SCORED)])
 def test_every_kind_of_row_is_learned(options, rows, loaded):
     task = SentenceSimilarity(**options).learn(rows)
     model = backbones.build(loaded, task, "mean", seed=0)
