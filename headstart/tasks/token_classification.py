@@ -615,10 +615,11 @@ def viterbi(scores_UK: np.ndarray, barred_KK: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------------------- words
 
 _ASCII_WORDS = re.compile(r"\w+|[^\w\s\x00-\x1f\x7f]")
-_CJK = ((0x2E80, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF01, 0xFFEF),
-        (0x20000, 0x3FFFF))
+_IDEOGRAPHS = ((0x2E80, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
+               (0x20000, 0x3FFFF))
+_CJK = (*_IDEOGRAPHS, (0xFF01, 0xFFEF))
 # Scripts that put no blanks between words: each character is one, as no rule here could part them better.
-_UNSPACED = (*_CJK, (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF))
+_UNSPACED = (*_IDEOGRAPHS, (0xFF66, 0xFF9D), (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF))
 _JOINER, _SKIN_TONES, _FLAG_LETTERS = "\u200d", range(0x1F3FB, 0x1F400), range(0x1F1E6, 0x1F200)
 
 
