@@ -68,7 +68,7 @@ def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, method: 
     from headstart.runfolder import Stop
 
     train = {"epochs": 1, "checkpoint_every_s": 1e9, **settings}
-    asked = {"data": {"train": "sst2"}, "method": method, "train": train, "cache": cache}
+    asked = {"task": "text-classification", "data": {"train": "sst2"}, "method": method, "train": train, "cache": cache}
     spec, _, how = workbench.resolve([("bench", asked)])
     task = tasks.build(spec.task).learn(rows)
     backbone = backbones.load(spec.backbone, spec.data.max_tokens)

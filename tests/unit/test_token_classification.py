@@ -368,6 +368,7 @@ def test_gold_inside_a_word_is_missed_and_counted(reader):
     answer = answer_of_gold(task, row, reader)
     assert task.outcomes([answer], [row]).tolist() == [[1, 2, 2]]
     new = {"tokens": ["Ada"], "tags": ["B-NEW"]}
+    assert set(task.encode(0, new, reader)[0].target["tags"]) == {IGNORE}  # no loss is taken of what has no output
     missed = answer_of_gold(task, new, reader)
     assert task.outcomes([missed], [new]).tolist() == [[0, 0, 1]]
     details = task.details([answer, missed], [row, new])
