@@ -36,7 +36,8 @@ class Reader:
     def read(self, text: str, text_pair: str | None = None) -> tuple[dict[str, list[int]], int]:
         """Token ids of one text (or a pair), and how many tokens did not fit.
 
-        A pair is cut from its longer side, one token at a time. Returns ({"input_ids": [T]} and, for a pair
+        A pair is cut from its longer side, one token at a time. A text of no token (nothing but characters that the
+        tokenizer drops, and a tokenizer that adds none) is read as one padding token. Returns ({"input_ids": [T]} and, for a pair
         of a model that has them, "token_type_ids": [T]; T <= max_tokens), n_cut_tokens).
         """
         if text_pair is None:
@@ -49,7 +50,8 @@ class Reader:
         first.truncate(keep)
         second.truncate(keep_pair)
         both = self.tokenizer.post_process(first, second)
-        return {"input_ids": both.ids} | ({"token_type_ids": both.type_ids} if self.has_types else {}), n_cut
+        types = {"token_type_ids": both.type_ids or [0]} if self.has_types else {}
+        return {"input_ids": both.ids or [self.pad_id], **types}, n_cut
 
     def read_all(self, texts: Sequence[str]) -> list[tuple[dict[str, list[int]], int]]:
         """`read` of each single text, several at a time on several cores."""
@@ -58,7 +60,7 @@ class Reader:
         for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
             n_cut = max(0, len(one) - room)
             one.truncate(min(len(one), room))
-            found.append(({"input_ids": self.tokenizer.post_process(one).ids}, n_cut))
+            found.append(({"input_ids": self.tokenizer.post_process(one).ids or [self.pad_id]}, n_cut))
         return found
 
 
@@ -88,6 +90,8 @@ class Reader:
             of_part = iter(part.offsets)  # byte-level tokenizers trim them again with every post_process
             offsets = [next(of_part) if is_text else None for is_text in inside]
             words = [at if is_text else None for at, is_text in zip(one.word_ids, inside, strict=True)]
+            if not one.ids:
+                inputs, offsets, words = {"input_ids": [self.pad_id]}, [None], [None]
             pieces.append(Piece(inputs, offsets, words, n_cut))
             n_cut = 0
         return pieces

@@ -212,6 +212,32 @@ def test_bad_rows_are_told_and_nothing_breaks(task):
                 assert said is None or len(said) < 500
 
 
+@pytest.mark.parametrize("adds_tokens", [True, False])
+def test_a_text_of_no_token_gets_an_answer(task, tmp_path, adds_tokens):
+    folder = tiny.backbone(tmp_path / "model")
+    if not adds_tokens:
+        described = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+        (folder / "tokenizer.json").write_text(json.dumps({**described, "post_processor": None}), "utf-8")
+    loaded = backbones.load(str(folder), 64)
+    model = backbones.build(loaded, task, "mean", seed=0)
+    dropped = "\u200b\u200d"  # the tokenizer takes both for nothing
+    rows = [{key: dropped if key in ("text", "question", "context") else value for key, value in row.items()}
+            for row in blind(task)]
+    rows = [row if "head_span" not in row else {**row, "head_span": [0, 1], "tail_span": [1, 2]} for row in rows]
+    rows = [row if "tokens" not in row else {"tokens": [dropped]} for row in rows]
+    for answer in predict(task, rows, loaded.reader, torch_runtime(model, CPU)):
+        assert all(np.isfinite(value) for value in numbers(answer))
+
+
+def numbers(value):
+    """Every float of an answer."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for one in value for number in numbers(one)]
+    return [value] if isinstance(value, float) else []
+
+
 @pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
 @pytest.mark.parametrize("pooling", ["mean", "first", "max", "native"])
 def test_every_family_with_every_head(family, pooling, tmp_path):
