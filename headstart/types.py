@@ -37,8 +37,10 @@ class Reader:
         """Token ids of one text (or a pair), and how many tokens did not fit.
 
         A pair is cut from its longer side, one token at a time. A text of no token (nothing but characters that the
-        tokenizer drops, and a tokenizer that adds none) is read as one padding token. Returns ({"input_ids": [T]} and, for a pair
-        of a model that has them, "token_type_ids": [T]; T <= max_tokens), n_cut_tokens).
+        tokenizer drops, and a tokenizer that adds none) is read as one padding token.
+
+        Returns ({"input_ids": [T]} and, for a pair of a model that has them, "token_type_ids": [T]; T <= max_tokens),
+        n_cut_tokens).
         """
         if text_pair is None:
             return self.read_all([text])[0]

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent / "headstart"
 
 FLOORS = [
     {"types", "errors"},
-    {"spec", "metrics", "registry", "heads", "drawing", "sources", "machine", "progress", "trust"},
+    {"spec", "metrics", "registry", "heads", "drawing", "sources", "machine", "progress", "trust", "tagging"},
     {"sealed", "backbone", "blocks", "memo", "duplicates", "sections"},
     {"data", "report", "batches", "adapters"},
     {"features", "splits", "prefix"},

@@ -22,16 +22,8 @@ from headstart import backbone as backbones
 from headstart import data, tasks
 from headstart.errors import DataError, SpecError
 from headstart.spec import DataSpec
-from headstart.tasks.token_classification import (
-    PLAIN,
-    TokenClassification,
-    join_tokens,
-    scheme_of,
-    spans_to_tags,
-    split_words,
-    tags_to_spans,
-    viterbi,
-)
+from headstart.tagging import PLAIN, join_tokens, scheme_of, spans_to_tags, split_words, tags_to_spans, viterbi
+from headstart.tasks.token_classification import TokenClassification
 from headstart.types import IGNORE, Reader
 
 WHO = {"tokens": ["Ada", "Lund", "met", "Bo", "in", "Rome"], "tags": ["B-PER", "I-PER", "O", "B-PER", "O", "B-LOC"]}
