@@ -7,6 +7,7 @@ them; seeds drive split, order, new weights and dropout.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ FLOORS: dict[str, dict[str, float]] = {
     "mrpc": {"accuracy": 0.83}, "rte": {"accuracy": 0.62}, "stsb": {"spearman": 0.80}}
 SEVERAL = ("mrpc", "rte", "stsb", "stsb_embeddings", "copa")  # under ten minutes: three seeds
 NAMES = ("mrpc", "rte", "stsb", "semeval2010_task8", "conll2003", "stsb_embeddings", "copa", "bitext_flags",
-         "faq_search", "squad", "commonsense_qa")
+         "faq_search", "chinese_hotels", "squad", "commonsense_qa")
+MODELS = Path(os.environ.get("HEADSTART_MODELS", Path.home() / ".cache" / "headstart-models"))
 QUICK = {"data": {"limit": 120, "validation_limit": 30, "test_limit": 30}, "train": {"max_steps": 3},
          "evaluate": {"n_resamples": 100}}
 
@@ -42,7 +44,8 @@ def measure(**cell: Any) -> dict[str, Any]:
     paths = {key: str(DATA / value.removeprefix("data/")) for key, value in asked["data"].items()
              if isinstance(value, str) and value.startswith("data/")}
     with tempfile.TemporaryDirectory() as folder:
-        layers = [("bench", {"data": paths}), ("bench", cell.get("settings", {}))]
+        models = {"backbone": str(MODELS / asked["backbone"].removeprefix("models/"))} if "backbone" in asked else {}
+        layers = [("bench", {"data": paths, **models}), ("bench", cell.get("settings", {}))]
         began = time.perf_counter()
         scores = headstart.fit(asked, out=Path(folder) / "run", layers=layers, seed=cell["seed"]).scores
         seconds = time.perf_counter() - began
