@@ -15,6 +15,7 @@ import json
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ import numpy as np
 from . import backbone as backbones
 from . import data, duplicates, report, sealed, tasks, workbench
 from .data import Table
+from .errors import DataError
 from .extract import Extractor
 from .progress import Show
 from .sections import Headline, Section, clean, cut, percent
 from .sections import Table as Shown
 from .spec import Spec
 from .tasks import Task
+from .types import Row
 
 Finding = dict[str, Any]
 
@@ -55,6 +58,8 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     spec, _, _ = workbench.resolve([lenient, workbench.first_layer(spec_or_path), *layers])
     task = tasks.build(spec.task)
     tables = data.read_splits(spec.data, task)
+    with suppress(DataError):  # what cannot be learned is a finding of its own: the balance shows it
+        task = task.learn(tables["train"].rows)
     rows = _Rows(tables, task, spec.data.near_duplicate)
     found = {
         "source": spec.data.train, "task": task.name, "parts": {name: len(table) for name, table in tables.items()},
@@ -73,7 +78,7 @@ class _Rows:
         self.where = [table.where(i) for table in tables.values() for i in range(len(table))]
         self.part = [name for name, table in tables.items() for _ in table.rows]
         self.texts = [task.text(row) for table in tables.values() for row in table.rows]
-        self.gold = [task.stratum(row) for table in tables.values() for row in table.rows]
+        self.gold = [_gold(row, task) for table in tables.values() for row in table.rows]
         self.exact_N = duplicates.groups(self.texts, 1.0)
         self.group_N = self.exact_N if near == 1 else duplicates.groups(self.texts, near)
 
@@ -119,6 +124,12 @@ class _Rows:
         return {"n_texts": len(found), "texts": found[:MAX_LISTED]}
 
 
+def _gold(row: Row, task: Task) -> str:
+    """All that a row says is right, as one string."""
+    said = {column: row[column] for column in task.gold if row.get(column) is not None}
+    return json.dumps(said, ensure_ascii=False, sort_keys=True) if len(said) != 1 else str(next(iter(said.values())))
+
+
 def _unusable(tables: Mapping[str, Table]) -> Finding:
     """Rows that no run can take, and what was replaced in others, as reading counted them."""
     counts = Counter[str]()
@@ -129,8 +140,9 @@ def _unusable(tables: Mapping[str, Table]) -> Finding:
 
 
 def _balance(tables: Mapping[str, Table], task: Task) -> dict[str, dict[str, int]]:
-    """Rows of every label in every part, the most frequent of train first."""
-    counts = {name: Counter(task.stratum(row) for row in table.rows) for name, table in tables.items()}
+    """How often every label stands in every part, the most frequent of train first."""
+    counts = {name: Counter(label for row in table.rows for label in task.labels_of(row))
+              for name, table in tables.items()}
     every = sorted({label for one in counts.values() for label in one}, key=lambda k: (-counts["train"][k], k))
     return {label: {name: one[label] for name, one in counts.items()} for label in every}
 

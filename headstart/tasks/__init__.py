@@ -75,6 +75,10 @@ class Task(abc.ABC):
     def stratum(self, row: Row) -> str:
         """What splits keep in proportion."""
 
+    def labels_of(self, row: Row) -> list[str]:
+        """The classes that a row's gold holds, one by one: what an audit counts."""
+        return [stratum] if (stratum := self.stratum(row)) else []
+
     @abc.abstractmethod
     def text(self, row: Row) -> str:
         """All that the model reads of a row, as one string: duplicates and baselines look at it."""

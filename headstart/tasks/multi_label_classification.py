@@ -101,6 +101,9 @@ class MultiLabelClassification(Task):
     def stratum(self, row: Row) -> str:
         return ""  # sets of labels are too many to stand on every side
 
+    def labels_of(self, row: Row) -> list[str]:
+        return self._gold(row)
+
     def text(self, row: Row) -> str:
         return str(row["text"])
 

@@ -75,6 +75,7 @@ class TokenClassification(Task):
         "tags": ("tags", "ner_tags", "pos_tags", "chunk_tags", "ner", "pos", "upos", "labels", "tag", "标签"),
         "entities": ("entities", "spans", "entity", "实体"),
     }
+    signs: ClassVar = (("tokens", "tags"), ("text", "entities"))
     options: ClassVar = ("stride", "constrained")
     native: ClassVar = "AutoModelForTokenClassification"
     examples: ClassVar = (
@@ -148,6 +149,9 @@ class TokenClassification(Task):
     def stratum(self, row: Row) -> str:
         """The same for every row: a sentence has many labels, and the rare ones would stop every split."""
         return "any"
+
+    def labels_of(self, row: Row) -> list[str]:
+        return [label for _, _, label in self.spans(row, *self.read(row))]
 
     def text(self, row: Row) -> str:
         return self.read(row)[0]

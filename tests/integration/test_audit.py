@@ -120,3 +120,17 @@ def test_on_the_command_line(faulty, backbone, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "audit.json").read_text("utf-8"))["parts"]["train"] == 125
     with pytest.raises(SpecError, match='"text-clasification" is not a task; did you mean "text-classification"'):
         cli.app(["audit", str(faulty), "--task", "text-clasification"], standalone_mode=False)
+
+
+def test_other_questions_are_looked_through_too(tmp_path, backbone):
+    """Entities are counted one by one, and one text with other entities is a contradiction."""
+    entities = [{"start": 0, "end": 4, "label": "PER"}, {"start": 13, "end": 18, "label": "LOC"}]
+    rows = [{"text": f"Mira went to Quito {i}", "entities": entities} for i in range(30)]
+    rows += [{"text": "Mira went to Quito 3", "entities": []}]
+    source = tmp_path / "entities.jsonl"
+    source.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    found = audit.audit({"data": {"train": str(source)}, "backbone": str(backbone)}, suspects=False)
+    assert found["task"] == "token-classification"
+    assert found["balance"] == {"LOC": {"train": 30}, "PER": {"train": 30}}
+    assert found["conflicts"]["n_texts"] == 1
+    assert "Quito" in audit.markdown(found)

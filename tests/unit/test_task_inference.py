@@ -15,6 +15,9 @@ from headstart.errors import SpecError
     (["text", "score"], ["text-regression"]),
     (["question", "choices", "label"], ["multiple-choice"]),
     (["text", "head_span", "tail_span", "relation"], ["relation-extraction"]),
+    (["tokens", "tags"], ["token-classification"]),
+    (["text", "entities"], ["token-classification"]),
+    (["id", "question", "context", "answers"], ["question-answering"]),
     (["text", "label", "score"], ["text-classification", "text-regression"]),
     (["review", "stars"], []),
 ])
