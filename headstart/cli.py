@@ -86,12 +86,13 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer new rows: one JSON object a line, in the order of the rows."""
-    from . import runfolder, sealed, triples, workbench
+    from . import answers as answering
+    from . import runfolder, sealed, triples
 
     if out is not None:
         runfolder.refuse_existing(out, overwrite)
     settings = _data_settings(encoding, set_)
-    answers = (workbench.answers(run, source, settings) if entities is None
+    answers = (answering.answers(run, source, settings) if entities is None
                else triples.triples(run, entities, source, settings))
     lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
     if out is None:
@@ -115,11 +116,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a finished run on labelled rows, with a 95 % interval."""
-    from . import runfolder, sealed, workbench
+    from . import answers, runfolder, sealed
 
     if out is not None:
         runfolder.refuse_existing(out, overwrite)
-    found = workbench.evaluate(run, source, _data_settings(encoding, set_), seed=seed)
+    found = answers.evaluate(run, source, _data_settings(encoding, set_), seed=seed)
     line = json.dumps(found, ensure_ascii=False)
     if out is not None:
         sealed.write_file(out, [line + "\n"])

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from . import artifact, batches, data, features, sealed
+from . import artifact, batches, data, features, sealed, weights
 from . import backbone as backbones
 from . import spec as specs
 from .errors import SpecError, shorten
@@ -50,7 +50,7 @@ class Extractor:
         folder = Path(source)
         if (folder / "task.json").exists():
             loaded = artifact.load(folder)
-            model, self.reader = artifact.open_model(folder, loaded.task, loaded.spec)
+            model, self.reader = weights.open_model(folder, loaded.task, loaded.spec)
             if isinstance(model, PooledModel):
                 setattr(model.head, "pooling", pooling or model.head.pooling)  # noqa: B010 - its type says Module
             elif pooling or last_layers > 1:

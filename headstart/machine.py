@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("headstart", "torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "numpy")
+PACKAGES = ("headstart", "torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "numpy", "onnxruntime")
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def versions() -> dict[str, str]:
@@ -35,3 +38,51 @@ def _cpu() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def has_vnni() -> bool:
+    """Whether the processor multiplies 8-bit numbers without saturating at 16 bits."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return False
+    return any(flag in flags.split() for flag in ("avx512_vnni", "avx_vnni", "asimddp"))
+
+
+def usable_cpus() -> int:
+    """How many threads compute best: the CPUs that this process may use, by affinity and by its cgroup's quota.
+
+    OMP_NUM_THREADS, where it is set, has the last word, as it has for torch.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if said.isdigit() and int(said):
+        return int(said)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, math.floor(cpu_quota())))  # a part of a CPU more would only be throttled
+
+
+def cpu_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float:
+    """CPUs that the cgroup of this process and those above it grant (versions 1 and 2); 1e6 where none does."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text("utf-8").splitlines()]
+    except OSError:
+        lines = []
+    quotas = [1e6]
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "cpu" if controllers else root
+        # A container sees its own cgroup at the root, whatever its name outside: "/" is always among the parents.
+        quotas += [_quota(top / str(folder).lstrip("/")) for folder in (Path(path), *Path(path).parents)]
+    return min(quotas)
+
+
+def _quota(folder: Path) -> float:
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((folder / name).read_text("utf-8") for name in names).split()
+            if quota not in ("max", "-1"):
+                return max(1.0, int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return 1e6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,3 +59,14 @@ def torch_runtime(model: Model, device: torch.device) -> Runtime:
         return logits.float().cpu().numpy()
 
     return runtime
+
+
+def alike(a: Any, b: Any, tolerance: float) -> bool:
+    """Whether two answers are equal, numbers up to `tolerance`."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(alike(a[k], b[k], tolerance) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(alike(x, y, tolerance) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return bool(np.isclose(a, b, rtol=0, atol=tolerance))
+    return bool(a == b)

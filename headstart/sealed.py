@@ -19,6 +19,7 @@ from .errors import HeadstartError, ResourceError
 from .trust import sha256
 
 MANIFEST = "MANIFEST.json"
+FORMAT = 1  # of a run's folder; its task.json holds it
 
 
 @contextmanager

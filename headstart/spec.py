@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from .errors import MAX_PROBLEMS_SHOWN, SpecError, nearest, shorten
@@ -202,31 +202,42 @@ def _description(path: tuple[Any, ...]) -> str:
     return field.description or f"a mapping with {', '.join(_fields_at(path))}"
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that also refuses what a Spec never needs: a key twice, and aliases (they can grow without bound)."""
+@cache
+def _loader() -> Any:
+    """Made when a Spec is first read: an exported run is served without YAML."""
+    import yaml
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
-        return super().compose_node(parent, index)
+    class Loader(yaml.SafeLoader):
+        """Safe YAML that also refuses what a Spec never needs: a key twice, and aliases (they grow without bound)."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not a string", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f'the key "{key}" stands twice', problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.events.AliasEvent):
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+                raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[Any] = set()
+            for key_node, _ in node.value:
+                key = self.construct_object(key_node, deep=True)
+                if not isinstance(key, str):
+                    raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not a string",
+                                               problem_mark=key_node.start_mark)
+                if key in seen:
+                    raise yaml.MarkedYAMLError(problem=f'the key "{key}" stands twice',
+                                               problem_mark=key_node.start_mark)
+                seen.add(key)
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """One YAML document as plain values. Raises SpecError that names the line."""
+    import yaml
+
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _loader())
     except yaml.MarkedYAMLError as error:
         line = f"{where}:{error.problem_mark.line + 1}" if error.problem_mark else where
         raise SpecError(line, f"{error.problem}; a Spec is a plain YAML mapping.", "Mend that line.") from None
@@ -304,5 +315,7 @@ def reference() -> str:
 
 
 def _scalar(value: Any) -> str:
+    import yaml
+
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9)
     return text.removesuffix("\n").removesuffix("\n...")

@@ -18,15 +18,30 @@ from typing import Any
 
 import numpy as np
 
-from . import artifact, batches, data, evidence, features, machine, methods, report, runfolder, sealed, splits, tasks
+from . import (
+    artifact,
+    batches,
+    data,
+    evidence,
+    features,
+    machine,
+    methods,
+    report,
+    runfolder,
+    sealed,
+    splits,
+    tasks,
+    weights,
+)
 from . import backbone as backbones
 from . import spec as specs
+from .answers import answers as answers
+from .answers import evaluate as evaluate
 from .artifact import Artifact
 from .errors import DataError, Problem, RunFolderError, SpecError, shorten
 from .heads import Model
 from .learning import FIRST, Learner
 from .methods import Method
-from .predict import predict
 from .progress import Show
 from .runfolder import Stop
 from .spec import Origins, Spec
@@ -346,7 +361,7 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned
     spec_yaml = specs.to_yaml(spec, run.origins)
     with sealed.writing(final) as folder:
         golden = parts.validation.rows[: artifact.N_GOLDEN]
-        artifact.save(folder, run.model, run.task, run.backbone, golden, run.method.stores_backbone)
+        weights.save(folder, run.model, run.task, run.backbone, golden, run.method.stores_backbone)
         scores["cost"]["artifact_bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         for name, text in {"scores.json": json.dumps(scores, ensure_ascii=False, indent=1), "spec.yaml": spec_yaml,
                            "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",
@@ -358,25 +373,3 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned
         artifact.load(folder, "cpu")  # what was written is read back and asked again before anyone sees it
     report.write(final)
     runfolder.remove(run.work)
-
-
-def evaluate(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None,
-             seed: int | None = None) -> dict[str, Any]:
-    """Score a finished run on the labelled rows of `source`. seed: of the bootstrap; the run's own when absent."""
-    loaded = artifact.load(folder)
-    table = data.read(source, _data_spec(loaded, settings), loaded.task, lenient=True)
-    return loaded.evaluate(table.rows, seed)
-
-
-def answers(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None) -> Any:
-    """Answer the rows of `source` (a file, or "-" for stdin) one by one, in order, in bounded memory."""
-    loaded = artifact.load(folder)
-    rows = (row for _, row in data.stream(source, _data_spec(loaded, settings), loaded.task, gold="ignored",
-                                             lenient=True))
-    return predict(loaded.task, rows, loaded.reader, loaded.runtime,
-                   tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
-
-
-def _data_spec(loaded: Artifact, settings: Mapping[str, Any] | None) -> specs.DataSpec:
-    """How the artifact's own data was read, unless `settings` says otherwise."""
-    return specs.DataSpec.model_validate({**loaded.spec.data.model_dump(), **(settings or {})})

@@ -11,13 +11,15 @@ ROOT = Path(__file__).parent.parent / "headstart"
 FLOORS = [
     {"types", "errors"},
     {"spec", "metrics", "registry", "heads", "drawing", "sources", "machine", "progress", "trust", "tagging"},
-    {"sealed", "backbone", "blocks", "memo", "duplicates", "sections"},
+    {"sealed", "runtime", "backbone", "blocks", "memo", "duplicates", "sections"},
     {"data", "report", "batches", "adapters"},
     {"features", "splits", "prefix"},
     {"tasks", "methods"},
     {"train", "predict", "runfolder"},
-    {"artifact", "learning", "evidence"},
-    {"workbench", "extract", "triples"},
+    {"weights", "learning", "evidence"},
+    {"artifact"},
+    {"extract", "triples", "answers"},
+    {"workbench"},
     {"compare", "sklearn", "audit", "search"},
     {"cli"},
 ]

@@ -11,8 +11,8 @@ import torch
 from safetensors.numpy import load_file
 
 import headstart
-from headstart import artifact, blocks, methods, tasks
 from headstart import backbone as backbones
+from headstart import blocks, methods, tasks, weights
 from headstart.errors import ArtifactError, SpecError
 
 
@@ -201,7 +201,7 @@ def test_peft_itself_loads_what_lora_stored(backbone, reviews, tmp_path):
     run = fit_alone(backbone, reviews, tmp_path / "run", "lora")
     plain = transformers.AutoModel.from_pretrained(backbone)
     theirs = peft.PeftModel.from_pretrained(plain, run.folder / "adapter").eval()
-    ours, _ = artifact.open_model(run.folder, run.task, run.spec)
+    ours, _ = weights.open_model(run.folder, run.task, run.spec)
     inputs = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     with torch.no_grad():
         torch.testing.assert_close(theirs(**inputs).last_hidden_state, ours.eval().encoder(**inputs).last_hidden_state)
