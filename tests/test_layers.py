@@ -16,11 +16,11 @@ FLOORS = [
     {"features", "splits", "prefix"},
     {"tasks", "methods"},
     {"train", "predict", "runfolder"},
-    {"weights", "learning", "evidence"},
+    {"weights", "learning", "evidence", "graph", "parity"},
     {"artifact"},
     {"extract", "triples", "answers"},
-    {"workbench"},
-    {"compare", "sklearn", "audit", "search"},
+    {"workbench", "exporting"},
+    {"compare", "sklearn", "audit", "search", "serve"},
     {"cli"},
 ]
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,226 @@
+"""Waiting requests to batches: bounded, fair, and each with a deadline.
+
+A model runs one batch at a time, and what arrives meanwhile is the next batch: under load batches grow by themselves,
+and a lone request never waits for company. Batches take one window of each request in turn, so a request of a thousand
+rows does not hold up a request of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import numpy as np
+from pydantic_core import to_json
+
+from ..predict import run
+from ..tasks import Task
+from ..types import Prediction, Reader, Row, Runtime, Window
+from .measures import Measures
+from .refused import Refused
+from .settings import Settings
+
+INLINE_CHARS = 4000  # of a request: fewer are tokenized faster than another thread is woken
+MAX_RETRY_S = 30
+PADDED_TOKENS = 1024  # of one call of the runtime, as in `artifact.predict`
+
+
+@dataclass(eq=False)
+class Job:
+    """One request's rows on their way. The model's thread touches it only while its windows run."""
+
+    rows: Sequence[Row]
+    windows: Sequence[Window]
+    done: asyncio.Future[list[Prediction]]
+    n_tokens: int
+    n_cut_tokens: int
+    came: float = field(default_factory=time.perf_counter)
+    n_taken: int = 0
+    logits: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+Taken = list[tuple[Job, int]]  # a window of a job, by its number; -1 where the job has none
+
+
+class Batcher:
+    """The queue of one model. All methods but `_run` belong to the event loop's thread.
+
+    thread: where models run; one for all models, so that they do not fight for cores.
+    encoders: where long texts are tokenized.
+    """
+
+    def __init__(self, name: str, task: Task, reader: Reader, runtime: Runtime, settings: Settings,
+                 measures: Measures, thread: Executor, encoders: Executor) -> None:
+        self.task, self.reader, self.runtime, self.settings = task, reader, runtime, settings
+        self.thread, self.encoders = thread, encoders
+        self.n_requests, self.n_tokens = 0, 0
+        self.tokens_per_s = 0.0
+        self.measures = measures
+        self.queue_seconds, self.batch_seconds, self.batch_windows, self.batch_tokens = (
+            m.labels(name) for m in (measures.queue_seconds, measures.batch_seconds, measures.batch_windows,
+                                     measures.batch_tokens))
+        self.requests_now, self.tokens_now = measures.queue_requests.labels(name), measures.queue_tokens.labels(name)
+        self.tokens, self.cut_tokens, self.rows, self.cache_hits = (
+            m.labels(name) for m in (measures.tokens, measures.cut_tokens, measures.rows, measures.cache_hits))
+        self._jobs: deque[Job] = deque()
+        self._cache: OrderedDict[bytes, Prediction] = OrderedDict()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def answer(self, rows: Sequence[Row]) -> tuple[list[Prediction], int, int]:
+        """(answers, tokens read, tokens that did not fit). A cancelled call frees its place at once.
+
+        Raises Refused: 429 when the queue is full, 413 when the rows have too many tokens.
+        """
+        if not self.settings.cache_answers:
+            return await self._compute(rows)
+        keys = [hashlib.blake2b(to_json(row), digest_size=16).digest() for row in rows]
+        found = [self._cache.get(key) for key in keys]
+        missing = [i for i, one in enumerate(found) if one is None]
+        n_tokens = n_cut = 0
+        if missing:
+            answers, n_tokens, n_cut = await self._compute([rows[i] for i in missing])
+            for i, answer in zip(missing, answers, strict=True):
+                found[i] = self._cache[keys[i]] = answer
+        self.cache_hits.inc(len(rows) - len(missing))
+        for key in keys:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+        while len(self._cache) > self.settings.cache_answers:
+            self._cache.popitem(last=False)
+        return [one for one in found if one is not None], n_tokens, n_cut
+
+    async def _compute(self, rows: Sequence[Row]) -> tuple[list[Prediction], int, int]:
+        if self.n_requests >= self.settings.queue_requests:
+            raise self._full()
+        self.n_requests += 1
+        job = None
+        try:
+            job = self._admit(rows, await self._encode(rows))
+            answers = await job.done
+        finally:
+            self.n_requests -= 1
+            if job is not None:
+                self.n_tokens -= job.n_tokens
+                if job in self._jobs:
+                    self._jobs.remove(job)
+            self._show()
+        self.rows.inc(len(rows))
+        return answers, job.n_tokens, job.n_cut_tokens
+
+    async def _encode(self, rows: Sequence[Row]) -> list[Window]:
+        def encode() -> list[Window]:
+            return [w for i, row in enumerate(rows) for w in self.task.encode(i, row, self.reader)]
+
+        n_chars = sum(len(value) if isinstance(value, str) else 10 * len(value) if isinstance(value, list) else 1
+                      for row in rows for value in row.values())
+        if n_chars <= INLINE_CHARS:
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self.encoders, encode)
+
+    def _admit(self, rows: Sequence[Row], windows: Sequence[Window]) -> Job:
+        n_tokens = sum(map(len, windows))
+        n_cut = sum(w.notes.get("n_cut_tokens", 0) for w in windows)
+        if n_tokens + n_cut > self.settings.request_tokens:
+            raise Refused(413, "too_many_tokens", f"the request has {n_tokens + n_cut:,} tokens; at most "
+                          f"{self.settings.request_tokens:,} are read. Send fewer or shorter rows.")
+        if self.n_tokens and self.n_tokens + n_tokens > self.settings.queue_tokens:
+            raise self._full()
+        job = Job(rows, windows, asyncio.get_running_loop().create_future(), n_tokens, n_cut)
+        self.n_tokens += n_tokens
+        self.tokens.inc(n_tokens)
+        self.cut_tokens.inc(n_cut)
+        self._jobs.append(job)
+        self._show()
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+        return job
+
+    def _full(self) -> Refused:
+        wait_s = self.n_tokens / self.tokens_per_s if self.tokens_per_s else 1
+        return Refused(429, "queue_full", "as many requests wait as may; try again later.",
+                       headers={"retry-after": str(min(MAX_RETRY_S, max(1, math.ceil(wait_s))))})
+
+    def _show(self) -> None:
+        self.requests_now.set(self.n_requests)
+        self.tokens_now.set(self.n_tokens)
+
+    async def _work(self) -> None:
+        """Run batches until nothing waits."""
+        loop = asyncio.get_running_loop()
+        while self._jobs:
+            taken, began = self._take(), time.perf_counter()
+            finished = await loop.run_in_executor(self.thread, self._run, taken)
+            seconds = time.perf_counter() - began
+            n_tokens = sum(len(job.windows[i]) for job, i in taken if i >= 0)
+            self.tokens_per_s = n_tokens / seconds if not self.tokens_per_s else (
+                0.9 * self.tokens_per_s + 0.1 * n_tokens / seconds)
+            self.batch_seconds.observe(seconds)
+            self.batch_windows.observe(len(taken))
+            self.batch_tokens.observe(n_tokens)
+            for job, said in finished:
+                if job.done.done():
+                    continue
+                if isinstance(said, Exception):
+                    job.done.set_exception(said)
+                else:
+                    job.done.set_result(said)
+
+    def _take(self) -> Taken:
+        """The next batch: one window of each job in turn until the budget is used."""
+        taken: Taken = []
+        room, now = self.settings.batch_tokens, time.perf_counter()
+        while self._jobs:
+            job = self._jobs[0]
+            if job.windows:
+                size = len(job.windows[job.n_taken])
+                if taken and size > room:
+                    break
+                room -= size
+                taken.append((job, job.n_taken))
+            if job.n_taken == 0:
+                self.queue_seconds.observe(now - job.came)
+            job.n_taken += 1
+            self._jobs.popleft()
+            if job.n_taken < len(job.windows):
+                self._jobs.append(job)
+            elif not job.windows:
+                taken.append((job, -1))
+        return taken
+
+    def _run(self, taken: Taken) -> list[tuple[Job, list[Prediction] | Exception]]:
+        """Run a batch in the model's thread; returns the jobs that are finished. One job's failure is its own."""
+        finished: list[tuple[Job, list[Prediction] | Exception]] = []
+        jobs = list(dict.fromkeys(job for job, _ in taken))
+        try:
+            windows = [(job, i) for job, i in taken if i >= 0]
+            said = run([job.windows[i] for job, i in windows], self.reader, self.runtime, PADDED_TOKENS)
+            for (job, i), one in zip(windows, said, strict=True):
+                job.logits[i] = one
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the queue
+            if len(jobs) == 1:
+                return [(jobs[0], error)]
+            return [pair for job in jobs for pair in self._run([one for one in taken if one[0] is job])]
+        for job in jobs:
+            if len(job.logits) < len(job.windows):
+                continue
+            try:
+                finished.append((job, self._decode(job)))
+            except Exception as error:  # noqa: BLE001
+                finished.append((job, error))
+        return finished
+
+    def _decode(self, job: Job) -> list[Prediction]:
+        answers, at = [], 0
+        for i, row in enumerate(job.rows):
+            end = at
+            while end < len(job.windows) and job.windows[end].row == i:
+                end += 1
+            answers.append(self.task.decode(row, job.windows[at:end], [job.logits[k] for k in range(at, end)]))
+            at = end
+        return answers

@@ -1,0 +1,131 @@
+"""The outermost layer, plain ASGI: request id, API key, headers, errors in one shape, one line of log, counts."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .log import say, where
+from .measures import Measures
+from .refused import ClientGone, Refused, internal
+
+OPEN = ("/", "/docs", "/openapi.json", "/pages/", "/health/")  # paths that no key is asked for; "/x/": all below it
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+CLIENT_GONE = 499  # what logs and counts call a request whose client went away (nginx's number)
+HEADERS = [(name.encode(), value.encode()) for name, value in {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+                               "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin", "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()", "cache-control": "no-store",
+}.items()]
+
+
+@dataclass
+class Facts:
+    """What is said of one request when it is over; routes fill it in through `scope["facts"]`."""
+
+    request_id: str
+    model: str = ""
+    n_rows: int = 0
+    n_tokens: int = 0
+    route: str = "none"  # the route's pattern, never the path: paths are anybody's to invent
+    status: int = 0
+    began: float = field(default_factory=time.perf_counter)
+
+
+class Keys:
+    """API keys that are let in. Only their hashes are compared, all of them and in constant time."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._hashes = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def check(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Raise Refused unless exactly one key came, and a right one."""
+        if not self._hashes:
+            return
+        bearer = [v[7:].strip() for k, v in headers if k == b"authorization" and v[:7].lower() == b"bearer "]
+        given = bearer + [v.strip() for k, v in headers if k == b"x-api-key"]
+        n_sent = sum(k in (b"authorization", b"x-api-key") for k, _ in headers)
+        came = hashlib.sha256(given[0] if given else b"").digest()
+        is_known = max([hmac.compare_digest(came, one) for one in self._hashes])
+        if n_sent != 1 or len(given) != 1 or not is_known:
+            raise Refused(401, "key_not_valid", 'send one valid API key as "Authorization: Bearer KEY" or "X-API-Key".',
+                          headers={"www-authenticate": "Bearer"})
+
+
+class Guard:
+    """Everything that is the same for all routes.
+
+    keys:     may be replaced while serving.
+    draining: whether the process is about to end: clients are then told to connect anew.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, measures: Measures) -> None:
+        self.app, self.keys, self.measures = app, keys, measures
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        facts = scope["facts"] = Facts(_request_id(scope))
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                facts.status = message["status"]
+                closes = [(b"connection", b"close")] if self.draining else []
+                message["headers"] = [*message["headers"], *HEADERS, *closes,
+                                      (b"x-request-id", facts.request_id.encode())]
+            await send(message)
+
+        try:
+            if not _is_open(scope["path"]):
+                self.keys.check(scope["headers"])
+            await self.app(scope, receive, send_with_headers)
+        except Refused as refused:
+            await answer(refused, facts, send_with_headers)
+        except ClientGone:
+            facts.status = CLIENT_GONE
+        except Exception as error:  # noqa: BLE001 - the last place; what happened goes to the log, without its words
+            say("error", "internal error", id=facts.request_id, exception=where(error))
+            if not facts.status:
+                await answer(internal(), facts, send_with_headers)
+        finally:
+            self._close(scope, facts)
+
+    def _close(self, scope: Scope, facts: Facts) -> None:
+        route = scope.get("route")
+        facts.route = getattr(route, "path", facts.route)
+        seconds = time.perf_counter() - facts.began
+        method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
+        self.measures.requests.labels(facts.route, method, facts.status, facts.model).inc()
+        self.measures.seconds.labels(facts.route, facts.model).observe(seconds)
+        say("info", "request", id=facts.request_id, method=method, route=facts.route, status=facts.status,
+            ms=round(1000 * seconds, 1), model=facts.model, n_rows=facts.n_rows, n_tokens=facts.n_tokens)
+
+
+async def answer(refused: Refused, facts: Facts, send: Send) -> None:
+    """Send an error in the one shape that errors have."""
+    body = refused.body(facts.request_id)
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
+    await send({"type": "http.response.start", "status": refused.status,
+                "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _is_open(path: str) -> bool:
+    return any(path == one or (len(one) > 1 and one.endswith("/") and path.startswith(one)) for one in OPEN)
+
+
+def _request_id(scope: Scope) -> str:
+    given: Any = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
+    return given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,0 +1,35 @@
+"""The one way a request is turned down: a status, a code for programs and a sentence for people. Never the payload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydantic_core import to_json
+
+
+@dataclass
+class Refused(Exception):
+    """An answer that is an error.
+
+    param: the place in the request, such as "rows[3].text".
+    """
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self, request_id: str) -> bytes:
+        """The JSON that every error has."""
+        return to_json({"error": {"code": self.code, "message": self.message, "param": self.param,
+                                  "request_id": request_id}})
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def internal() -> Refused:
+    """What the client hears of a fault of ours."""
+    return Refused(500, "internal", "something went wrong here; the log has it under the request's id.")

@@ -1,0 +1,76 @@
+"""Every limit of the server, with its default."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import SpecError
+
+MIN_KEY_CHARS = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `headstart serve` was asked.
+
+    runs:          folders of artifacts; each is served under its folder's name.
+    key_file:      API keys, one a line; without it HEADSTART_API_KEY holds one. Neither: no key is asked.
+    origins:       web pages (scheme://host) that browsers may let call us; none when empty.
+    body_bytes, request_tokens: the largest request; more is 413. Tokens that do not fit a window are counted too.
+    queue_tokens, queue_requests: what may wait for one model; more is 429.
+    batch_tokens:  of one run of a model, padding not counted.
+    deadline_s:    from the whole body to the answer; later is 504. body_s: for the body to arrive; later is 408.
+    drain_s:       after SIGTERM, how long new requests are still answered while /health/ready says no.
+    grace_s:       after that, how long what is in flight may take.
+    watch_s:       between looks at the folders for a new artifact; 0: only SIGHUP.
+    cache_answers: how many recent answers each model keeps; 0: none.
+    """
+
+    runs: tuple[Path, ...]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    key_file: Path | None = None
+    origins: tuple[str, ...] = ()
+    body_bytes: int = 1 << 20
+    request_tokens: int = 1 << 16
+    queue_tokens: int = 1 << 17
+    queue_requests: int = 256
+    batch_tokens: int = 4096
+    deadline_s: float = 10.0
+    body_s: float = 10.0
+    drain_s: float = 0.0
+    grace_s: float = 25.0
+    watch_s: float = 2.0
+    cache_answers: int = 0
+
+    def names(self) -> dict[str, Path]:
+        """The folders by the names that requests use. Raises SpecError when two are alike."""
+        found: dict[str, Path] = {}
+        for run in self.runs:
+            name = run.resolve().name
+            if name in found:
+                raise SpecError(f"serve {run}", f'is called "{name}", as {found[name]} is; names are folders\' names.',
+                                "Rename one of the folders, or link it under another name.")
+            found[name] = run
+        return found
+
+    def keys(self) -> tuple[str, ...]:
+        """The API keys that are let in; empty when none is asked. Raises SpecError when there should be one."""
+        if self.key_file is None:
+            given, where = os.environ.get("HEADSTART_API_KEY"), "HEADSTART_API_KEY"
+            if given is None:
+                return ()
+        else:
+            where = str(self.key_file)
+            try:
+                given = self.key_file.read_text("utf-8")
+            except (OSError, UnicodeDecodeError):
+                raise SpecError(where, "cannot be read as a file of API keys.", "Check --api-key-file.") from None
+        keys = tuple(line.strip() for line in given.splitlines() if line.strip())
+        if not keys or any(len(key) < MIN_KEY_CHARS or not key.isascii() for key in keys):
+            raise SpecError(where, f"must hold keys of {MIN_KEY_CHARS} or more ASCII characters, one a line.",
+                            "Make one: openssl rand -hex 32")
+        return keys
