@@ -51,9 +51,9 @@ class Extractor:
         if (folder / "task.json").exists():
             loaded = artifact.load(folder)
             model, self.reader = weights.open_model(folder, loaded.task, loaded.spec)
-            if isinstance(model, PooledModel):
-                setattr(model.head, "pooling", pooling or model.head.pooling)  # noqa: B010 - its type says Module
-            elif pooling or last_layers > 1:
+            if isinstance(model, PooledModel) and isinstance(model.head, PoolHead):
+                model.head.pooling = pooling or model.head.pooling
+            elif pooling or last_layers > 1 or isinstance(model, PooledModel):  # its own head reads tokens or spans
                 model = PooledModel(model.encoder, PoolHead(_width(model.encoder), 1, pooling or "mean"))
         else:
             found = backbones.load(str(source), max_tokens)

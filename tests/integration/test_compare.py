@@ -159,6 +159,16 @@ def test_extract_of_layers_and_poolings(backbone, store):
         Extractor(str(backbone), pooling="sum")
 
 
+def test_extract_reads_a_run_whose_head_reads_tokens(backbone, tmp_path):
+    texts = [row["text"].split() for row in tiny.rows(60)]
+    rows = [{"tokens": words, "tags": ["B-X" if word in tiny.GOOD else "O" for word in words]} for words in texts]
+    source = tmp_path / "a.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    made = headstart.fit(tiny.spec(source, backbone, task="token-classification", train={"epochs": 1}),
+                         out=tmp_path / "run")
+    assert Extractor(made.folder)(["the room was lovely", "dull"]).shape == (2, 32)
+
+
 def test_extract_reads_a_run(run):
     from safetensors.numpy import load_file
 
