@@ -22,6 +22,7 @@ MAX_MATRIX_LABELS = 30  # a larger matrix is a gray square: the most confused pa
 MAX_PAIRS_SHOWN = 20
 MAX_LABELS_SHOWN = 30  # further ones are folded away
 MAX_TEXT_CHARS = 280
+MAX_ANSWER_CHARS = 160
 MAX_NAME_CHARS = 32
 MAX_TITLE_CHARS = 90  # a longer first clause is no headline; it is cut at its colon
 MISSING = "–"
@@ -356,7 +357,7 @@ def groups(details: Scores) -> Section | None:
 def mistakes(details: Scores) -> Section | None:
     found = details.get("mistakes", [])
     sure = all("confidence" in one for one in found)
-    rows = [(cut(one["text"], MAX_TEXT_CHARS), one["label"], one["predicted"],
+    rows = [(cut(one["text"], MAX_TEXT_CHARS), *(cut(one[side], MAX_ANSWER_CHARS) for side in ("label", "predicted")),
              *([percent(one["confidence"])] if sure else [])) for one in found]
     order = "most confident first" if sure else "furthest off first"
     table = Table(f"Wrong answers of the fitted model on test rows, {order}",
