@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .artifact import Artifact, load
     from .errors import HeadstartError
+    from .exporting import export
     from .spec import Spec
     from .workbench import fit
 
 __version__ = "0.1.0"
-__all__ = ["Artifact", "HeadstartError", "Spec", "fit", "load"]
+__all__ = ["Artifact", "HeadstartError", "Spec", "export", "fit", "load"]
 
-_HOMES = {"Artifact": "artifact", "HeadstartError": "errors", "Spec": "spec", "fit": "workbench", "load": "artifact"}
+_HOMES = {"Artifact": "artifact", "HeadstartError": "errors", "Spec": "spec", "export": "exporting",
+          "fit": "workbench", "load": "artifact"}
 
 
 def __getattr__(name: str) -> Any:

@@ -69,9 +69,7 @@ class Artifact:
         """
         if not rows:
             raise DataError("evaluate", "got no rows; a score needs at least one.")
-        problems = [Problem(f"row {i + 1}", what) for i, what in self.task.check_gold(rows)]
-        if problems:
-            raise DataError.of(problems, f"This artifact knows: {', '.join(getattr(self.task, 'labels', ()))[:300]}")
+        self.check_gold(rows)
         blind = [{k: v for k, v in row.items() if k not in self.task.gold} for row in rows]
         outcomes = self.task.outcomes(self.predict(blind), rows)
         metric = self.task.metric
@@ -80,6 +78,12 @@ class Artifact:
         scores = self.task.score(outcomes)
         return {"metric": metric, "score": scores[metric], "interval": metrics.interval(resampled), "n": len(rows),
                 "scores": scores}
+
+    def check_gold(self, rows: Sequence[Row]) -> None:
+        """Raise DataError for rows whose gold this artifact cannot mean, such as a label never seen."""
+        problems = [Problem(f"row {i + 1}", what) for i, what in self.task.check_gold(rows)]
+        if problems:
+            raise DataError.of(problems, f"This artifact knows: {', '.join(getattr(self.task, 'labels', ()))[:300]}")
 
     def _checked(self, i: int, row: str | Row) -> Row:
         if isinstance(row, str):

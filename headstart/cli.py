@@ -133,7 +133,7 @@ def evaluate(
 @app.command()
 def export(
     run: RunArgument,
-    int8: Annotated[bool, typer.Option("--int8", help="Weights in 8 bits, where the metric is proven to hold.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Weights in 8 bits, if the metric is proven to hold.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the export; RUN-onnx or RUN-int8 when absent.")] = None,
     rows: Annotated[str | None, typer.Option(
         help="Rows to compare on; the run's own validation rows when absent.")] = None,

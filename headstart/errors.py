@@ -9,6 +9,7 @@
     ├── MissingExtraError          an optional dependency is not installed
     ├── ResourceError              the disk is full or read-only
     ├── DivergenceError   exit 3   a loss or a gradient is not finite; the weights were not moved
+    ├── ParityError      exit 4   an exported model does not answer as the one it came from; nothing was published
     └── Interrupted   exit 130/143 SIGINT or SIGTERM; what was done is on disk
 
 A message has four parts: where (file:line, or the path in the Spec), what came, the rule, and what to do.
@@ -116,6 +117,12 @@ class DivergenceError(HeadstartError):
     """A loss or gradient is not finite. The weights stay as they were before the step."""
 
     exit_code = 3
+
+
+class ParityError(HeadstartError):
+    """An exported model that does not answer as the one it came from. Nothing is published."""
+
+    exit_code = 4
 
 
 class Interrupted(HeadstartError):

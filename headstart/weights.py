@@ -28,6 +28,7 @@ from .tasks import Task
 from .types import Reader, Row, Runtime
 
 WEIGHTS, HEAD, ADAPTER = "model.safetensors", "head.safetensors", "adapter"
+EXPORTED = "model.onnx"
 
 
 def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[Reader, Runtime]:
@@ -42,6 +43,9 @@ def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
     """The torch model of a finished run, on the CPU, and its reader."""
     from safetensors.torch import load_file
 
+    if (folder / EXPORTED).exists():
+        raise ArtifactError(str(folder), "is exported and holds no weights to open.",
+                            "Name the run that it was exported from.")
     n_extra_tokens = methods.build(spec.method).n_extra_tokens
     is_whole = (folder / WEIGHTS).exists()
     backbone = backbones.load(str(folder) if is_whole else spec.backbone, spec.data.max_tokens, n_extra_tokens)
