@@ -35,6 +35,8 @@ def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[R
     """A finished run's reader, and its model as a runtime on `device`: the best there is when absent."""
     model, reader = open_model(folder, task, spec)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # they may lie in a mapped file: who writes over it would end this process
     model.to(where).eval()
     return reader, torch_runtime(model, where)
 
