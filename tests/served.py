@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,15 +19,16 @@ from headstart import spec as specs
 JSON = {"content-type": "application/json"}
 
 
-def finished_run(out: Path, backbone: Path, name: str) -> Path:
-    """The artifact of a task that learned its labels from its own examples, and nothing else."""
+def finished_run(out: Path, backbone: Path, name: str, rows: Sequence[dict[str, Any]] = ()) -> Path:
+    """The artifact of a task that learned its labels from `rows`, or from its own examples, and nothing else."""
     task = tasks.find(name)()
-    task = task.learn(task.examples)
+    rows = rows or task.examples
+    task = task.learn(rows)
     spec, origins = specs.resolve(("test", {"task": name, "method": "fine-tuning", "backbone": str(backbone),
                                             "data": {"train": "examples", "max_tokens": 64}}))
     loaded = backbones.load(str(backbone), spec.data.max_tokens)
     with sealed.writing(out) as folder:
-        weights.save(folder, backbones.build(loaded, task, spec.head.pooling, 0), task, loaded, task.examples)
+        weights.save(folder, backbones.build(loaded, task, spec.head.pooling, 0), task, loaded, rows)
         (folder / "spec.yaml").write_text(specs.to_yaml(spec, origins), "utf-8")
         (folder / "scores.json").write_text(json.dumps({"metric": task.metric, "score": 0.5}), "utf-8")
     return out
@@ -64,7 +65,7 @@ class Server:
 
     def ask(self, path: str, body: Any = None, *, method: str | None = None, headers: dict[str, str] | None = None,
             timeout: float = 30) -> tuple[int, Any, dict[str, str]]:
-        """(status, JSON or text, headers) of one request on a connection of its own. body: bytes, or what JSON holds."""
+        """(status, JSON or text, headers) of one request on a connection of its own. body: bytes, or JSON's values."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             is_raw = body is None or isinstance(body, bytes)

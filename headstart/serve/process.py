@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -102,20 +102,21 @@ def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> N
             say("error", "keys refused", reason=str(error))
         await models.reload_all()
 
+    def started() -> None:
+        set_ready(True)
+        host, port = listener.getsockname()[:2]
+        say("info", "serving", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", pid=os.getpid(),
+            models={served.name: served.task.name for served in models}, n_threads=n_threads)
+        if is_ready is not None:
+            is_ready.set()
+
     async def main() -> None:
-        server = _server(settings, asgi, set_ready)
+        server = _server(settings, asgi, set_ready, started)
         loop = asyncio.get_running_loop()
         running: set[asyncio.Task[None]] = set()
         loop.add_signal_handler(signal.SIGHUP, lambda: running.add(loop.create_task(reload())))
         if settings.watch_s:
             running.add(loop.create_task(models.watch()))
-        set_ready(True)
-        host, port = listener.getsockname()[:2]
-        say("info", "serving", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", pid=os.getpid(),
-            models={served.name: served.task.name for served in models},
-            n_threads=n_threads)
-        if is_ready is not None:
-            is_ready.set()
         await server.serve([listener])
         for task in running:
             task.cancel()
@@ -126,7 +127,7 @@ def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> N
     say("info", "ended", pid=os.getpid())
 
 
-def _server(settings: Settings, asgi: Any, set_ready: Any) -> Any:
+def _server(settings: Settings, asgi: Any, set_ready: Callable[[bool], None], started: Callable[[], None]) -> Any:
     """uvicorn, with signals that mean what this module says."""
     import uvicorn
 
@@ -140,6 +141,10 @@ def _server(settings: Settings, asgi: Any, set_ready: Any) -> Any:
             if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
                 loop.add_signal_handler(signal.SIGINT, self._end)
             yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            started()
 
         def _end(self) -> None:
             if not self.is_ending:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
+import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,17 +23,24 @@ import tiny
 from served import Server, finished_run, wait_for
 
 import headstart
-from headstart import artifact, sealed, tasks
+from headstart import artifact, exporting, sealed, tasks
 from headstart.predict import alike
 
 SECRET = "Zanzibar-7731"  # stands in every text of these tests; no log and no error may hold it
 KEY = "k" * 20
+EVIL_NAME, EVIL_LABEL = "<i>evil", "<img src=x onerror=document.title='owned'>"
 CHROMIUM = shutil.which("chromium")
 
 
 def texts(n: int, n_words: int = 8) -> list[dict[str, str]]:
     rng = np.random.default_rng(n)
     return [{"text": f"{SECRET} " + " ".join(rng.choice(tiny.FILL, n_words))} for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def exported(run) -> Path:
+    """What is served without torch, and so starts at once."""
+    return exporting.export(run).folder
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +54,19 @@ def runs(tmp_path_factory, run, backbone) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, runs):
-    with Server(tmp_path_factory.mktemp("server") / "log", runs, "--body-s", "1") as one:
+def server(tmp_path_factory, runs, backbone):
+    evil = finished_run(tmp_path_factory.mktemp("evil") / EVIL_NAME, backbone, "text-classification",
+                        [{"text": "a", "label": "<b>bad</b>"}, {"text": "b", "label": EVIL_LABEL}])
+    with Server(tmp_path_factory.mktemp("server") / "log", [*runs, evil], "--body-s", "1") as one:
         yield one
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory, run):
+def strict(tmp_path_factory, exported):
     """One place in the queue, a short deadline, a key."""
     folder = tmp_path_factory.mktemp("strict")
     (folder / "keys").write_text(f"{KEY}\n{'old' * 10}\n")
-    with Server(folder / "log", [run], "--queue-requests", "1", "--deadline-s", "1", "--body-bytes", "20000000",
+    with Server(folder / "log", [exported], "--queue-requests", "1", "--deadline-s", "1", "--body-bytes", "20000000",
                 "--request-tokens", "10000000", "--queue-tokens", "10000000", "--api-key-file",
                 str(folder / "keys")) as one:
         one.headers = AUTHORIZED
@@ -122,7 +131,8 @@ def test_requests_that_come_together_run_together(server):
 BAD = [  # what is sent to /v1/predict, headers, the status and the code that come back
     (b"{", {}, 400, "json_not_valid"), (b"", {}, 400, "json_not_valid"), (b"[" * 100_000, {}, 400, "json_not_valid"),
     (b'{"rows": "\xff\xfe"}', {}, 400, "json_not_valid"), (b'{"rows": "\\ud800"}', {}, 400, "json_not_valid"),
-    (b'{"model": "reviews"}', {}, 422, "request_not_valid"), (b'{"rows": "a", "rowz": 1}', {}, 422, "request_not_valid"),
+    (b'{"model": "reviews"}', {}, 422, "request_not_valid"),
+    (b'{"rows": "a", "rowz": 1}', {}, 422, "request_not_valid"),
     (b'{"rows": 7, "model": "reviews"}', {}, 422, "request_not_valid"), (b"7", {}, 422, "request_not_valid"),
     (b'{"rows": [], "model": "reviews"}', {}, 422, "no_rows"), (b'{"rows": "a"}', {}, 422, "model_missing"),
     (b'{"rows": " ", "model": "reviews"}', {}, 422, "row_not_valid"),
@@ -152,14 +162,13 @@ def test_a_complaint_names_the_place(server):
     assert "a string that is not empty" in error["message"]
 
 
-def raw(server, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+def raw(server, *pieces: bytes) -> bytes:
     """What comes back for bytes that no client library would send."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        said = b""
         try:
             for piece in pieces:
                 connection.sendall(piece)
-                time.sleep(pause_s)
-            said = b""
             while piece := connection.recv(65536):
                 said += piece
         except (BrokenPipeError, ConnectionResetError):
@@ -172,7 +181,8 @@ HEAD = b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\
 
 def test_bodies_that_lie_or_do_not_end(server):
     endless = [b"10000\r\n" + b"a" * 0x10000 + b"\r\n"] * 40
-    assert b" 413 " in raw(server, HEAD + b"transfer-encoding: chunked\r\n\r\n", *endless)[:20]
+    raw(server, HEAD + b"x-request-id: endless\r\ntransfer-encoding: chunked\r\n\r\n", *endless)
+    assert [one["status"] for one in server.events("request") if one["id"] == "endless"] == [413]
     assert b" 408 " in raw(server, HEAD + b"content-length: 50\r\n\r\n", b'{"rows"')[:20]
     assert b" 400 " in raw(server, HEAD + b"content-length: -5\r\n\r\n")[:20]
     assert b" 413 " in raw(server, HEAD + b"content-length: 99999999999\r\n\r\n")[:20]
@@ -218,7 +228,7 @@ def test_the_examples_of_the_openapi_page_are_answered(server, runs):
             status, said, _ = server.ask(path, example["value"])
             assert status == 200, said
             n += 1
-    assert n == len(runs) + 1
+    assert n == len(runs) + 2
 
 
 def test_one_valid_key_or_nothing(strict):
@@ -272,10 +282,10 @@ def test_nothing_of_a_text_is_logged(server, strict):
         assert not one.events("internal error")
 
 
-def test_sigterm_finishes_what_is_in_flight(run, tmp_path):
+def test_sigterm_finishes_what_is_in_flight(exported, tmp_path):
     options = ("--drain-s", "0.5", "--body-bytes", "20000000", "--request-tokens", "10000000", "--queue-tokens",
                "10000000")
-    with Server(tmp_path / "log", [run], *options) as server, ThreadPoolExecutor(1) as pool:
+    with Server(tmp_path / "log", [exported], *options) as server, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(server.ask, "/v1/predict", big(2_000))
         wait_for(server.is_busy)
         server.process.send_signal(signal.SIGTERM)
@@ -287,22 +297,21 @@ def test_sigterm_finishes_what_is_in_flight(run, tmp_path):
         assert server.process.wait(30) == 0
 
 
-def replaced(live: Path, source: Path, damage: bool = False) -> None:
-    """Put a copy of `source` in the place of `live`, as `headstart fit --overwrite` does."""
+def replaced(live: Path, source: Path, damage: bool = False, **scores: float) -> None:
+    """Put a copy of `source` with other `scores` in the place of `live`, as `headstart fit --overwrite` does."""
     new = live.with_name("new")
     shutil.copytree(source, new)
+    known = json.loads((new / "scores.json").read_text("utf-8"))
+    (new / "scores.json").write_text(json.dumps({**known, **scores}), "utf-8")
+    sealed.seal(new)
     if damage:
-        with (new / "model.safetensors").open("r+b") as file:
-            file.seek(-100, os.SEEK_END)
-            file.write(b"rubbish")
+        (new / "model.onnx").write_bytes((new / "model.onnx").read_bytes()[:-100] + b"rubbish")
     sealed.replace(new, live)
 
 
-def test_a_new_artifact_is_swapped_in_without_a_failed_request(run, reviews, backbone, tmp_path):
-    other = tmp_path / "other"
-    headstart.fit(tiny.spec(reviews, backbone, seed=1), out=other)
+def test_a_new_artifact_is_swapped_in_without_a_failed_request(exported, tmp_path):
     live = tmp_path / "live"
-    shutil.copytree(run, live)
+    shutil.copytree(exported, live)
     with Server(tmp_path / "log", [live], "--watch-s", "0.1") as server:
         said: list[tuple[int, str]] = []
         over = threading.Event()
@@ -316,14 +325,14 @@ def test_a_new_artifact_is_swapped_in_without_a_failed_request(run, reviews, bac
         for client in clients:
             client.start()
         first = wait_for(lambda: said)[0][1]
-        replaced(live, other)
+        replaced(live, exported, score=0.25)
         wait_for(lambda: server.events("artifact swapped"))
         second = server.predict("a")[1]["version"]
-        replaced(live, run, damage=True)
+        assert server.ask("/v1/models")[1]["data"][0]["score"] == 0.25
+        replaced(live, exported, damage=True)
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: server.events("artifact refused"))
         shutil.rmtree(live)
-        time.sleep(0.3)
         n = len(said)
         wait_for(lambda: len(said) > n + 10)
         over.set()
@@ -332,13 +341,13 @@ def test_a_new_artifact_is_swapped_in_without_a_failed_request(run, reviews, bac
         assert {status for status, _ in said} == {200}
         assert {version for _, version in said} == {first, second}
         assert said[-1][1] == second != first
-        assert alike(server.predict(["a room"])[1]["predictions"], artifact.load(other).predict(["a room"]), 1e-4)
         assert server.metric("headstart_reloads_total", outcome="refused") >= 1
 
 
-def test_rubbish_written_over_a_served_artifact_changes_nothing(run, tmp_path):
+@pytest.mark.parametrize("kind", [pytest.param("run", marks=pytest.mark.slow), "exported"])
+def test_rubbish_written_over_a_served_artifact_changes_nothing(kind, request, tmp_path):
     live = tmp_path / "live"
-    shutil.copytree(run, live)
+    shutil.copytree(request.getfixturevalue(kind), live)
     with Server(tmp_path / "log", [live], "--watch-s", "0.1") as server:
         before = server.predict(texts(20))[1]["predictions"]
         for path in live.iterdir():
@@ -348,8 +357,16 @@ def test_rubbish_written_over_a_served_artifact_changes_nothing(run, tmp_path):
         assert server.predict(texts(20))[1]["predictions"] == before
 
 
-def test_workers_share_the_port_and_are_started_again(run, tmp_path):
-    with Server(tmp_path / "log", [run], "--workers", "2", "--watch-s", "0") as server:
+def test_an_exported_run_is_served_without_torch(strict, exported):
+    rows = [row["text"] for row in texts(20)]
+    assert alike(strict.predict(rows)[1]["predictions"], artifact.load(exported).predict(rows), 1e-4)
+    loaded = Path(f"/proc/{strict.process.pid}/maps").read_text()
+    assert "onnxruntime" in loaded
+    assert "torch" not in loaded
+
+
+def test_workers_share_the_port_and_are_started_again(exported, tmp_path):
+    with Server(tmp_path / "log", [exported], "--workers", "2", "--watch-s", "0") as server:
         wait_for(lambda: len(server.events("serving")) == 2)
         pids = {one["pid"] for one in server.events("serving")}
         for _ in range(20):
@@ -365,14 +382,14 @@ def test_workers_share_the_port_and_are_started_again(run, tmp_path):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_damaged_artifact_is_not_served(run, tmp_path, workers):
+def test_a_damaged_artifact_is_not_served(exported, tmp_path, workers):
     bad = tmp_path / "bad"
-    shutil.copytree(run, bad)
-    (bad / "model.safetensors").write_bytes(b"rubbish")
+    shutil.copytree(exported, bad)
+    (bad / "model.onnx").write_bytes(b"rubbish")
     ended = subprocess.run([sys.executable, "-m", "headstart", "serve", str(bad), "--port", "0", "--workers", workers],
                            capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
-    assert "model.safetensors is damaged" in ended.stderr
+    assert "model.onnx is damaged" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -401,7 +418,7 @@ def browse(server, path: str, tmp_path: Path) -> str:
 def test_the_playground_draws_each_kind_of_answer(server, tmp_path):
     shown = {
         "reviews": r'<tr class="chosen"><th scope="row" dir="auto">(positive|negative)</th>.*?--share: ',
-        "token-classification": r'<p class="text"[^>]*>The film was found in .*|Nothing is marked',
+        "token-classification": r'<p class="text"[^>]*>.*<mark class="hue0" title=".*%">',
         "question-answering": r'<p class="text"[^>]*>.*<mark class="hue0"|does not answer this',
         "multiple-choice": r'<tr class="chosen"><th scope="row" dir="auto">It is (broken|kind)\.',
         "relation-extraction": r'<mark class="hue0"[^>]*>loud music<b>head</b></mark> broke the <mark class="hue1"',
@@ -426,13 +443,9 @@ def test_the_api_page_shows_every_route(server, tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
-def test_markup_in_names_and_labels_stays_text(backbone, tmp_path):
-    evil = "<img src=x onerror=document.title='owned'>"
-    source = tiny.write_csv(tmp_path / "evil.csv", tiny.rows(60, labels=("<b>bad</b>", evil)))
-    headstart.fit(tiny.spec(source, backbone, train={"epochs": 1}), out=tmp_path / "<i>evil")
-    with Server(tmp_path / "log", [tmp_path / "<i>evil"]) as server:
-        page = browse(server, "#%3Ci%3Eevil", tmp_path / "profile")
-        assert "&lt;b&gt;bad&lt;/b&gt;</th>" in page
-        assert "&lt;img src=x" in page
-        assert "<img" not in page
-        assert "<title>&lt;i&gt;evil: headstart</title>" in page
+def test_markup_in_names_and_labels_stays_text(server, tmp_path):
+    page = browse(server, f"#{urllib.parse.quote(EVIL_NAME)}", tmp_path)
+    assert "&lt;b&gt;bad&lt;/b&gt;</th>" in page
+    assert "&lt;img src=x" in page
+    assert "<img" not in page
+    assert "<title>&lt;i&gt;evil: headstart</title>" in page
