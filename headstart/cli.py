@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,6 +80,7 @@ def predict(
     out: OutFile = None,
     entities: Annotated[str | None, typer.Option(
         metavar="RUN", help="For relations: the run that finds the entities; the answers are then triples.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on behind the answers of an interrupted command.")] = False,
     overwrite: Overwrite = False,
     encoding: Encoding = None,
     set_: Set = [],  # noqa: B006
@@ -91,15 +92,22 @@ def predict(
 
     if out is not None:
         runfolder.refuse_existing(out, overwrite)
+    elif resume:
+        raise typer.BadParameter("name the file that is to be finished with --out", param_hint="--resume")
     settings = _data_settings(encoding, set_)
-    answers = (answering.answers(run, source, settings) if entities is None
-               else triples.triples(run, entities, source, settings))
-    lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
+
+    def lines(skip: int = 0) -> Iterator[str]:
+        answers = (answering.answers(run, source, settings, skip) if entities is None
+                   else triples.triples(run, entities, source, settings, skip))
+        return (json.dumps(answer, ensure_ascii=False) for answer in answers)
+
     if out is None:
-        for line in lines:
+        for line in lines():
             print(line)
     else:
-        n_rows = sealed.write_file(out, (line + "\n" for line in lines))
+        runs = [sealed.identity(folder) for folder in (run, entities) if folder]
+        n_rows = sealed.write_on(out, lines, {"runs": runs, "source": source, "settings": settings}, resume=resume,
+                                 overwrite=overwrite)
         if as_json:
             print(json.dumps({"out": str(out), "n_rows": n_rows}))
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import artifact, data, graph, machine, parity, runfolder, runtime, sealed, splits, tasks, trust, weights
+from . import artifact, data, graph, machine, parity, runfolder, runtime, sealed, splits, tasks, weights
 from .answers import data_spec
 from .artifact import EXPORT, GOLDEN_TOLERANCE, MODEL, Artifact
 from .errors import ArtifactError, DataError, HeadstartError, ParityError, SpecError
@@ -152,7 +152,7 @@ def _fill(folder: Path, loaded: Artifact, found: Mapping[str, Any]) -> None:
              "tolerance": INT8_TOLERANCE if is_int8 else GOLDEN_TOLERANCE,
              "reader": {"max_tokens": reader.max_tokens, "pad_id": reader.pad_id, "has_types": reader.has_types},
              "spec": loaded.spec.model_dump(), "gate": found,
-             "run_manifest_sha256": trust.sha256(loaded.folder / sealed.MANIFEST),
+             "run_manifest_sha256": sealed.identity(loaded.folder),
              "model_bytes": (folder / MODEL).stat().st_size, "versions": machine.versions(),
              "created": datetime.now(UTC).isoformat(timespec="seconds")}
     if is_int8:  # in 32 bits the answers must stay those of the run itself

@@ -7,15 +7,17 @@ last, and then renamed. A kill at any point leaves the old folder or the new one
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
-from .errors import HeadstartError, ResourceError
+from .errors import HeadstartError, ResourceError, RunFolderError
 from .trust import sha256
 
 MANIFEST = "MANIFEST.json"
@@ -83,6 +85,65 @@ def write_file(path: Path, pieces: Iterable[str]) -> int:
     return n
 
 
+def write_on(path: Path, lines_from: Callable[[int], Iterable[str]], made_by: Mapping[str, Any], *,
+             resume: bool = False, overwrite: bool = False) -> int:
+    """Write lines that take long to make: into PATH.partial, and in the place of `path` when all are there.
+
+    lines_from: given how many lines are there already, those that follow; each without its end.
+    made_by:    what determines the lines, as JSON; only a file that was made by the same is continued.
+    resume:     go on behind the whole lines of a file that was not finished; without one, begin.
+    overwrite:  begin anew where there is one.
+
+    Returns the number of lines. Raises RunFolderError for an unfinished file that may not be touched, or is in use.
+    """
+    partial, note = (path.with_name(path.name + end) for end in (".partial", ".partial.json"))
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if partial.exists() and not (resume or overwrite):
+            raise RunFolderError(str(partial), "holds answers of a command that was not finished.",
+                                 "Continue it: --resume. Start anew: --overwrite")
+        with partial.open("r+b" if partial.exists() else "w+b", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunFolderError(str(partial), "is in use by another process.",
+                                     "Wait for it, or stop it.") from None
+            asked = json.loads(json.dumps(made_by))
+            n = _whole_lines(file) if resume else 0
+            if n and (not note.exists() or json.loads(note.read_text("utf-8")) != asked):
+                raise RunFolderError(str(partial), "was begun by another run, for other rows or with other settings.",
+                                     "Resume with the command that began it, or start anew: --overwrite")
+            file.truncate(file.tell() if n else file.seek(0))
+            note.write_text(json.dumps(asked), "utf-8")
+            try:
+                for line in lines_from(n):
+                    file.write(line.encode() + b"\n")  # a line a write: what was answered survives a kill
+                    n += 1
+                os.fsync(file.fileno())
+            except BaseException as error:
+                if not n:
+                    partial.unlink()
+                    note.unlink()
+                elif isinstance(error, HeadstartError):
+                    error.fix += f"\n  {n:,} answers are kept in {partial}; go on behind them: --resume"
+                raise
+            partial.replace(path)
+            note.unlink()
+    return n
+
+
+def _whole_lines(file: IO[bytes]) -> int:
+    """How many lines have an end; the file is left behind the last of them."""
+    n = end = at = 0
+    while piece := file.read(1 << 20):
+        n += piece.count(b"\n")
+        if b"\n" in piece:
+            end = at + piece.rindex(b"\n") + 1
+        at += len(piece)
+    file.seek(end)
+    return n
+
+
 def seal(folder: Path) -> None:
     """Write the manifest of all files in `folder`, and make everything durable."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
@@ -125,6 +186,12 @@ def faults(folder: Path) -> list[str]:
         elif sha256(path) != wanted:
             found.append(f"{name} is damaged (its sha256 is not the manifest's)")
     return found
+
+
+def identity(folder: str | Path) -> str:
+    """sha256 (hex) of a sealed folder's manifest: equal for equal folders. "" where there is none."""
+    manifest = Path(folder) / MANIFEST
+    return sha256(manifest) if manifest.is_file() else ""
 
 
 def _fsync(path: Path) -> None:

@@ -21,9 +21,10 @@ TEXTS_AT_ONCE = 256  # enough pairs to sort by length, few enough to hold
 
 
 def triples(run: str | Path, entities: str | Path, source: str,
-            settings: Mapping[str, Any] | None = None) -> Iterator[Prediction]:
+            settings: Mapping[str, Any] | None = None, skip: int = 0) -> Iterator[Prediction]:
     """The triples of each text of `source` (a file, or "-" for stdin), in order, in bounded memory.
 
+    skip:          leave out so many texts at the front: an earlier process answered them.
     run, entities: artifacts of "relation-extraction" and of "token-classification".
     Returns  {"entities": [...], "triples": [{"head", "relation", "tail", "score"}]} a text; what the model finds
              unrelated is left out.
@@ -32,7 +33,7 @@ def triples(run: str | Path, entities: str | Path, source: str,
     related, named = (_opened(*one) for one in ((run, "relation-extraction"), (entities, "token-classification")))
     spec = specs.DataSpec.model_validate({**named.spec.data.model_dump(), **(settings or {})})
     rows = (row for _, row in data.stream(source, spec, named.task, gold="ignored", lenient=True))
-    yield from of_rows(related, named, rows)
+    yield from of_rows(related, named, islice(rows, skip, None))
 
 
 def _opened(folder: str | Path, wanted: str) -> Artifact:
