@@ -1,0 +1,380 @@
+"""What is exported answers as the run does, without torch, or nothing is exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+from onnx import TensorProto, helper
+
+import headstart
+from headstart import artifact, exporting, graph, methods, parity, runtime, tasks
+from headstart import backbone as backbones
+from headstart.errors import ArtifactError, DataError, ParityError, RunFolderError, SpecError
+from headstart.parity import Gate, Rows
+from headstart.predict import torch_runtime
+from headstart.progress import Show
+from headstart.sealed import seal
+
+HEAVY = {"torch", "transformers", "yaml", "sklearn", "scipy", "onnx", "peft", "safetensors", "pandas", "pyarrow"}
+ROOT = Path(__file__).parent.parent.parent
+TASKS = tasks.names()
+ADAPTED = ["lora", "ia3", "prefix-tuning", "prompt-tuning", "adapter"]
+
+
+QUICK = ("relation-extraction", "prefix-tuning")  # of each kind, what is hardest to export; the others are slow
+
+
+def some(names: list[str]) -> list:
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory) -> Path:
+    """An export, by the command line."""
+    out = tmp_path_factory.mktemp("exports") / "reviews"
+    stdout, stderr = cli("export", run, "--out", out, "--json")
+    said = json.loads(stdout.splitlines()[-1])
+    assert said["out"] == str(out)
+    assert said["gate"]["fp32"]["n_rows"] == 30
+    assert "comparing on 30 rows" in stderr
+    return out
+
+
+@pytest.fixture
+def copy(exported, tmp_path) -> Path:
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def texts(n: int) -> list[str]:
+    return [row["text"] for row in tiny.rows(n, seed=7)]
+
+
+def facts(folder: Path) -> dict:
+    return exporting.facts(folder)
+
+
+def loaded_by(code: str, *arguments: object) -> set[str]:
+    out = subprocess.run([sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)", *map(str, arguments)],
+                         capture_output=True, text=True, check=True, input="the lovely room\n")
+    return {name.split(".")[0] for name in out.stdout.splitlines()[-1].split()}
+
+
+def cli(*arguments: object, code: int = 0) -> tuple[str, str]:
+    done = subprocess.run([sys.executable, "-m", "headstart", *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ what comes out
+
+
+def test_an_export_answers_as_its_run(run, exported):
+    there = sorted(path.name for path in exported.iterdir())
+    assert there == ["MANIFEST.json", "README.md", "export.json", "golden.jsonl", "model.onnx", "scores.json",
+                     "task.json", "tokenizer.json"]
+    ours, theirs = headstart.load(run), headstart.load(exported)
+    for a, b in zip(ours.predict(texts(50)), theirs.predict(texts(50)), strict=True):
+        assert a["label"] == b["label"]
+        assert a["scores"] == pytest.approx(b["scores"], abs=1e-4)
+    assert ours.evaluate(tiny.rows(60))["scores"] == theirs.evaluate(tiny.rows(60))["scores"]
+    assert artifact.golden(exported) == artifact.golden(run)  # the answers are the run's own
+    found = facts(exported)["gate"]["fp32"]
+    assert found["rows"] == "the run's validation rows"
+    assert found["agreement"] == 1
+    assert found["n_rows"] == 30
+    assert found["shapes"]["n"] >= 128
+
+
+def test_int8_is_smaller_and_says_what_it_lost(run, tmp_path, exported, reviews):
+    small = headstart.export(run, int8=True, out=tmp_path / "small", rows=str(reviews), max_loss=10)
+    found = facts(small.folder)
+    assert found["model_bytes"] < facts(exported)["model_bytes"]
+    assert found["gate"]["int8"]["passed"]
+    assert found["gate"]["int8"]["rows"] == f"the rows of {reviews}"
+    assert found["gate"]["int8"]["plan"] in found["gate"]["int8"]["tried"]
+    assert "In 8 bits" in (small.folder / "README.md").read_text("utf-8")
+    assert len(small.predict(texts(9))) == 9
+    held = onnx.load(small.folder / "model.onnx")
+    assert {t.data_type for t in held.graph.initializer} & {TensorProto.INT8, TensorProto.UINT8}
+
+
+def test_loading_and_predicting_loads_no_torch(exported):
+    code = ("import sys, headstart\na = headstart.load(sys.argv[1]); a.predict(['the lovely room'])\n"
+            "a.evaluate([{'text': 'a dull film', 'label': 'negative'}])")
+    assert not HEAVY & loaded_by(code, exported)
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_the_command_line_loads_no_torch(exported, reviews, verb):
+    code = ("import sys\nfrom headstart.cli import main\ntry: main()\nexcept SystemExit as end: assert not end.code")
+    loaded = loaded_by(code, verb, exported, reviews)
+    assert "onnxruntime" in loaded
+    assert not HEAVY & loaded
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_needs_the_runtime_extra_alone(exported, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"),
+                    f"{ROOT}[runtime]"], check=True)
+    there = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "transformers", "scipy"} & {line.split()[0] for line in there.splitlines()}
+    for verb in ("predict", "evaluate"):
+        rows = tiny.write_csv(tmp_path / "rows.csv", tiny.rows(5))
+        done = subprocess.run([python, "-m", "headstart", verb, str(exported), str(rows)], capture_output=True,
+                              text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+    done = subprocess.run([python, "-m", "headstart", "export", str(exported)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "headstart[train,export]" in done.stderr or "headstart[train]" in done.stderr
+
+
+# ------------------------------------------------------------------------------- every task, method and family
+
+
+def gate_of(task, model, reader) -> Gate:
+    return Gate.of(task, reader, torch_runtime(model.eval(), torch.device("cpu")),
+                   Rows(list(task.examples), "the examples", True), 512)
+
+
+def shipped(gate: Gate, model, path: Path) -> dict:
+    graph.write(model, parity.batch(gate.windows(), 2, 8, gate.reader.pad_id), path)
+    return gate.exact(runtime.open_model(path))
+
+
+def test_there_are_tasks_to_export():
+    assert len(TASKS) >= 8
+
+
+@pytest.mark.parametrize("name", some(TASKS))
+def test_every_task_passes_its_gate(name, backbone, tmp_path):
+    loaded, kind = backbones.load(str(backbone), 64), tasks.find(name)
+    task = kind().learn(kind.examples)
+    model = backbones.build(loaded, task, "mean", seed=0)
+    found = shipped(gate_of(task, model, loaded.reader), model, tmp_path / "model.onnx")
+    assert found["agreement"] == 1
+    assert found["largest_difference"] < 1e-4
+    plans = graph.plans(tmp_path / "model.onnx")
+    assert len(plans) >= 3
+    assert [len(plan.keep) for plan in plans] == sorted({len(plan.keep) for plan in plans})
+    graph.quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx", plans[0], True)
+    assert (tmp_path / "int8.onnx").stat().st_size < (tmp_path / "model.onnx").stat().st_size
+    gate = gate_of(task, model, loaded.reader)
+    assert gate.close(runtime.open_model(tmp_path / "int8.onnx"), 100, 100, 0)["passed"]
+
+
+def adapted(backbone, name):
+    method, kind = methods.build({"name": name}), tasks.find("text-classification")
+    loaded = backbones.load(str(backbone), 64, method.n_extra_tokens)
+    task = kind().learn(kind.examples)
+    model = backbones.build(loaded, task, "mean", seed=0)
+    method.prepare(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p) * 0.05)
+    return task, model, loaded.reader
+
+
+@pytest.mark.parametrize("name", some(ADAPTED))
+def test_adapters_are_exported(name, backbone, tmp_path):
+    task, model, reader = adapted(backbone, name)
+    shipped(gate_of(task, model, reader), model, tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
+def test_every_family_passes_its_gate(family, tmp_path):
+    loaded, kind = backbones.load(str(tiny.backbone(tmp_path / family, family)), 64), tasks.find("text-classification")
+    task = kind().learn(kind.examples)
+    model = backbones.build(loaded, task, "mean", seed=0)
+    shipped(gate_of(task, model, loaded.reader), model, tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+def test_a_run_with_an_adapter_beside_the_backbone(backbone, reviews, tmp_path):
+    method = {"name": "lora", "alone": True}
+    run = headstart.fit(tiny.spec(reviews, backbone, method=method, train={"epochs": 1}), out=tmp_path / "run")
+    out = headstart.export(run.folder)
+    assert out.folder == tmp_path / "run-onnx"
+    assert [a["label"] for a in run.predict(texts(9))] == [a["label"] for a in out.predict(texts(9))]
+
+
+# ------------------------------------------------------------------------------------------------------ the gate
+
+
+def test_another_model_does_not_pass(backbone, tmp_path):
+    loaded, kind = backbones.load(str(backbone), 64), tasks.find("text-classification")
+    task = kind().learn(kind.examples)
+    one, other = (backbones.build(loaded, task, "mean", seed=seed) for seed in (0, 1))
+    gate = gate_of(task, one, loaded.reader)
+    with pytest.raises(ParityError, match=r"4 of 4 rows are answered otherwise; row 1 was answered"):
+        shipped(gate, other, tmp_path / "model.onnx")
+
+
+def test_a_shape_that_differs_does_not_pass(backbone):
+    loaded, kind = backbones.load(str(backbone), 64), tasks.find("text-classification")
+    task = kind().learn(kind.examples)
+    model = backbones.build(loaded, task, "mean", seed=0)
+    gate = gate_of(task, model, loaded.reader)
+
+    def off_at_37(inputs):
+        logits = gate.original(inputs)
+        return logits + 1 if len(logits) == 37 else logits
+
+    with pytest.raises(ParityError, match="a batch of 37 windows of up to 13 tokens: gives logits that are off by"):
+        gate.exact(off_at_37)
+    with pytest.raises(ParityError, match="finite: False"):
+        gate.try_shapes(lambda inputs: gate.original(inputs) * np.nan, np.inf)
+
+
+def test_all_batch_sizes_and_the_ends_of_lengths_are_tried():
+    tried = list(parity.shapes(256))
+    assert {n for n, _ in tried} == set(range(1, 65))
+    assert {1, 256} <= {t for _, t in tried}
+    assert {t for _, t in parity.shapes(32)} == set(range(1, 33))
+
+
+def test_a_loss_that_is_not_disproven_is_refused(run):
+    loaded = headstart.load(run)
+    rows = Rows(tiny.rows(100), "made up", True)
+    gate = Gate.of(loaded.task, loaded.reader, loaded.runtime, rows, 1024)
+
+    def worse(inputs):  # says the contrary now and then
+        logits = gate.original(inputs)
+        turn = inputs["input_ids"].sum(1) % 20 == 0
+        return np.where(turn[:, None], -logits, logits)
+
+    found = gate.close(worse, 0.5, 500, 0)
+    assert found["agreement"] < 1
+    assert not found["passed"]
+    assert found["loss_points_at_most"] > found["loss_points"]
+    assert gate.close(gate.original, 0.0, 500, 0)["passed"]
+
+
+def test_what_cannot_be_exported(run, exported, tmp_path):
+    out = tmp_path / "small"
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(RunFolderError, match="exists already"):
+        headstart.export(run, out=out)
+    with pytest.raises(SpecError, match="must be 0 at least"):
+        headstart.export(run, out=tmp_path / "x", max_loss=-1)
+    with pytest.raises(DataError, match="no such file"):
+        headstart.export(run, out=out, rows=str(tmp_path / "gone.csv"), overwrite=True)
+    with pytest.raises(ArtifactError, match="is exported already"):
+        headstart.export(exported, out=out, overwrite=True)
+    assert (out / "mine.txt").read_text() == "kept"
+    assert [p.name for p in tmp_path.iterdir()] == ["small"]
+
+
+def test_a_failed_gate_publishes_nothing_and_keeps_what_was_there(run, tmp_path):
+    """Labels drawn at random: some answer turns in 8 bits, so no loss of nothing at all can be proven."""
+    rng = np.random.default_rng(0)
+    rows = [{"text": " ".join(rng.choice(tiny.FILL, 9)), "label": str(rng.choice(["negative", "positive"]))}
+            for _ in range(400)]
+    out, labelled = tmp_path / "small", tiny.write_csv(tmp_path / "rows.csv", rows)
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(ParityError, match=r"accuracy went from 0\.\d+ to .* on 400 rows at best; the loss is at most"):
+        headstart.export(run, out=out, int8=True, rows=str(labelled), max_loss=0, overwrite=True)
+    assert (out / "mine.txt").read_text() == "kept"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.csv", "small"]
+
+
+@pytest.mark.slow
+def test_rows_that_are_gone_are_told(backbone, tmp_path, capsys):
+    source = tiny.write_csv(tmp_path / "reviews.csv", tiny.rows(200))
+    run = headstart.fit(tiny.spec(source, backbone, method="linear-probe"), out=tmp_path / "run").folder
+    source.unlink()
+    found = headstart.export(run, show=Show())
+    said = capsys.readouterr().err
+    assert "validation rows cannot be read again" in said
+    assert "--rows FILE" in said
+    assert facts(found.folder)["gate"]["fp32"]["rows"] == "the run's golden inputs"
+    with pytest.raises(DataError, match="needs labelled rows"):
+        headstart.export(run, int8=True)
+    tiny.write_csv(source, tiny.rows(200, seed=5))
+    headstart.export(run, show=Show(), overwrite=True)
+    assert "no longer holds the rows" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------- files from elsewhere
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "export.json", "golden.jsonl"])
+def test_a_damaged_export_does_not_load(copy, name):
+    path = copy / name
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ArtifactError, match=name):
+        artifact.load(copy)
+
+
+def test_an_export_that_answers_otherwise_does_not_load(copy):
+    lines = [json.loads(line) for line in (copy / "golden.jsonl").read_text("utf-8").splitlines()]
+    lines[2]["prediction"]["scores"] = {k: 1 - v for k, v in lines[2]["prediction"]["scores"].items()}
+    (copy / "golden.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    seal(copy)
+    with pytest.raises(ArtifactError, match="golden input 3 was answered"):
+        artifact.load(copy)
+
+
+def test_an_export_is_no_run_to_train_from(exported):
+    from headstart import weights
+
+    loaded = artifact.load(exported)
+    with pytest.raises(ArtifactError, match="is exported and holds no weights"):
+        weights.open_model(exported, loaded.task, loaded.spec)
+    with pytest.raises(ArtifactError, match="answers on the CPU"):
+        artifact.load(exported, "cuda")
+
+
+def outside(nested: bool) -> onnx.ModelProto:
+    """A model with a weight in /etc/passwd, in its graph or in a branch of an If."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [2], [0.0, 0.0])
+    weight.ClearField("float_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../../../../etc/passwd")
+    y, x = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "yx")
+    if not nested:
+        made = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+        return helper.make_model(made)
+    branch = helper.make_graph([helper.make_node("Constant", [], ["y"], value=weight)], "b", [], [y])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    c = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    return helper.make_model(helper.make_graph([node], "g", [c], [y]))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_weights_in_other_files_are_refused(tmp_path, nested):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(outside(nested).SerializeToString())
+    with pytest.raises(ArtifactError, match="keeps weights in other files"):
+        runtime.open_model(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"PK\x03\x04 no model", b"\x3a\xff\xff\xff\xff\x0f"])
+def test_what_is_no_model_is_refused(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError):
+        runtime.open_model(path)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / "model.onnx"
+    with path.open("wb") as file:
+        file.truncate(runtime.MAX_BYTES + 1)
+    with pytest.raises(ArtifactError, match="has at most"):
+        runtime.open_model(path)
