@@ -60,6 +60,8 @@ class MultipleChoice(Task):
     def check(self, row: Row) -> str | None:
         for column in ("question", "context"):
             text = row.get(column, "-")
+            if column == "context" and text is None:  # this question has none, others of the file do
+                continue
             if not isinstance(text, str):
                 return f'"{column}" is {shorten(text)}, not a string'
         if not row.get("question", "-").strip():
@@ -86,7 +88,7 @@ class MultipleChoice(Task):
         return ""
 
     def text(self, row: Row) -> str:
-        return "\n".join([*(str(row[c]) for c in ("context", "question") if c in row), *self._choices(row)])
+        return "\n".join([*(str(row[c]) for c in ("context", "question") if row.get(c)), *self._choices(row)])
 
     def _choices(self, row: Row) -> list[str]:
         return listed(row["choices"], self.separator) or []
