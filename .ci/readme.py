@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +38,25 @@ def small(command: str) -> str:
     return f"{command} {SMALL} {SMALL_DEMO if '.yaml' in command else ''}"
 
 
+def serve(command: str, folder: Path, env: dict[str, str]) -> None:
+    """Start the server, ask it the rows of the README's curl line, and end it as a supervisor would."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (body,) = re.findall(r"^curl localhost:8000/v1/predict .* -d '(.*)'$", readme, re.MULTILINE)
+    at = "http://localhost:8000"
+    server = subprocess.Popen(command.split(), cwd=folder, env=env)
+    try:
+        for _ in range(120):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{at}/health/ready", timeout=5):
+                break
+            time.sleep(0.5)
+        asked = urllib.request.Request(f"{at}/v1/predict", body.encode(), {"content-type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            print(answer.read().decode())
+    finally:
+        server.terminate()
+    assert server.wait(30) == 0, server.returncode
+
+
 def main() -> None:
     """Make the files that the README speaks of, then do as it says."""
     import tiny  # the tests' made-up reviews
@@ -51,6 +73,9 @@ def main() -> None:
                "PYTHONPATH": f"{folder}"}
         for command in map(small, found):
             print(f"$ {command}", flush=True)
+            if command.startswith("headstart serve"):
+                serve(command, folder, env)
+                continue
             subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=folder, env=env, check=True)
         answers = (folder / "answers.jsonl").read_text("utf-8").splitlines()
         assert len(answers) == 20, len(answers)

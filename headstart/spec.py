@@ -47,7 +47,8 @@ class DataSpec(_Part):
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="CSV delimiter; found when absent")
     errors: Literal["strict", "replace", "skip"] = Field(
         "strict", description="bad rows: stop, replace undecodable bytes, or skip the row; all are counted")
-    rare_labels: Literal["error", "skip"] = Field("error", description="labels with too few rows to split")
+    rare_labels: Literal["error", "skip", "train"] = Field(
+        "error", description="labels with too few rows to split: train keeps them there, skip leaves them out")
     normalize_labels: bool = Field(False, description="strip blanks and lower the case of labels")
     max_tokens: int = Field(256, ge=4, description="longest window; what does not fit is cut and counted")
     max_chars: int = Field(1_000_000, ge=1, description="longest text that is read at all")

@@ -76,10 +76,12 @@ def make(tables: Mapping[str, Table], data: DataSpec, task: Question, seed: int)
     shares = {"test": data.test_share, "validation": data.validation_share}
     missing = {name: share for name, share in shares.items() if name not in tables}
     if missing:
-        n_before = len(rows["train"])
-        rows["train"] = _without_rare(rows["train"], facts, 1 + len(missing), data.rare_labels == "skip")
-        counts["n_rare_label_rows"] = n_before - len(rows["train"])
-        rows |= _carve(rows["train"], missing, facts)
+        often = _without_rare(rows["train"], facts, 1 + len(missing), data.rare_labels)
+        rare = np.setdiff1d(rows["train"], often)
+        counts["n_rare_label_rows"] = len(rare)
+        rows |= _carve(often, missing, facts)
+        if data.rare_labels == "train":
+            rows["train"] = np.union1d(rows["train"], rare)
 
     out = {}
     for name, limit in (("train", data.limit), ("validation", data.validation_limit), ("test", data.test_limit)):
@@ -124,15 +126,16 @@ def _grouped(rows: np.ndarray, facts: _Facts) -> _Groups:
     return _Groups(group_N, size_G, label_G, key_G)
 
 
-def _without_rare(rows: np.ndarray, facts: _Facts, n_parts: int, skip: bool) -> np.ndarray:
+def _without_rare(rows: np.ndarray, facts: _Facts, n_parts: int, rare_labels: str) -> np.ndarray:
     """`rows` without the labels that cannot stand in every part, or a DataError that names them."""
     n_rows_K = np.bincount(facts.label_N[rows], minlength=len(facts.labels))
     n_texts_K = np.bincount(_grouped(rows, facts).label_G, minlength=len(facts.labels))
     rare = np.flatnonzero((n_rows_K > 0) & (n_texts_K < n_parts))
     if len(rare) == 0:
         return rows
-    fix = "Add rows with these labels, or leave them out and have them counted: --set data.rare_labels=skip"
-    if skip:
+    fix = ("Add rows with these labels, or leave them out and have them counted: --set data.rare_labels=skip (or train: "
+           "they stay there)")
+    if rare_labels != "error":
         kept = rows[~np.isin(facts.label_N[rows], rare)]
         if len(kept):
             return kept

@@ -100,7 +100,8 @@ def test_rare_labels_are_an_error_that_names_them():
         'labels: "copied" has 5 rows and 1 different text; to stand in each of 3 parts it needs 3.\n'
         'labels: "once" has 1 row and 1 different text; to stand in each of 3 parts it needs 3.\n'
         'labels: "twice" has 2 rows and 2 different texts; to stand in each of 3 parts it needs 3.\n'
-        "  Add rows with these labels, or leave them out and have them counted: --set data.rare_labels=skip")
+        "  Add rows with these labels, or leave them out and have them counted: --set data.rare_labels=skip (or train: "
+        "they stay there)")
 
 
 def test_rare_labels_are_skipped_and_counted_when_asked():
@@ -109,6 +110,14 @@ def test_rare_labels_are_skipped_and_counted_when_asked():
     assert set(labels(made.train)) == {"a", "b"}
     with pytest.raises(DataError, match="no label has enough of them"):
         make(rows_of(a=1, b=1), rare_labels="skip")
+
+
+def test_rare_labels_stay_in_train_when_asked():
+    made = make(rows_of(a=20, b=20, once=1, twice=2), rare_labels="train")
+    assert (labels(made.train)["once"], labels(made.train)["twice"]) == (1, 2)
+    assert labels(made.validation).keys() == labels(made.test).keys() == {"a", "b"}
+    assert made.counts["n_rare_label_rows"] == 3
+    assert sum(map(len, (made.train.rows, made.validation.rows, made.test.rows))) == 43
 
 
 def test_rare_labels_do_not_matter_when_nothing_is_made():
