@@ -133,8 +133,8 @@ def _without_rare(rows: np.ndarray, facts: _Facts, n_parts: int, rare_labels: st
     rare = np.flatnonzero((n_rows_K > 0) & (n_texts_K < n_parts))
     if len(rare) == 0:
         return rows
-    fix = ("Add rows with these labels, or leave them out and have them counted: --set data.rare_labels=skip (or train: "
-           "they stay there)")
+    fix = ("Add rows with these labels, or leave them out and have them counted: --set data.rare_labels=skip "
+           "(or train: they stay there)")
     if rare_labels != "error":
         kept = rows[~np.isin(facts.label_N[rows], rare)]
         if len(kept):

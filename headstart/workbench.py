@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,7 +135,10 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Orig
 
 def _inferred_task(spec: Spec) -> list[tuple[str, Mapping[str, Any]]]:
     """The task that the columns of the train rows mean, as a layer; none where they mean no particular one."""
-    found = [] if spec.data.columns or spec.data.train == "-" else tasks.by_columns(data.header(spec.data))
+    found: list[str] = []
+    if not spec.data.columns and spec.data.train != "-":
+        with suppress(DataError):  # whoever reads the rows says it better
+            found = tasks.by_columns(data.header(spec.data))
     if len(found) > 1:
         raise SpecError(f"Spec: task ({spec.data.train})", f"the columns could mean {' or '.join(found)}.",
                         f"Say which: --task {found[0]}")

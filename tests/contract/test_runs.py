@@ -1,4 +1,4 @@
-"""Every task from a file to an artifact that answers, under a method that solves, one that trains and one that adapts."""
+"""Every task from a file to an artifact that answers: under a method that solves, one that trains, one that adapts."""
 
 from __future__ import annotations
 
