@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +28,7 @@ from .settings import Settings
 
 PAGES = Path(__file__).parent / "pages"
 MAX_ROWS = 10_000
+DRAINED_BODIES = 4  # times the limit: what is read of a body that is too large, and forgotten
 T = TypeVar("T")
 JSON_KINDS: dict[str, dict[str, Any]] = {
     "text": {"type": "string", "minLength": 1}, "list": {"type": "array", "items": {"type": "string", "minLength": 1}},
@@ -258,6 +260,7 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     too_large = _closing(Refused(413, "too_many_bytes", f"a body has at most {settings.body_bytes:,} bytes."))
     length = headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > 18 or int(length) > settings.body_bytes:
+        await _drain(request, DRAINED_BODIES * settings.body_bytes)
         raise too_large
     body = bytearray()
     try:
@@ -268,11 +271,24 @@ async def read_body(request: Request, settings: Settings) -> bytes:
                     raise ClientGone
                 body += message.get("body", b"")
                 if len(body) > settings.body_bytes:
+                    await _drain(request, DRAINED_BODIES * settings.body_bytes)
                     raise too_large
                 if not message.get("more_body"):
                     return bytes(body)
     except TimeoutError:
         raise _closing(Refused(408, "body_too_slow", f"the body must arrive within {settings.body_s:g} s.")) from None
+
+
+async def _drain(request: Request, n_bytes: int) -> None:
+    """Take what a client still sends, up to `n_bytes` and a second: most read no answer before they have sent all, and a
+    connection that is closed under them is reset before they see it."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            while n_bytes > 0:
+                message = await request.receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
+                n_bytes -= len(message.get("body", b""))
 
 
 def _closing(refused: Refused) -> Refused:
