@@ -280,8 +280,10 @@ async def read_body(request: Request, settings: Settings) -> bytes:
 
 
 async def _drain(request: Request, n_bytes: int) -> None:
-    """Take what a client still sends, up to `n_bytes` and a second: most read no answer before they have sent all, and a
-    connection that is closed under them is reset before they see it."""
+    """Take what a client still sends, up to `n_bytes` and a second.
+
+    Most clients read no answer before they have sent all, and a connection that is closed under them is reset.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(1.0):
             while n_bytes > 0:
