@@ -271,7 +271,6 @@ async def read_body(request: Request, settings: Settings) -> bytes:
                     raise ClientGone
                 body += message.get("body", b"")
                 if len(body) > settings.body_bytes:
-                    await _drain(request, DRAINED_BODIES * settings.body_bytes)
                     raise too_large
                 if not message.get("more_body"):
                     return bytes(body)
