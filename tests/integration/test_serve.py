@@ -263,15 +263,17 @@ def test_a_full_queue_and_the_deadline(strict):
     assert strict.predict("a")[0] == 200
 
 
-def test_a_client_that_goes_away_frees_its_place(strict):
-    body = big()
-    with socket.create_connection(("127.0.0.1", strict.port)) as connection:
-        connection.sendall(HEAD + b"x-request-id: gone\r\nauthorization: Bearer %s\r\ncontent-length: %d\r\n\r\n"
-                           % (KEY.encode(), len(body)) + body)
-        wait_for(strict.is_busy)
-    said = wait_for(lambda: [one for one in strict.events("request") if one["id"] == "gone"])
-    assert said[0]["status"] == 499
-    assert strict.predict("a")[0] == 200
+def test_a_client_that_goes_away_frees_its_place(exported, tmp_path):
+    options = ("--queue-requests", "1", "--deadline-s", "60", "--body-bytes", "20000000", "--request-tokens", "9999999",
+               "--queue-tokens", "10000000")
+    body = big(10_000)  # seconds of work
+    with Server(tmp_path / "log", [exported], *options) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(HEAD + b"x-request-id: gone\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            wait_for(server.is_busy)
+        said = wait_for(lambda: [one for one in server.events("request") if one["id"] == "gone"])
+        assert said[0]["status"] == 499
+        assert server.predict("a")[0] == 200
 
 
 def test_nothing_of_a_text_is_logged(server, strict):
