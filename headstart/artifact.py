@@ -70,7 +70,7 @@ class Artifact:
         if not rows:
             raise DataError("evaluate", "got no rows; a score needs at least one.")
         self.check_gold(rows)
-        blind = [{k: v for k, v in row.items() if k not in self.task.gold} for row in rows]
+        blind = [self.task.blind(row) for row in rows]
         outcomes = self.task.outcomes(self.predict(blind), rows)
         metric = self.task.metric
         resampled = metrics.bootstrap(lambda o: self.task.score(o)[metric], [outcomes],
@@ -92,9 +92,8 @@ class Artifact:
         what = f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row)
         if what:
             raise DataError(f"row {i + 1}", f"{what}; task \"{self.task.name}\" reads: "
-                            + ", ".join(f"{c} ({self.task.columns[c]})" for c in self.task.needed or
-                                        [c for c in self.task.columns if c not in self.task.gold]))
-        return {k: v for k, v in row.items() if k not in self.task.gold}
+                            + ", ".join(f"{c} ({self.task.columns[c]})" for c in self.task.asked))
+        return self.task.blind(row)
 
     def _repr_html_(self) -> str:
         from .report import html_summary  # a notebook asks for a picture; nothing else here knows the report

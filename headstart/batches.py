@@ -52,8 +52,10 @@ class WindowStore:
     def __len__(self) -> int:
         return len(self.lengths_N)
 
-    def targets(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """The target's fields of the windows numbered `chosen`, lists of them one after the other."""
+    def targets(self, chosen: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The target's fields of the windows numbered `chosen`, lists of them one after the other; of all if absent."""
+        if chosen is None:
+            return {name: field.values for name, field in self.target.items()}
         return {name: field.values[chosen] if field.starts is None else
                 np.concatenate([field.of(i) for i in chosen]) for name, field in self.target.items()}
 

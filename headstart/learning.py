@@ -108,7 +108,7 @@ class Learner:
     def _loss(self, windows: WindowStore, start: Weights) -> train.Loss:
         settings, weights_K = self.spec.train, None
         if settings.class_weights == "balanced":
-            gold_N = self.task.classes({name: field.values for name, field in windows.target.items()})
+            gold_N = self.task.classes(windows.targets())
             if gold_N is None:
                 raise SpecError("train.class_weights", f'is for tasks with classes; "{self.task.name}" has none.',
                                 "Leave it out.")
@@ -235,7 +235,7 @@ class Learner:
 
     def answer(self, rows: Sequence[Row], checkpoint_on_stop: bool = False) -> list[Prediction]:
         """What the model answers to `rows` as it is now; their gold is hidden from it."""
-        blind = ({k: v for k, v in row.items() if k not in self.task.gold} for row in rows)
+        blind = map(self.task.blind, rows)
         answers: list[Prediction] = []
         for answer in predict(self.task, blind, self.reader, self._runtime,
                               tokens_per_batch=self.spec.evaluate.tokens_per_batch):

@@ -122,7 +122,7 @@ class Gate:
 
 def blind(task: Task, rows: Sequence[Row]) -> list[Row]:
     """Rows as they come when their answer is asked for."""
-    return [{k: v for k, v in row.items() if k not in task.gold} for row in rows]
+    return [task.blind(row) for row in rows]
 
 
 def gap(a: Any, b: Any) -> float:

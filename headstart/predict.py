@@ -26,14 +26,19 @@ def predict(task: Task, rows: Iterable[Row], reader: Reader, runtime: Runtime, *
     iterator = iter(rows)
     while chunk := list(islice(iterator, ROWS_AT_ONCE)):
         windows = [w for i, row in enumerate(chunk) for w in task.encode(i, row, reader)]
-        logits = run(windows, reader, runtime, tokens_per_batch)
-        at = 0
-        for i, row in enumerate(chunk):
-            end = at
-            while end < len(windows) and windows[end].row == i:
-                end += 1
-            yield task.decode(row, windows[at:end], logits[at:end])
-            at = end
+        yield from decode(task, chunk, windows, run(windows, reader, runtime, tokens_per_batch))
+
+
+def decode(task: Task, rows: Sequence[Row], windows: Sequence[Window],
+           logits: Sequence[np.ndarray]) -> Iterator[Prediction]:
+    """The answer to each row from the logits of its windows; windows stand in the order of the rows."""
+    at = 0
+    for i, row in enumerate(rows):
+        end = at
+        while end < len(windows) and windows[end].row == i:
+            end += 1
+        yield task.decode(row, windows[at:end], logits[at:end])
+        at = end
 
 
 def run(windows: list[Window], reader: Reader, runtime: Runtime, tokens_per_batch: int) -> list[np.ndarray]:

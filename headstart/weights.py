@@ -108,7 +108,7 @@ def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, g
     backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))
     described = {"format": sealed.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
     (folder / "task.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
-    blind = [{k: v for k, v in row.items() if k not in task.gold} for row in golden]
+    blind = [task.blind(row) for row in golden]
     answers = predict(task, blind, backbone.reader, torch_runtime(model, torch.device("cpu")))
     with (folder / "golden.jsonl").open("w", encoding="utf-8") as file:
         for row, answer in zip(blind, answers, strict=True):

@@ -48,7 +48,7 @@ from .runfolder import Stop
 from .spec import Origins, Spec
 from .splits import Splits
 from .tasks import Task
-from .types import Prediction
+from .types import Prediction, Window
 
 PARTS = ("train", "validation", "test")
 CALL = "call"  # origin of what the caller of `fit` said
@@ -110,11 +110,16 @@ class Run:
     stop: Stop
     show: Show
     outcomes: np.ndarray | None = None  # of the fitted model on the test rows
+    encoded: dict[str, list[list[Window]]] = dataclasses.field(default_factory=dict)  # rows that `decode` looks at
 
     @property
     def trains(self) -> bool:
         """Whether gradient steps are taken: by every method where the head cannot be solved."""
-        return self.method.trains or not self.task.is_solvable
+        return _trains(self.method, self.task)
+
+
+def _trains(method: Method, task: Task) -> bool:
+    return method.trains or not task.is_solvable
 
 
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Origins, Method]:
@@ -189,12 +194,11 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         windows[name] = batches.store(encoded, work / "windows" / name, backbone.reader.pad_id, task.together)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].lengths_N, spec.train.tokens_per_batch)}
-    trains = method.trains or not task.is_solvable
     spec, origins = specs.resolve(
         (specs.DEFAULT, {"method": spec.method, "task": spec.task}), (f"task {task.name}", task.defaults),
         (f"method {method.name}", method.defaults),
         (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
-        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if trains else {}), *layers)
+        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if _trains(method, task) else {}), *layers)
     _check_same_run(work, spec, origins, parts)
     learner = Learner(spec, task, method, model, backbone.reader, work, stop, show)
     return Run(spec, origins, task, method, backbone, model, parts, windows, learner, work, stop, show)
@@ -256,11 +260,7 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
     # Features of test rows serve the baselines, and a method that does not train: its answers follow from them.
     parts = PARTS if spec.evaluate.baselines or not run.method.trains else ("train", "validation")
     chosen = {name: np.arange(len(run.windows[name])) for name in parts}
-    train, gold_N = run.windows["train"], None
-    if not run.model.per_token:
-        gold_N = run.task.classes({name: field.values for name, field in train.target.items()})
-    n_lines_N = train.lengths_N if run.model.per_token else np.ones(len(train), np.int64)
-    chosen["train"] = features.enough(n_lines_N, gold_N, spec.seed)
+    chosen["train"] = _enough(run)
     forward = run.learner.forward
     with run.method.as_pretrained(run.model):
         forward.remember_features([(run.windows[name], chosen[name]) for name in parts],
@@ -276,6 +276,7 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
             heads.pop("frozen-backbone")  # the fitted model is this very one
         for name, head in heads.items():
             answers[name] = settled(run, *(decode(run, part, head(found[part])) for part in ("validation", "test")))
+    run.encoded.clear()
     if run.method.solves_head:
         solved.put_on(output)
     if run.method.solves_again:
@@ -286,6 +287,14 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
 
         run.learner.solve_head_again = again
     return answers
+
+
+def _enough(run: Run) -> np.ndarray:
+    """The numbers of the train windows that the head is solved on."""
+    train = run.windows["train"]
+    if run.model.per_token:
+        return features.enough(train.lengths_N, None, run.spec.seed)
+    return features.enough(np.ones(len(train), np.int64), run.task.classes(train.targets()), run.spec.seed)
 
 
 def _features(run: Run, part: str, chosen: np.ndarray) -> np.ndarray:
@@ -319,9 +328,11 @@ def decode(run: Run, part: str, logits: np.ndarray) -> list[Prediction]:
     ends_N = np.cumsum(windows.lengths_N) if run.model.per_token else np.arange(1, len(windows) + 1)
     of_window = np.split(logits, ends_N[:-1]) if run.model.per_token else list(logits)
     starts = np.searchsorted(windows.rows_N, np.arange(len(rows) + 1))
-    reader, needs_windows = run.backbone.reader, run.task.needs_windows
-    return [run.task.decode(row, run.task.encode(i, row, reader) if needs_windows else (),
-                            of_window[starts[i] : starts[i + 1]]) for i, row in enumerate(rows)]
+    if run.task.needs_windows and part not in run.encoded:  # heads of several strengths are compared: encode once
+        run.encoded[part] = [run.task.encode(i, row, run.backbone.reader) for i, row in enumerate(rows)]
+    encoded = run.encoded.get(part)
+    return [run.task.decode(row, encoded[i] if encoded else (), of_window[starts[i] : starts[i + 1]])
+            for i, row in enumerate(rows)]
 
 
 def certify(run: Run, baselines: dict[str, list[Prediction]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from pydantic_core import to_json
 
-from ..predict import run
+from ..predict import decode, run
 from ..tasks import Task
 from ..types import Prediction, Reader, Row, Runtime, Window
 from .measures import Measures
@@ -217,20 +217,11 @@ class Batcher:
             if len(job.logits) < len(job.windows):
                 continue
             try:
-                finished.append((job, self._decode(job)))
+                logits = [job.logits[k] for k in range(len(job.windows))]
+                finished.append((job, list(decode(self.task, job.rows, job.windows, logits))))
             except Exception as error:  # noqa: BLE001
                 finished.append((job, error))
         return finished
-
-    def _decode(self, job: Job) -> list[Prediction]:
-        answers, at = [], 0
-        for i, row in enumerate(job.rows):
-            end = at
-            while end < len(job.windows) and job.windows[end].row == i:
-                end += 1
-            answers.append(self.task.decode(row, job.windows[at:end], [job.logits[k] for k in range(at, end)]))
-            at = end
-        return answers
 
 
 def groups(lengths: Sequence[int]) -> list[slice]:

@@ -156,8 +156,7 @@ def checked(task: Task, rows: Sequence[Row | str], param: str = "rows") -> list[
     """Rows as the task reads them. Raises Refused that names the row and the column, and shows nothing of them."""
     found = []
     for i, given in enumerate(rows):
-        row: Row = {"text": given} if isinstance(given, str) else dict(given)
-        row = {column: value for column, value in row.items() if column not in task.gold}
+        row = task.blind({"text": given} if isinstance(given, str) else dict(given))
         wrong = [column for column in task.needed if column not in row]
         if wrong:
             what = f"has no {_quoted(wrong)}"
@@ -169,8 +168,7 @@ def checked(task: Task, rows: Sequence[Row | str], param: str = "rows") -> list[
         else:
             found.append(row)
             continue
-        asked = task.needed or tuple(c for c in task.columns if c not in task.gold)
-        rule = "; ".join(f'"{c}" ({task.columns[c]})' for c in dict.fromkeys((*asked, *wrong)))
+        rule = "; ".join(f'"{c}" ({task.columns[c]})' for c in dict.fromkeys((*task.asked, *wrong)))
         raise Refused(422, "row_not_valid", f'row {i} {what}; task "{task.name}" reads: {rule}.',
                       f"{param}[{i}]" + (f".{wrong[0]}" if wrong else ""))
     return found

@@ -12,7 +12,9 @@ add up exactly over micro-batches, gradients of means do not.
 from __future__ import annotations
 
 import abc
+import math
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from .. import registry
-from ..errors import SpecError
+from ..errors import SpecError, shorten
 from ..types import Prediction, Reader, Row, Window
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 
     from ..features import LinearMap
     from ..heads import Head
+
+
+N_MISTAKES_SHOWN = 12  # in a report
+LARGEST = 1e9  # of a score: beyond it float32 has no digits left for what comes after
 
 
 class Task(abc.ABC):
@@ -129,6 +135,15 @@ class Task(abc.ABC):
         raise NotImplementedError
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """The columns that a question has: those that it needs or, where one of several will do, all but the gold."""
+        return self.needed or tuple(column for column in self.columns if column not in self.gold)
+
+    def blind(self, row: Row) -> Row:
+        """A row without its answer."""
+        return {column: value for column, value in row.items() if column not in self.gold}
+
+    @property
     def is_solvable(self) -> bool:
         """Whether this task has a `solve`."""
         return type(self).solve is not Task.solve
@@ -175,6 +190,29 @@ class Task(abc.ABC):
         """Write to an artifact's folder what lets another library load it; called where the weights stand there whole
         and the head is ours."""
         return
+
+
+def flaw_of_text(column: str, value: Any) -> str | None:
+    """What is wrong with a value that must be a string and not empty, in words that begin with its column."""
+    if not isinstance(value, str):
+        return f'"{column}" is {shorten(value)}, not a string'
+    return None if value.strip() else f'"{column}" is empty'
+
+
+def splits_character(text: str, at: int) -> bool:
+    """Whether a span that begins or ends at `at` parts a letter from its combining mark."""
+    return at < len(text) and unicodedata.combining(text[at]) != 0
+
+
+def finite_number(value: Any) -> float | None:
+    """A finite number, also one that a CSV file holds as a string; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def listed(value: Any, separator: str) -> list[Any] | None:

@@ -18,8 +18,8 @@ import numpy as np
 from .. import metrics
 from ..errors import DataError, shorten
 from ..types import Prediction, Reader, Row, Window
-from . import Task, listed
-from .text_classification import N_MISTAKES_SHOWN, TextClassification
+from . import N_MISTAKES_SHOWN, Task, flaw_of_text, listed
+from .text_classification import TextClassification
 
 if TYPE_CHECKING:
     import torch
@@ -69,11 +69,8 @@ class MultiLabelClassification(Task):
             object.__setattr__(self, "gold", self.label_columns)
 
     def check(self, row: Row) -> str | None:
-        text = row.get("text")
-        if not isinstance(text, str):
-            return f'"text" is {shorten(text)}, not a string'
-        if not text.strip():
-            return '"text" is empty'
+        if said := flaw_of_text("text", row.get("text")):
+            return said
         for column in self.label_columns:
             if column in row and str(row[column]).strip().casefold() not in YES + NO + ("1.0", "0.0"):
                 return f'"{column}" is {shorten(row[column])}; it must be yes or no (1 or 0, true or false)'

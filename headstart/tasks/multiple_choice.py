@@ -17,8 +17,7 @@ import numpy as np
 from .. import metrics
 from ..errors import shorten
 from ..types import Prediction, Reader, Row, Window
-from . import Task, listed
-from .text_classification import N_MISTAKES_SHOWN
+from . import N_MISTAKES_SHOWN, Task, flaw_of_text, listed
 
 if TYPE_CHECKING:
     import torch
@@ -58,14 +57,11 @@ class MultipleChoice(Task):
     separator: str = "|"
 
     def check(self, row: Row) -> str | None:
-        for column in ("question", "context"):
-            text = row.get(column, "-")
-            if column == "context" and text is None:  # this question has none, others of the file do
-                continue
-            if not isinstance(text, str):
-                return f'"{column}" is {shorten(text)}, not a string'
-        if not row.get("question", "-").strip():
-            return '"question" is empty'
+        if said := flaw_of_text("question", row.get("question", "-")):
+            return said
+        context = row.get("context")  # this question may have none while others of the file do
+        if context is not None and not isinstance(context, str):
+            return f'"context" is {shorten(context)}, not a string'
         choices = listed(row.get("choices"), self.separator)
         if choices is None or not all(isinstance(one, str) and one.strip() for one in choices):
             return f'"choices" is {shorten(row.get("choices"))}; it must be a list of strings that are not empty'

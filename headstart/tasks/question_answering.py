@@ -30,7 +30,7 @@ from pydantic import Field
 
 from ..errors import DataError, shorten
 from ..types import Prediction, Reader, Row, Window
-from . import Task
+from . import N_MISTAKES_SHOWN, Task, flaw_of_text, splits_character
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from ..heads import Head
 
 CLOSED = -1e4  # the score of a position where no answer may begin or end
-N_MISTAKES_SHOWN = 12
 MISTAKE_F1 = 0.5  # an answer that shares less with every gold one is shown as a mistake
 CONTEXT_CHARS = 90  # of a mistake, shown on either side of the answer
 MAX_DIGITS = 18  # of an offset; int() refuses thousands of them
@@ -104,11 +103,8 @@ class QuestionAnswering(Task):
 
     def check(self, row: Row) -> str | None:
         for column in ("question", "context"):
-            text = row.get(column, "-")
-            if not isinstance(text, str):
-                return f'"{column}" is {shorten(text)}, not a string'
-            if not text.strip():
-                return f'"{column}" is empty'
+            if said := flaw_of_text(column, row.get(column, "-")):
+                return said
         found = gold_spans(row)
         return found if isinstance(found, str) else None
 
@@ -424,7 +420,7 @@ def _nearest_match(context: str, text: str, start: int) -> str:
 def _sound(column: str, context: str, start: int, end: int) -> tuple[int, int] | str:
     """The span without the blanks around it, unless it cuts a character in two."""
     for at, verb in ((start, "begins"), (end, "ends")):
-        if at < len(context) and unicodedata.combining(context[at]):
+        if splits_character(context, at):
             return (f'"{column}": {shorten(context[start:end])} {verb} inside a character: U+{ord(context[at]):04X} at '
                     f"{at:,} combines with what stands before it; an answer must hold whole characters")
     return whole(context, start, end)

@@ -11,8 +11,7 @@ Source  Baldini Soares et al. 2019, "Matching the Blanks" (entity markers, the s
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +20,7 @@ import numpy as np
 from .. import metrics
 from ..errors import shorten
 from ..types import Prediction, Reader, Row, Window
+from . import flaw_of_text, splits_character
 from .text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ NONE = ("other", "no_relation", "none", "na", "无")  # labels that say that the
 DIRECTED = re.compile(r"(.+)\((?:e1,\s*e2|(e2,\s*e1))\)")
 WRITTEN = re.compile(r"\s*[\[(]?\s*(\d{1,9})\s*[,:\s]\s*(\d{1,9})\s*[\])]?\s*")  # a span in a CSV file
 MARKS = ("@", "#")  # around the head and the tail; every tokenizer has them
-HEAD, TAIL = 1, 2
 
 
 @dataclass(frozen=True)
@@ -68,21 +67,15 @@ class RelationExtraction(TextClassification):
         return ("text", "head_span", "tail_span")
 
     def check(self, row: Row) -> str | None:
-        text = row.get("text")
-        if not isinstance(text, str):
-            return f'"text" is {shorten(text)}, not a string'
-        if not text.strip():
-            return '"text" is empty'
+        if said := flaw_of_text("text", row.get("text")):
+            return said
         for column in ("head_span", "tail_span"):
-            if said := check_span(row.get(column), text):
+            if said := check_span(row.get(column), row["text"]):
                 return f'"{column}" {said}'
         head, tail = span(row["head_span"]), span(row["tail_span"])
         if head == tail:
             return f'"tail_span" is {shorten(row["tail_span"])}, as the head_span is; a relation needs two entities'
-        relation = row.get("relation", "-")
-        if not isinstance(relation, str):
-            return f'"relation" is {shorten(relation)}, not a string'
-        return None if relation.strip() else '"relation" is empty'
+        return flaw_of_text("relation", row.get("relation", "-"))
 
     def text(self, row: Row) -> str:
         return mark(row["text"], span(row["head_span"]), span(row["tail_span"]))[0]
@@ -147,7 +140,7 @@ def check_span(value: Any, text: str) -> str | None:
     if not text[start:end].strip():
         return f"is {shorten(value)}, which holds nothing but blanks"
     for at in (start, end):
-        if at < len(text) and unicodedata.combining(text[at]):
+        if splits_character(text, at):
             return f"is {shorten(value)}; {at} lies inside a character, before its combining mark U+{ord(text[at]):04X}"
     return None
 
@@ -196,7 +189,7 @@ def _read(text: str, head: tuple[int, int], tail: tuple[int, int], reader: Reade
             n_kept -= 1
         spans = spans_kept
     marks = [0] * len(piece.offsets_T)
-    for k, (start, end) in sorted(enumerate(spans, HEAD), key=lambda one: one[1][0] - one[1][1]):  # the inner one last
+    for k, (start, end) in sorted(enumerate(spans, 1), key=lambda one: one[1][0] - one[1][1]):  # the inner one last
         for t, offset in enumerate(piece.offsets_T):
             if offset is not None and offset[0] < end and start < offset[1]:
                 marks[t] = k
@@ -230,9 +223,3 @@ def _around(text: str, spans: Sequence[tuple[int, int]], offsets: Sequence[tuple
         out += text[begin : ends[t]]
         last = t
     return out, [(start, end) for start, end in moved]
-
-
-def spans_of(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The two entities of a row, as they stand in its text."""
-    (a, b), (c, d) = span(row["head_span"]), span(row["tail_span"])
-    return row["text"][a:b], row["text"][c:d]

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,15 +30,13 @@ from .. import metrics
 from ..duplicates import canonical
 from ..errors import DataError, SpecError, shorten
 from ..types import Prediction, Reader, Row, Window
-from . import Task
+from . import LARGEST, N_MISTAKES_SHOWN, Task, finite_number, flaw_of_text
 
 if TYPE_CHECKING:
     import torch
 
     from ..heads import Head
 
-N_MISTAKES_SHOWN = 12
-LARGEST = 1e9  # beyond it float32 has no digits left for what comes after
 QUERIES_AT_ONCE = 512  # rows of the table of cosines that are in memory together
 QUERY, RIGHT, WRONG = range(3)  # what a window holds
 WORDS = {**dict.fromkeys(("similar", "same", "duplicate", "paraphrase", "equivalent", "yes", "true"), 1.0),
@@ -107,11 +104,8 @@ class SentenceSimilarity(Task):
 
     def check(self, row: Row) -> str | None:
         for column in ("text", "text_pair"):
-            text = row.get(column, "-")
-            if not isinstance(text, str):
-                return f'"{column}" is {shorten(text)}, not a string'
-            if not text.strip():
-                return f'"{column}" is empty'
+            if said := flaw_of_text(column, row.get(column, "-")):
+                return said
         if "score" in row and _score(row["score"]) is None:
             return (f'"score" is {shorten(row["score"])}; it must be a number within {LARGEST:,.0f} of 0, or one of: '
                     + ", ".join(WORDS))
@@ -419,13 +413,8 @@ def _score(value: Any) -> float | None:
         word = " ".join(value.replace("_", " ").casefold().split())
         if word in WORDS:
             return WORDS[word]
-    elif not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and abs(number) <= LARGEST else None
+    number = float(value) if isinstance(value, bool) else finite_number(value)
+    return number if number is not None and abs(number) <= LARGEST else None
 
 
 def _gold(row: Row) -> float:

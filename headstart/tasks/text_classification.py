@@ -16,7 +16,7 @@ import numpy as np
 from .. import metrics
 from ..errors import DataError, Problem, shorten
 from ..types import Prediction, Reader, Row, Window
-from . import Task
+from . import N_MISTAKES_SHOWN, Task, flaw_of_text
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..features import LinearMap
     from ..heads import Head
 
-N_MISTAKES_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,8 @@ class TextClassification(Task):
     def check(self, row: Row) -> str | None:
         label = row.get("label", "-")
         for column in ("text", "text_pair"):
-            text = row.get(column, "-")
-            if not isinstance(text, str):
-                return f'"{column}" is {shorten(text)}, not a string'
-            if not text.strip():
-                return f'"{column}" is empty'
+            if said := flaw_of_text(column, row.get(column, "-")):
+                return said
         if isinstance(label, bool | float | list | dict) or label is None:
             return f'"label" is {shorten(label)}; it must be a string or a whole number'
         if isinstance(label, str) and not label.strip():

@@ -16,16 +16,14 @@ import numpy as np
 from .. import metrics
 from ..errors import DataError, shorten
 from ..types import Prediction, Reader, Row, Window
-from . import Task
-from .text_classification import N_MISTAKES_SHOWN, TextClassification
+from . import LARGEST, N_MISTAKES_SHOWN, Task, finite_number, flaw_of_text
+from .text_classification import TextClassification
 
 if TYPE_CHECKING:
     import torch
 
     from ..features import LinearMap
     from ..heads import Head
-
-LARGEST = 1e9  # beyond it float32 has no digits left for what comes after
 
 
 @dataclass(frozen=True)
@@ -69,12 +67,9 @@ class TextRegression(Task):
 
     def check(self, row: Row) -> str | None:
         for column in ("text", "text_pair"):
-            text = row.get(column, "-")
-            if not isinstance(text, str):
-                return f'"{column}" is {shorten(text)}, not a string'
-            if not text.strip():
-                return f'"{column}" is empty'
-        score = _number(row.get("score", 0))
+            if said := flaw_of_text(column, row.get(column, "-")):
+                return said
+        score = finite_number(row.get("score", 0))
         if score is None:
             return f'"score" is {shorten(row["score"])}; it must be a number'
         if not abs(score) <= LARGEST:
@@ -82,7 +77,7 @@ class TextRegression(Task):
         return None
 
     def learn(self, rows: Sequence[Row]) -> Self:
-        scores_N = np.array([_number(row["score"]) for row in rows])
+        scores_N = np.array([finite_number(row["score"]) for row in rows])
         if scores_N.min() == scores_N.max():
             raise DataError("score", f"all rows have the score {scores_N[0]:g}; there is nothing to learn.",
                             "Is this the right column? --set data.columns.score=NAME")
@@ -181,18 +176,7 @@ class TextRegression(Task):
         return {"num_labels": 1, "problem_type": "regression"}
 
 
-def _number(value: Any) -> float | None:
-    """A finite number, also one that a CSV file holds as a string."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _gold(row: Row) -> float:
-    number = _number(row["score"])
+    number = finite_number(row["score"])
     assert number is not None, "check lets no other value pass"
     return number

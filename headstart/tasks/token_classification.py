@@ -13,7 +13,6 @@ D width, K tags, L labels, N rows.
 from __future__ import annotations
 
 import itertools
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +37,7 @@ from ..tagging import (
     viterbi,
 )
 from ..types import IGNORE, Piece, Prediction, Reader, Row, Window
-from . import Task
+from . import N_MISTAKES_SHOWN, Task, flaw_of_text, splits_character
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from ..features import LinearMap
     from ..heads import Head
 
-N_MISTAKES_SHOWN = 12
 N_MISSED_SHOWN = 4  # of them, entities that the model did not see at all: it has no confidence to order them by
 CONTEXT_CHARS = 60  # on either side of a mistake
 
@@ -101,10 +99,8 @@ class TokenClassification(Task):
         tokens, text = row.get("tokens"), row.get("text")
         if tokens is None and text is None:
             return '"tokens" is missing, and so is "text"; a row must have one of them'
-        if text is not None and not isinstance(text, str):
-            return f'"text" is {shorten(text)}, not a string'
-        if text is not None and not text.strip():
-            return '"text" is empty'
+        if text is not None and (said := flaw_of_text("text", text)):
+            return said
         return _flaw_of_tokens(tokens, text) or self._flaw_of_gold(row)
 
     def _flaw_of_gold(self, row: Row) -> str | None:
@@ -467,7 +463,7 @@ def _flaw_of_entity(one: Any, text: str) -> str | None:
         return (f"has {shorten(start)}-{shorten(end)} in a text of {len(text):,} characters; "
                 f"it must be 0 <= start < end <= {len(text):,}")
     for at in (start, end):
-        if at < len(text) and unicodedata.combining(text[at]):
+        if splits_character(text, at):
             return (f"has {start}-{end}, and {at} is inside {shorten(text[at - 1:at + 1])}, a letter with its mark "
                     f"(U+{ord(text[at]):04X}); an entity must hold both or neither")
     if isinstance(one.get("text"), str) and one["text"] != text[start:end]:
