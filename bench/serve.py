@@ -6,6 +6,12 @@ request, each sends the next as soon as it has its answer. In process: the same 
 one call and one text a call. All of it takes turns in one run, since this machine's speed drifts. wrk's own work is in
 the server's figures.
 
+Overload: an open loop, as far as clients that wait can make one. Each of some 2,000 connections waits 0 to 4.4 s (as if
+a person read the answer) before it sends its next request, so that together they send 1.2 times what 64 clients got
+just before, however slow the answers are. A closed loop of 16 clients before it, and two at once after it, show
+whether the server comes back. Memory: closed loops of 16 clients with texts of all lengths, the server's resident
+memory after each.
+
 The classifier is fitted to 500 rows with a linear probe: what it says is of no interest here, its speed is that of any.
 """
 
@@ -19,53 +25,96 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import linear_regression, median
 from typing import Any
 
-from bench import DATA, ROOT, Cell, Run, markdown, met, read_jsonl, write_jsonl
+from bench import DATA, ROOT, Cell, Run, markdown, met, of, read_jsonl, write_jsonl
 
 N_ROUNDS = 3
 N_WORDS = range(5, 10)  # of a text
 CLIENTS = (1, 4, 16, 64)
+WORKERS = (1, 2)
 DEMANDED_CLIENTS, DEMANDED_SHARE = 16, 0.85  # of the bulk figure
 FOLDER = ROOT / "runs" / "bench-serve"
+OVERLOAD, MAX_WAIT_S, USUAL_ANSWER_S = 1.2, 4.4, 0.3
+RECOVERED, GROWN_KB = 0.9, 100.0  # of the speed before; of memory, a thousand requests
 SCRIPT = """
 local bodies, at = {}, 0
 for line in io.lines("%s") do bodies[#bodies + 1] = wrk.format("POST", "/v1/predict",
   {["content-type"] = "application/json"}, line) end
 request = function() at = at %% #bodies + 1; return bodies[at] end
+local max_wait_ms = %d
+if max_wait_ms > 0 then delay = function() return math.random(0, max_wait_ms) end end
 done = function(summary, latency, requests)
-  print(string.format('{"n": %%d, "us": %%d, "bad": %%d, "p50_us": %%d, "p99_us": %%d, "max_us": %%d}',
-    summary.requests, summary.duration, summary.errors.status + summary.errors.connect + summary.errors.read
-    + summary.errors.write + summary.errors.timeout, latency:percentile(50), latency:percentile(99), latency.max))
+  local said = string.format('"n": %%d, "us": %%d, "max_us": %%d', summary.requests, summary.duration, latency.max)
+  for name, n in pairs(summary.errors) do said = said .. string.format(', "%%s": %%d', name, n) end
+  for _, p in ipairs({50, 90, 95, 98, 99, 99.5}) do
+    said = said .. string.format(', "p%%g_us": %%d', p, latency:percentile(p)) end
+  print("{" .. said .. "}")
 end
 """
 
 
 def cells(quick: bool) -> list[Cell]:
-    return [{"name": "closed", "repeat": i, "clients": list((1, 16) if quick else CLIENTS),
-             "seconds": 3 if quick else 15, "n_texts": 500 if quick else 3000} for i in range(1 if quick else N_ROUNDS)]
+    n_texts, n = (500, 1) if quick else (3000, N_ROUNDS)
+    closed = [{"name": "closed", "repeat": i, "n_texts": n_texts, "seconds": 3 if quick else 8,
+               "clients": list((1, 16) if quick else CLIENTS)} for i in range(n)]
+    return [*closed, {"name": "overload", "seconds": 5 if quick else 120, "n_texts": n_texts},
+            {"name": "memory", "n_requests": 1000 if quick else 20_000, "n_texts": n_texts}]
 
 
-def measure(name: str, repeat: int, clients: list[int], seconds: int, n_texts: int) -> dict[str, Any]:
+def measure(name: str, **cell: Any) -> dict[str, Any]:
     if shutil.which("wrk") is None:
         raise SystemExit("bench serve: needs wrk: apt-get install wrk")
-    folder = classifier()
+    return {"closed": closed, "overload": overload, "memory": memory}[name](**cell)
+
+
+def texts_of(n: int, n_words: range = N_WORDS) -> list[str]:
+    """SST-2's train texts of so many words that the classifier was not fitted to."""
     all_texts = (row["text"] for row in itertools.islice(read_jsonl(DATA / "sst2" / "train.jsonl"), 600, None))
-    texts = list(itertools.islice((text for text in all_texts if len(text.split()) in N_WORDS), n_texts))
-    found: dict[str, Any] = {"in_process": in_process(folder, texts), "http": {}}
-    with tempfile.TemporaryDirectory() as temporary, server(folder, Path(temporary) / "log") as (url, process):
-        bodies, script = Path(temporary) / "bodies", Path(temporary) / "script.lua"
-        bodies.write_text("".join(json.dumps({"rows": text}) + "\n" for text in texts), "utf-8")
-        script.write_text(SCRIPT % bodies, "utf-8")
-        wrk(url, script, max(clients), 2)  # not counted
-        for n in clients if repeat % 2 == 0 else clients[::-1]:
-            found["http"][str(n)] = wrk(url, script, n, seconds)
-        found["rss_mb"] = _rss_mb(process.pid)
+    return list(itertools.islice((text for text in all_texts if len(text.split()) in n_words), n))
+
+
+def closed(repeat: int, clients: list[int], seconds: int, n_texts: int) -> dict[str, Any]:
+    """Texts a second in process and by numbers of clients."""
+    texts = texts_of(n_texts)
+    found: dict[str, Any] = {"in_process": in_process(classifier(), texts), "http": {}}
+    for workers in WORKERS if repeat % 2 == 0 else WORKERS[::-1]:
+        with server(classifier(), texts, "--workers", str(workers)) as one:
+            found["http"][str(workers)] = {str(n): one.wrk(n, seconds) for n in clients}
+            if workers == 1:  # of more it would be the parent's, which loads no model
+                found["rss_mb"] = one.memory_kb("VmHWM") / 1024
     return found
+
+
+def overload(seconds: int, n_texts: int) -> dict[str, Any]:
+    """More than it can answer, for a while: what is refused, how long the others wait, and how it is after."""
+    with server(classifier(), texts_of(n_texts)) as one:
+        before = one.wrk(16, 5)
+        capacity = one.wrk(64, 10)["per_s"]
+        counted = one.statuses()
+        n_connections = round(OVERLOAD * capacity * (MAX_WAIT_S / 2 + USUAL_ANSWER_S))
+        said = one.wrk(n_connections, seconds, MAX_WAIT_S)
+        statuses = {status: n - counted.get(status, 0) for status, n in one.statuses().items()}
+        at_once, after = one.wrk(16, 5), one.wrk(16, 5)
+    return {"capacity_per_s": capacity, "n_connections": n_connections, "offered_per_s": said["per_s"], "said": said,
+            "statuses": statuses, "before_per_s": before["per_s"], "at_once_per_s": at_once["per_s"],
+            "after_per_s": after["per_s"]}
+
+
+def memory(n_requests: int, n_texts: int) -> dict[str, Any]:
+    """Resident memory by requests answered."""
+    n, points = 0, []
+    with server(classifier(), texts_of(n_texts, range(1, 100))) as one:
+        while n < n_requests:
+            n += one.wrk(16, 2)["n"]
+            points.append((n, one.memory_kb("VmRSS")))
+    return {"points": points}
 
 
 def classifier() -> Path:
@@ -101,38 +150,69 @@ def in_process(folder: Path, texts: list[str]) -> dict[str, float]:
             "single_p50_ms": 1000 * median(each_s)}
 
 
+@dataclass
+class Served:
+    """A server that runs, and the load for it."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    def wrk(self, clients: int, seconds: int, max_wait_s: float = 0) -> dict[str, float]:
+        """One loop: answers a second, of any status; milliseconds; broken connections."""
+        script = self.folder / "script.lua"
+        script.write_text(SCRIPT % (self.folder / "bodies", 1000 * max_wait_s), "utf-8")
+        out = subprocess.run(["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script),
+                              self.url], capture_output=True, text=True, check=True).stdout
+        said = json.loads(out.splitlines()[-1])
+        broken = sum(said[kind] for kind in ("connect", "read", "write", "timeout"))
+        return {"n": said["n"], "per_s": 1e6 * said["n"] / said["us"], "bad": broken + said["status"],
+                "broken": broken, **{f"{name[:-3]}_ms": us / 1000 for name, us in said.items() if name[-3:] == "_us"}}
+
+    def statuses(self) -> dict[str, int]:
+        """Answers so far, by status."""
+        found: dict[str, int] = {}
+        for line in urllib.request.urlopen(f"{self.url}/metrics").read().decode().splitlines():
+            if line.startswith("headstart_requests_total{") and "/v1/predict" in line:
+                status = line.partition('status="')[2].partition('"')[0]
+                found[status] = found.get(status, 0) + round(float(line.rpartition(" ")[2]))
+        return found
+
+    def memory_kb(self, field: str) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
+
+
 @contextmanager
-def server(folder: Path, log: Path) -> Any:
-    """(address, process) of a server with its defaults."""
-    with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-m", "headstart", "serve", str(folder), "--port", "0"], cwd=ROOT,
-                                   stderr=file)
-    try:
-        while '"serving"' not in log.read_text():
-            if process.poll() is not None:
-                raise SystemExit(log.read_text())
-            time.sleep(0.05)
-        yield json.loads(log.read_text().splitlines()[0])["url"], process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def wrk(url: str, script: Path, clients: int, seconds: int) -> dict[str, float]:
-    """One closed loop: answers a second, milliseconds."""
-    out = subprocess.run(["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), url],
-                         capture_output=True, text=True, check=True).stdout
-    said = json.loads(out.splitlines()[-1])
-    return {"per_s": 1e6 * said["n"] / said["us"], "bad": said["bad"],
-            **{f"{name}_ms": said[f"{name}_us"] / 1000 for name in ("p50", "p99", "max")}}
-
-
-def _rss_mb(pid: int) -> float:
-    line = next(one for one in Path(f"/proc/{pid}/status").read_text().splitlines() if one.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+def server(run: Path, texts: Sequence[str], *options: str) -> Iterator[Served]:
+    """A warm server of `run` with its defaults, and requests for each of `texts`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "bodies").write_text("".join(json.dumps({"rows": text}) + "\n" for text in texts), "utf-8")
+        log = folder / "log"
+        with log.open("w") as file:
+            process = subprocess.Popen([sys.executable, "-m", "headstart", "serve", str(run), "--port", "0", *options],
+                                       cwd=ROOT, stderr=file)
+        try:
+            while '"serving"' not in log.read_text():
+                if process.poll() is not None:
+                    raise SystemExit(log.read_text())
+                time.sleep(0.05)
+            one = Served(json.loads(log.read_text().splitlines()[0])["url"], process, folder)
+            one.wrk(max(CLIENTS), 2)  # not counted
+            yield one
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
 
 
 def table(runs: Sequence[Run]) -> str:
+    found = {name: of(runs, name=name) for name in ("closed", "overload", "memory")}
+    return "\n\n".join(part for name, some in found.items() if some
+                       for part in {"closed": _closed, "overload": _overload, "memory": _memory}[name](some))
+
+
+def _closed(runs: Sequence[Run]) -> list[str]:
     def mid(*path: str) -> float:
         values = []
         for run in runs:
@@ -142,19 +222,46 @@ def table(runs: Sequence[Run]) -> str:
             values.append(float(value))
         return median(values)
 
-    clients = [n for n in map(str, CLIENTS) if all(n in run.result["http"] for run in runs)]
-    share = median(run.result["http"][str(DEMANDED_CLIENTS)]["per_s"] / run.result["in_process"]["bulk_per_s"]
-                   for run in runs)
     rows: list[list[object]] = [
         ["in process, all texts in one call", f"{mid('in_process', 'bulk_per_s'):,.0f}", "", "", ""],
         ["in process, one text a call", f"{mid('in_process', 'single_per_s'):,.0f}",
          f"{mid('in_process', 'single_p50_ms'):.1f}", "", ""]]
-    rows += [[f"HTTP, {n} client{'s' if n != '1' else ''}", f"{mid('http', n, 'per_s'):,.0f}",
-              f"{mid('http', n, 'p50_ms'):.1f}", f"{mid('http', n, 'p99_ms'):.1f}", f"{mid('http', n, 'bad'):.0f}"]
-             for n in clients]
-    return "\n\n".join([
-        f"Medians of {len(runs)} rounds.",
-        markdown(["load", "texts a second", "p50, ms", "p99, ms", "errors"], rows),
-        f"{DEMANDED_CLIENTS} clients get {share:.0%} of the texts a second of one call in process (demanded: "
-        f"{DEMANDED_SHARE:.0%}; met: {met(share >= DEMANDED_SHARE)}). Peak memory of the server "
-        f"{mid('rss_mb'):,.0f} MB."])
+    shares = []
+    for w in map(str, WORKERS):
+        rows += [[f"HTTP, --workers {w}, {n} client{'s' if n != '1' else ''}", f"{mid('http', w, n, 'per_s'):,.0f}",
+                  f"{mid('http', w, n, 'p50_ms'):.1f}", f"{mid('http', w, n, 'p99_ms'):.1f}",
+                  f"{mid('http', w, n, 'bad'):.0f}"] for n in runs[0].result["http"][w]]
+        share = median(run.result["http"][w][str(DEMANDED_CLIENTS)]["per_s"] / run.result["in_process"]["bulk_per_s"]
+                       for run in runs)
+        shares.append(f"{share:.0%} with --workers {w} (met: {met(share >= DEMANDED_SHARE)})")
+    return [f"Medians of {len(runs)} rounds.",
+            markdown(["load", "texts a second", "p50, ms", "p99, ms", "errors"], rows),
+            f"{DEMANDED_CLIENTS} clients get, of the texts a second of one call in process (demanded: "
+            f"{DEMANDED_SHARE:.0%}), {', '.join(shares)}. Peak memory of the server {mid('rss_mb'):,.0f} MB."]
+
+
+def _overload(runs: Sequence[Run]) -> list[str]:
+    said = runs[-1].result
+    statuses = said["statuses"]  # 499: wrk hung up, at its end
+    n, n_answered = sum(statuses.values()), statuses.get("200", 0)
+    others = sum(n for status, n in statuses.items() if status not in ("200", "429", "499")) + said["said"]["broken"]
+    # Refusals are the quickest answers: the slowest 1 % of those answered are among the slowest of all.
+    top = next((p for p in (98, 99, 99.5) if p >= 100 - n_answered / n), 99.5)
+    at_once, back = (said[f"{when}_per_s"] / said["before_per_s"] for when in ("at_once", "after"))
+    return [f"Overload for {runs[-1].cell['seconds']} s: {said['offered_per_s']:,.0f} requests a second on "
+            f"{said['n_connections']:,} connections, {said['offered_per_s'] / said['capacity_per_s']:.0%} of the "
+            f"{said['capacity_per_s']:,.0f} that it can answer. Answered {n_answered / n:.1%}, refused with 429 "
+            f"{statuses.get('429', 0) / n:.1%}, anything else {others:,} (demanded: 0; met: {met(others == 0)}). 99 % "
+            f"of the answered waited at most {said['said'][f'p{top:g}_ms']:,.0f} ms, all {said['said']['max_ms']:,.0f} "
+            f"ms. In the five seconds after it 16 clients got {at_once:.0%} of what they got before, in the next five "
+            f"{back:.0%} (demanded: full speed within five seconds, here {RECOVERED:.0%}; met: "
+            f"{met(back >= RECOVERED)})."]
+
+
+def _memory(runs: Sequence[Run]) -> list[str]:
+    points = runs[-1].result["points"]
+    late = [(n, kb) for n, kb in points if n >= points[-1][0] / 2]  # the arenas have grown to what batches need
+    slope = 1000 * linear_regression(*zip(*late, strict=True)).slope if len(late) > 1 else float("nan")
+    return [f"Memory: {points[0][1] / 1024:,.0f} MB after {points[0][0]:,} requests, {points[-1][1] / 1024:,.0f} MB "
+            f"after {points[-1][0]:,}; over the second half it grows by {slope:+.1f} KB a thousand requests (at "
+            f"most {GROWN_KB:g} is no growth; met: {met(slope <= GROWN_KB)})."]

@@ -324,7 +324,7 @@ def serve(
     queue_requests: Annotated[int, typer.Option(min=1, help="Requests that may wait; more is 429.")] = 256,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one batch.")] = 4096,
     deadline_s: Annotated[float, typer.Option(min=0.001, help="Longest way to an answer; later is 504.")] = 10.0,
-    body_s: Annotated[float, typer.Option(min=0.1, help="Longest arrival of a body; later is 408.")] = 10.0,
+    body_s: Annotated[float, typer.Option(min=0.1, help="Longest arrival of a head, and of a body.")] = 10.0,
     drain_s: Annotated[float, typer.Option(min=0, help="After SIGTERM, how long new requests are answered.")] = 0.0,
     grace_s: Annotated[float, typer.Option(min=1, help="After that, how long what is in flight may take.")] = 25.0,
     watch_s: Annotated[float, typer.Option(min=0, help="Between looks at the folders; 0: only SIGHUP.")] = 2.0,

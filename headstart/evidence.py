@@ -40,14 +40,15 @@ def certify(task: Task, rows: Sequence[Row], fitted: Sequence[Prediction], basel
     metric = task.metric
     systems = [task.outcomes(predictions, rows) for predictions in (fitted, *baselines.values())]
     scores_SR = metrics.bootstrap(lambda o: task.score(o)[metric], systems, n_resamples, seed)
-    points_S = [task.score(outcomes)[metric] for outcomes in systems]
-    scored = {name: {"score": points_S[s], "interval": metrics.interval(scores_SR[s])}
+    all_S = [task.score(outcomes) for outcomes in systems]
+    points_S = [found[metric] for found in all_S]
+    scored = {name: {"score": points_S[s], "interval": metrics.interval(scores_SR[s]), "scores": all_S[s]}
               for s, name in enumerate(baselines, 1)}
     gains = {name: {"difference": points_S[0] - points_S[s], "interval": metrics.interval(scores_SR[0] - scores_SR[s])}
              for s, name in enumerate(baselines, 1)}
     kind, verdict = judge(method, scored, gains)
     return {"metric": metric, "score": points_S[0], "interval": metrics.interval(scores_SR[0]), "n_test": len(rows),
-            "scores": task.score(systems[0]), "baselines": scored, "gain_over": gains,
+            "scores": all_S[0], "baselines": scored, "gain_over": gains,
             "verdict": verdict, "verdict_kind": kind}
 
 

@@ -20,8 +20,9 @@ from . import spec as specs
 from .errors import DataError, SpecError
 from .extract import Extractor
 from .progress import Show
+from .ranking import Candidates
 from .tasks import Task
-from .tasks.sentence_similarity import Candidates, SentenceSimilarity
+from .tasks.sentence_similarity import SentenceSimilarity
 from .types import Row
 
 QUERIES_AT_ONCE = 512  # rows of the table of similarities that are in memory together

@@ -241,3 +241,8 @@ def places(tokens: Sequence[str], text: str) -> tuple[list[tuple[int, int]], int
         at = start + len(token)
         words.append((start, at))
     return words, len(words)
+
+
+def splits_character(text: str, at: int) -> bool:
+    """Whether a span that begins or ends at `at` parts a letter from its combining mark."""
+    return at < len(text) and unicodedata.combining(text[at]) != 0

@@ -11,8 +11,9 @@ ROOT = Path(__file__).parent.parent / "headstart"
 FLOORS = [
     {"types", "errors"},
     {"spec", "metrics", "registry", "heads", "drawing", "sources", "machine", "progress", "trust", "tagging"},
-    {"sealed", "runtime", "backbone", "blocks", "memo", "duplicates", "sections"},
-    {"data", "report", "batches", "adapters"},
+    {"sealed", "runtime", "backbone", "blocks", "memo", "duplicates", "sections", "squad",
+     "entities"},
+    {"data", "report", "batches", "adapters", "ranking"},
     {"features", "splits", "prefix"},
     {"tasks", "methods"},
     {"train", "predict", "runfolder"},

@@ -19,6 +19,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from .. import __version__
+from ..tasks import Task
 from ..types import Prediction, Row
 from .guard import CLIENT_GONE
 from .measures import Measures
@@ -30,8 +31,9 @@ PAGES = Path(__file__).parent / "pages"
 MAX_ROWS = 10_000
 DRAINED_BODIES = 4  # times the limit: what is read of a body that is too large, and forgotten
 T = TypeVar("T")
+TEXT = {"type": "string", "pattern": r"\S"}
 JSON_KINDS: dict[str, dict[str, Any]] = {
-    "text": {"type": "string", "minLength": 1}, "list": {"type": "array", "items": {"type": "string", "minLength": 1}},
+    "text": TEXT, "list": {"type": "array", "items": TEXT},
     "span": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}}
 
 
@@ -375,21 +377,42 @@ def _body(kind: type[BaseModel]) -> dict[str, Any]:
 def described(page: dict[str, Any], served: Sequence[Served], has_keys: bool) -> dict[str, Any]:
     """The OpenAPI page with the columns and example rows of what is served."""
     predict = page["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]
-    row = {"anyOf": [_row_schema(one) for one in served] + [{"type": "string", "minLength": 1}]}
-    predict["schema"]["properties"]["rows"] = {"anyOf": [row, {"type": "array", "items": row, "minItems": 1}]}
+    predict["schema"] |= {"anyOf": [_request_schema(one, is_alone=len(served) == 1) for one in served]}
+    for said_by_each in ("properties", "required", "additionalProperties"):
+        del predict["schema"][said_by_each]
     predict["examples"] = {one.name: {"summary": f"{one.name}: {one.task.name}", "value": {
         "model": one.name, "rows": one.examples()}} for one in served}
     embeddings = page["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]
+    embedders = [one for one in served if one.embeds]
+    asked = embeddings["schema"]["properties"]
+    asked["model"] = {"enum": [one.name for one in embedders]}
+    asked["input"] = _one_or_many(TEXT)
+    if len(served) > 1:
+        embeddings["schema"]["required"].append("model")
     embeddings["examples"] = {one.name: {"value": {"model": one.name, "input": [
-        row["text"] for row in one.examples()]}} for one in served if one.embeds}
+        row["text"] for row in one.examples()]}} for one in embedders}
     if has_keys:
         page["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         page["security"] = [{"key": []}]
     return page
 
 
-def _row_schema(served: Served) -> dict[str, Any]:
+def _request_schema(served: Served, is_alone: bool) -> dict[str, Any]:
+    """What may be asked of one model; which one need be said only where there are several."""
     task = served.task
+    row = _row_schema(task)
+    if "text" in task.columns and set(task.needed) <= {"text"}:
+        row = {"anyOf": [row, TEXT]}
+    return {"type": "object", "title": served.name, "additionalProperties": False,
+            "required": ["rows"] if is_alone else ["model", "rows"],
+            "properties": {"model": {"const": served.name}, "rows": _one_or_many(row)}}
+
+
+def _one_or_many(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_ROWS}]}
+
+
+def _row_schema(task: Task) -> dict[str, Any]:
     shown = {c: v for row in reversed(task.examples) for c, v in row.items()}
     columns = {c: {"description": rule, **JSON_KINDS[kind_of(shown.get(c))]}
                for c, rule in task.columns.items() if c not in task.gold}

@@ -131,7 +131,7 @@ def _server(settings: Settings, asgi: Any, set_ready: Callable[[bool], None], st
     """uvicorn, with signals that mean what this module says."""
     import uvicorn
 
-    from .protocol import Protocol
+    from .protocol import within
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -161,8 +161,8 @@ def _server(settings: Settings, asgi: Any, set_ready: Callable[[bool], None], st
         is_ending = False
 
     return Server(uvicorn.Config(
-        asgi, http=Protocol, ws="none", lifespan="off", log_config=None, log_level=logging.WARNING, access_log=False,
-        server_header=False, proxy_headers=False, limit_concurrency=4096, backlog=2048,
+        asgi, http=within(settings.body_s), ws="none", lifespan="off", log_config=None, log_level=logging.WARNING,
+        access_log=False, server_header=False, proxy_headers=False, limit_concurrency=4096, backlog=2048,
         timeout_graceful_shutdown=max(1, round(settings.grace_s))))
 
 

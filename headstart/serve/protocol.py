@@ -7,13 +7,13 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_S = 10.0
 HEAD_BYTES = 1 << 15
 
 
 class Protocol(HttpToolsProtocol):
     """Closes a connection whose request's head does not end. Bodies are the routes' to limit."""
 
+    head_s = 10.0
     _timer: asyncio.TimerHandle | None = None
     _n_head_bytes = 0
     _is_in_head = True
@@ -43,7 +43,7 @@ class Protocol(HttpToolsProtocol):
     def _start(self) -> None:
         self._stop()
         self._is_in_head, self._n_head_bytes = True, 0
-        self._timer = self.loop.call_later(HEAD_S, self._late)
+        self._timer = self.loop.call_later(self.head_s, self._late)
 
     def _stop(self) -> None:
         self._is_in_head = False
@@ -54,3 +54,8 @@ class Protocol(HttpToolsProtocol):
     def _late(self, *_: Any) -> None:
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def within(head_s: float) -> type[Protocol]:
+    """The protocol with another limit of time."""
+    return type("Protocol", (Protocol,), {"head_s": head_s})

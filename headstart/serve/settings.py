@@ -21,7 +21,8 @@ class Settings:
     body_bytes, request_tokens: the largest request; more is 413. Tokens that do not fit a window are counted too.
     queue_tokens, queue_requests: what may wait for one model; more is 429.
     batch_tokens:  of one run of a model, padding not counted.
-    deadline_s:    from the whole body to the answer; later is 504. body_s: for the body to arrive; later is 408.
+    deadline_s:    from the whole body to the answer; later is 504.
+    body_s:        for the head of a request to arrive, and as long for its body; later is 408.
     drain_s:       after SIGTERM, how long new requests are still answered while /health/ready says no.
     grace_s:       after that, how long what is in flight may take.
     watch_s:       between looks at the folders for a new artifact; 0: only SIGHUP.

@@ -14,7 +14,6 @@ from __future__ import annotations
 import abc
 import math
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -197,11 +196,6 @@ def flaw_of_text(column: str, value: Any) -> str | None:
     if not isinstance(value, str):
         return f'"{column}" is {shorten(value)}, not a string'
     return None if value.strip() else f'"{column}" is empty'
-
-
-def splits_character(text: str, at: int) -> bool:
-    """Whether a span that begins or ends at `at` parts a letter from its combining mark."""
-    return at < len(text) and unicodedata.combining(text[at]) != 0
 
 
 def finite_number(value: Any) -> float | None:

@@ -19,8 +19,9 @@ import numpy as np
 
 from .. import metrics
 from ..errors import shorten
+from ..tagging import splits_character
 from ..types import Prediction, Reader, Row, Window
-from . import flaw_of_text, splits_character
+from . import flaw_of_text
 from .text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class RelationExtraction(TextClassification):
         "tail_span": ("tail_span", "e2_span", "object_span", "obj_span"),
         "relation": ("relation", "label", "relation_type", "关系"),
     }
+    options: ClassVar = ()
     signs: ClassVar = (("text", "head_span", "tail_span", "relation"),)
     native: ClassVar = None
     metric: ClassVar = "macro_f1"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -29,6 +29,7 @@ from pydantic import Field
 from .. import metrics
 from ..duplicates import canonical
 from ..errors import DataError, SpecError, shorten
+from ..ranking import Candidates, negatives
 from ..types import Prediction, Reader, Row, Window
 from . import LARGEST, N_MISTAKES_SHOWN, Task, finite_number, flaw_of_text
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from ..heads import Head
 
-QUERIES_AT_ONCE = 512  # rows of the table of cosines that are in memory together
 QUERY, RIGHT, WRONG = range(3)  # what a window holds
 WORDS = {**dict.fromkeys(("similar", "same", "duplicate", "paraphrase", "equivalent", "yes", "true"), 1.0),
          **dict.fromkeys(("different", "dissimilar", "not similar", "not duplicate", "not paraphrase",
@@ -114,7 +114,7 @@ class SentenceSimilarity(Task):
         negatives = row["negatives"]
         if not isinstance(negatives, str | list | tuple):
             return f'"negatives" is {shorten(negatives)}; it must be a string or a list of strings'
-        for text in _negatives(row):
+        for text in negatives(row):
             if not isinstance(text, str) or not text.strip():
                 return f'"negatives" holds {shorten(text)}; each must be a string that is not empty'
         if negatives and "score" in row:
@@ -139,7 +139,7 @@ class SentenceSimilarity(Task):
             if not contrasted:
                 raise DataError("task.objective", f'"{self.objective}" needs rows with a "score".',
                                 "Use multiple-negatives, or say which column it is: --set data.columns.score=NAME")
-            if len({canonical(row["text_pair"]) for row in rows}) < 2 and not any(map(_negatives, rows)):
+            if len({canonical(row["text_pair"]) for row in rows}) < 2 and not any(map(negatives, rows)):
                 raise DataError("text_pair", f"all {len(rows):,} rows have the same second text and no negatives; "
                                 "there is nothing to tell apart.", "Is this the right column?")
             return replace(self, has_scores=False, low=0.0, high=1.0)
@@ -168,7 +168,7 @@ class SentenceSimilarity(Task):
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         """One window a text: the first, its pair, its negatives."""
-        texts = [row["text"], *([row["text_pair"]] if "text_pair" in row else []), *_negatives(row)]
+        texts = [row["text"], *([row["text_pair"]] if "text_pair" in row else []), *negatives(row)]
         windows = []
         for place, (text, (inputs, n_cut)) in enumerate(zip(texts, reader.read_all(texts), strict=True)):
             target: dict[str, Any] = {}
@@ -343,46 +343,6 @@ class SentenceSimilarity(Task):
                   folder / "2_Dense" / "model.safetensors")
 
 
-class Candidates:
-    """The different second texts and negatives of some rows, and for each row which is right and which do not count.
-
-    texts: C of them, as they stand where they come first; places: there, (row, number of the text in it).
-    Other texts that are right for the same query are neither right nor wrong for a row, nor is the query itself.
-    """
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        index: dict[str, int] = {}
-        self.texts: list[str] = []
-        self.places: list[tuple[int, int]] = []
-        for i, row in enumerate(rows):
-            for place, text in enumerate((row["text_pair"], *_negatives(row)), 1):
-                if index.setdefault(canonical(text), len(self.texts)) == len(self.texts):
-                    self.texts.append(text)
-                    self.places.append((i, place))
-        queries = [canonical(row["text"]) for row in rows]
-        self.right = [index[canonical(row["text_pair"])] for row in rows]
-        right_for: dict[str, set[int]] = {}
-        for query, right in zip(queries, self.right, strict=True):
-            right_for.setdefault(query, {index[query]} if query in index else set()).add(right)
-        self.spared = [sorted(right_for[query] - {right}) for query, right in zip(queries, self.right, strict=True)]
-
-    def ranks(self, cosines: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, list[int]]:
-        """ranks_N of the right texts, from 1, and the number of the text that came first; ties share the mean rank.
-
-        cosines: numbers of rows -> their queries' cosines with all texts, [n, C].
-        """
-        ranks, best = [], []
-        for start in range(0, len(self.right), QUERIES_AT_ONCE):
-            chosen = np.arange(start, min(start + QUERIES_AT_ONCE, len(self.right)))
-            said_NC = np.round(cosines(chosen), 6)  # so that one text gives one number, whatever BLAS adds up first
-            for i, said_C in zip(chosen, said_NC, strict=True):
-                said_C[self.spared[i]] = -np.inf
-                own = said_C[self.right[i]]
-                ranks.append(1 + (said_C > own).sum() + ((said_C == own).sum() - 1) / 2)
-                best.append(int(said_C.argmax()))
-        return np.array(ranks), best
-
-
 def _unit(vectors_BD: torch.Tensor) -> torch.Tensor:
     import torch
 
@@ -397,14 +357,6 @@ def _pairs(target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]
     second = torch.nonzero(target["role"] == RIGHT)[:, 0]
     place = (target["row"][second][None, :] == target["row"][first][:, None]).int().argmax(1)
     return first, second[place]
-
-
-def _negatives(row: Row) -> Sequence[Any]:
-    """The texts that are wrong for a row; one stands there as a string."""
-    given = row.get("negatives", ())
-    if isinstance(given, str):
-        return [given] if given else []
-    return given if isinstance(given, list | tuple) else ()
 
 
 def _score(value: Any) -> float | None:

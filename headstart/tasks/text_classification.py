@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..features import LinearMap
     from ..heads import Head
 
+IN_SCOPE_KEPT = 0.95
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TextClassification(Task):
 
     labels:   all of them, sorted; logits_BK follow this order.
     has_pair: whether the rows are pairs.
+    outside:  the label that means "none of the others" (out of scope); it is scored apart, too.
     """
 
     name: ClassVar = "text-classification"
@@ -49,6 +51,7 @@ class TextClassification(Task):
     signs: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "label"), ("text", "text_pair", "label"))
     metric: ClassVar = "accuracy"
     needs_windows: ClassVar = False
+    options: ClassVar[tuple[str, ...]] = ("outside",)
     examples: ClassVar = (
         {"text": "The film was a delight from start to end.", "label": "positive"},
         {"text": "Two hours that I will never get back.", "label": "negative"},
@@ -58,6 +61,7 @@ class TextClassification(Task):
 
     labels: tuple[str, ...] = ()
     has_pair: bool = False
+    outside: str = ""
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -90,6 +94,9 @@ class TextClassification(Task):
         if len(counts) < 2:
             what = f"all rows have the label {shorten(min(counts))}; a classifier needs at least two."
             raise DataError("labels", what, f"Is this the right column? --set data.columns.{self.gold[0]}=NAME")
+        if self.outside and self.outside not in counts:
+            raise DataError("task.outside", f"is {shorten(self.outside)}; no train row has this label.",
+                            f"Labels: {shorten(', '.join(sorted(counts)))}. Leave it out where no row is out of scope.")
         return replace(self, labels=tuple(sorted(counts)), has_pair=any("text_pair" in row for row in rows))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
@@ -152,13 +159,32 @@ class TextClassification(Task):
                 "scores": {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}}
 
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
-        """[N, 2]: the index of the gold label and of the predicted one."""
+        """[N, 2]: the index of the gold label and of the predicted one; `outside`: [N, 3], the largest other score."""
+        pairs_N2 = self._pairs(predictions, rows)
+        if not self.outside:
+            return pairs_N2
+        inside_N = [max(score for label, score in p["scores"].items() if label != self.outside) for p in predictions]
+        return np.column_stack([pairs_N2, inside_N])
+
+    def _pairs(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         return np.array([(self._index[self._gold(r)], self._index[p["label"]])
                          for p, r in zip(predictions, rows, strict=True)], np.int64).reshape(-1, 2)
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
-        confusion_KK = metrics.confusion(outcomes[:, 0], outcomes[:, 1], len(self.labels))
-        return {"accuracy": metrics.accuracy(confusion_KK), "macro_f1": metrics.macro_f1(confusion_KK)}
+        """accuracy and macro F1; where `outside` is set, also its two scores if there are rows to tell.
+
+        in_scope_accuracy: of the rows whose gold is not `outside`. out_of_scope_recall: of the rows whose gold it is,
+        the share whose largest other score is below that of 95 % of the rest (Larson et al. 2019; the baseline of
+        Hendrycks and Gimpel 2017).
+        """
+        gold_N, predicted_N = outcomes[:, :2].astype(np.int64).T
+        confusion_KK = metrics.confusion(gold_N, predicted_N, len(self.labels))
+        found = {"accuracy": metrics.accuracy(confusion_KK), "macro_f1": metrics.macro_f1(confusion_KK)}
+        if self.outside and 0 < (is_in_N := gold_N != self._index[self.outside]).sum() < len(gold_N):
+            cut = np.quantile(outcomes[is_in_N, 2], 1 - IN_SCOPE_KEPT)
+            found |= {"in_scope_accuracy": float((gold_N == predicted_N)[is_in_N].mean()),
+                      "out_of_scope_recall": float((outcomes[~is_in_N, 2] < cut).mean())}
+        return found
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
@@ -172,7 +198,7 @@ class TextClassification(Task):
         yield "tf-idf", [self.answer(shares_K) for shares_K in scores_NK]
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
-        pairs_N2 = self.outcomes(predictions, rows)
+        pairs_N2 = self._pairs(predictions, rows)
         confusion_KK = metrics.confusion(pairs_N2[:, 0], pairs_N2[:, 1], len(self.labels))
         wrong = sorted(map(int, np.flatnonzero(pairs_N2[:, 0] != pairs_N2[:, 1])),
                        key=lambda i: -max(predictions[i]["scores"].values()))[:N_MISTAKES_SHOWN]

@@ -12,7 +12,6 @@ D width, K tags, L labels, N rows.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from .. import metrics
+from ..entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens
 from ..errors import DataError, shorten
 from ..tagging import (
     PLAIN,
@@ -37,7 +37,7 @@ from ..tagging import (
     viterbi,
 )
 from ..types import IGNORE, Piece, Prediction, Reader, Row, Window
-from . import N_MISTAKES_SHOWN, Task, flaw_of_text, splits_character
+from . import N_MISTAKES_SHOWN, Task, flaw_of_text
 
 if TYPE_CHECKING:
     import torch
@@ -101,15 +101,15 @@ class TokenClassification(Task):
             return '"tokens" is missing, and so is "text"; a row must have one of them'
         if text is not None and (said := flaw_of_text("text", text)):
             return said
-        return _flaw_of_tokens(tokens, text) or self._flaw_of_gold(row)
+        return flaw_of_tokens(tokens, text) or self._flaw_of_gold(row)
 
     def _flaw_of_gold(self, row: Row) -> str | None:
         tags, entities = row.get("tags"), row.get("entities")
         if tags is not None and entities is not None:
             return '"entities" stands beside "tags"; a row must have one kind of gold: leave one column out'
         if tags is not None:
-            return _flaw_of_tags(tags, row.get("tokens"))
-        return None if entities is None else _flaw_of_entities(entities, self.text(row))
+            return flaw_of_tags(tags, row.get("tokens"))
+        return None if entities is None else flaw_of_entities(entities, self.text(row))
 
     def learn(self, rows: Sequence[Row]) -> Self:
         n_without = sum(row.get("tags") is None and row.get("entities") is None for row in rows)
@@ -401,75 +401,6 @@ class TokenClassification(Task):
 
     def describe(self) -> dict[str, Any]:
         return {"id2label": {str(k): tag for k, tag in enumerate(self.tags_K)}, "label2id": self._index}
-
-
-# ---------------------------------------------------------------------------------------------------------- complaints
-
-
-def _flaw_of_tokens(tokens: Any, text: str | None) -> str | None:
-    if tokens is None:
-        return None
-    if not isinstance(tokens, list | tuple):
-        return f'"tokens" is {shorten(tokens)}, not a list'
-    if not tokens:
-        return '"tokens" is empty'
-    for i, token in enumerate(tokens):
-        if not isinstance(token, str) or not token.strip():
-            return f'"tokens" has {shorten(token)} at place {i + 1}; each must be a string that is not empty'
-    if text is not None and (n_found := places(tokens, text)[1]) < len(tokens):
-        return (f'"tokens" has {shorten(tokens[n_found])} at place {n_found + 1}, which "text" does not have there; '
-                "it must hold all tokens in their order")
-    return None
-
-
-def _flaw_of_tags(tags: Any, tokens: Any) -> str | None:
-    if not isinstance(tags, list | tuple):
-        return f'"tags" is {shorten(tags)}, not a list'
-    if tokens is None:
-        return '"tags" stands without "tokens"; it must have one tag for each token'
-    if len(tags) != len(tokens):
-        return f'"tags" has {len(tags):,} values for {len(tokens):,} tokens; it must have one for each'
-    for i, tag in enumerate(tags):
-        if not isinstance(tag, str) or not tag or tag != tag.strip():
-            return f'"tags" has {shorten(tag)} at place {i + 1}; each must be a string without blanks around it'
-    return None
-
-
-def _flaw_of_entities(entities: Any, text: str) -> str | None:
-    if not isinstance(entities, list | tuple):
-        return f'"entities" is {shorten(entities)}, not a list'
-    for i, one in enumerate(entities):
-        if flaw := _flaw_of_entity(one, text):
-            return f'"entities" {flaw} (number {i + 1})'
-    for one, after in itertools.pairwise(sorted(entities, key=lambda one: (one["start"], one["end"]))):
-        if after["start"] < one["end"]:
-            return (f'"entities" has {one["start"]}-{one["end"]} and {after["start"]}-{after["end"]}, '
-                    "which overlap; each character must be in one at most")
-    return None
-
-
-def _flaw_of_entity(one: Any, text: str) -> str | None:
-    if not isinstance(one, dict):
-        return f"has {shorten(one)}; each must be {{start, end, label}}"
-    start, end, label = one.get("start"), one.get("end"), one.get("label")
-    for name, value in (("start", start), ("end", end)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            return f"has {shorten(value)} as {name}; it must be a whole number"
-    if not isinstance(label, str) or not label or label != label.strip():
-        return f"has {shorten(label)} as label; it must be a string without blanks around it"
-    assert isinstance(start, int)
-    assert isinstance(end, int)
-    if not 0 <= start < end <= len(text):
-        return (f"has {shorten(start)}-{shorten(end)} in a text of {len(text):,} characters; "
-                f"it must be 0 <= start < end <= {len(text):,}")
-    for at in (start, end):
-        if splits_character(text, at):
-            return (f"has {start}-{end}, and {at} is inside {shorten(text[at - 1:at + 1])}, a letter with its mark "
-                    f"(U+{ord(text[at]):04X}); an entity must hold both or neither")
-    if isinstance(one.get("text"), str) and one["text"] != text[start:end]:
-        return (f"has {shorten(one['text'])} at {start}-{end}, where the text has {shorten(text[start:end])}; "
-                "offsets must count code points, not bytes or UTF-16 units")
-    return None
 
 
 # ------------------------------------------------------------------------------------------------------------- windows

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ from headstart.predict import alike
 
 SECRET = "Zanzibar-7731"  # stands in every text of these tests; no log and no error may hold it
 KEY = "k" * 20
+ORIGIN = "https://shop.example"
 EVIL_NAME, EVIL_LABEL = "<i>evil", "<img src=x onerror=document.title='owned'>"
 CHROMIUM = shutil.which("chromium")
 
@@ -70,6 +72,14 @@ def strict(tmp_path_factory, exported):
                 "--request-tokens", "10000000", "--queue-tokens", "10000000", "--api-key-file",
                 str(folder / "keys")) as one:
         one.headers = AUTHORIZED
+        yield one
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, exported):
+    """Two recent answers are kept; one web page may call."""
+    with Server(tmp_path_factory.mktemp("kept") / "log", [exported], "--cache-answers", "2", "--allow-origin",
+                ORIGIN) as one:
         yield one
 
 
@@ -190,6 +200,12 @@ def test_bodies_that_lie_or_do_not_end(server):
     assert server.ask("/health/live")[0] == 200
 
 
+def test_a_head_that_does_not_end_is_cut_off(server):
+    began = time.monotonic()
+    assert b" 200 " not in raw(server, b"GET /health/live HTTP/1.1\r\nhost: a\r\n")  # the server runs with --body-s 1
+    assert 0.9 < time.monotonic() - began < 10
+
+
 def test_labels_of_metrics_are_bounded(server):
     for i in range(5):
         assert server.ask(f"/{SECRET}-{i}?{SECRET}")[0] == 404
@@ -244,6 +260,34 @@ def test_one_valid_key_or_nothing(strict):
     for path in ("/", "/docs", "/pages/playground.js", "/health/ready", "/openapi.json"):
         assert strict.ask(path, headers={})[0] == 200
     assert KEY not in strict.log.read_text()
+
+
+def test_recent_answers_are_kept_and_only_so_many(kept):
+    def answer(*rows: str) -> tuple[list[dict], int]:
+        _, said, _ = kept.predict(list(rows))
+        return said["predictions"], said["usage"]["n_tokens"]
+
+    first, n_tokens = answer("a b", "c d")
+    assert n_tokens > 0
+    assert answer("c d", "a b") == (first[::-1], 0)  # no token is read again
+    assert kept.metric("headstart_cache_hits") == 2
+    again, n_of_one = answer("e", "a b")  # "e" has the place of "c d", which nobody asked for as recently
+    assert (again[1], 0 < n_of_one < n_tokens) == (first[0], True)
+    assert answer("c d")[1] > 0
+
+
+def test_only_the_pages_that_are_named_may_call(kept):
+    def preflight(origin: str) -> dict[str, str]:
+        asks = {"method": "POST", "headers": "content-type"}
+        return kept.ask("/v1/predict", method="OPTIONS", headers={"origin": origin, **{
+            f"access-control-request-{what}": value for what, value in asks.items()}})[2]
+
+    assert preflight(ORIGIN)["access-control-allow-origin"] == ORIGIN
+    assert "access-control-allow-origin" not in preflight("https://elsewhere.example")
+    _, _, headers = kept.predict("a", headers={"origin": ORIGIN})
+    assert headers["access-control-allow-origin"] == ORIGIN
+    assert headers["content-security-policy"].startswith("default-src 'none'")
+    assert "access-control-allow-origin" not in kept.predict("a", headers={"origin": ORIGIN + ".evil.example"})[2]
 
 
 def big(n: int = 6_000) -> bytes:

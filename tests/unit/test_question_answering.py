@@ -21,11 +21,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 import headstart
 from headstart import backbone as backbones
-from headstart import data, tasks, workbench
+from headstart import data, squad, tasks, workbench
 from headstart.errors import DataError, SpecError
 from headstart.sections import sections
 from headstart.spec import DataSpec
-from headstart.tasks import question_answering as qa
 from headstart.types import Reader, collate
 
 TASK = tasks.find("question-answering")
@@ -108,7 +107,7 @@ WORDS = st.lists(st.sampled_from(["the", "The", "a", "an", "AN", "Phone", "phone
                                   "ÉTÉ", "été", "İ", "“room”", "don't", "$5", "5", "\t", "theatre", "a.b", "x-the-y"]),
                  max_size=6).map(" ".join)
 ANY_BUT_CJK = st.text(st.characters(exclude_categories=("Cs",)), max_size=12).filter(
-    lambda text: not qa._CJK.search(text))
+    lambda text: not squad._CJK.search(text))
 
 
 @settings(max_examples=400, deadline=None)
@@ -118,7 +117,7 @@ ANY_BUT_CJK = st.text(st.characters(exclude_categories=("Cs",)), max_size=12).fi
 @example("", ["the"])
 @example("a phone", [])
 def test_scores_are_those_of_the_official_script(said, golds):
-    assert qa.compare(said, golds) == pytest.approx(official(said, golds), abs=0)
+    assert squad.compare(said, golds) == pytest.approx(official(said, golds), abs=0)
 
 
 @pytest.mark.parametrize(("said", "golds", "exact", "f1"), [
@@ -131,7 +130,7 @@ def test_scores_are_those_of_the_official_script(said, golds):
     ("1990 年", ["1990年"], 1.0, 1.0),
 ])
 def test_chinese_and_japanese_are_scored_by_character(said, golds, exact, f1):
-    assert qa.compare(said, golds) == pytest.approx((exact, f1))
+    assert squad.compare(said, golds) == pytest.approx((exact, f1))
 
 
 def test_scores_of_parts():
@@ -187,9 +186,9 @@ def test_answers_that_can_be(answers):
 
 
 def test_no_answer_is_moved():
-    assert qa.gold_spans(row("phone", 29)) == [(29, 34)]
-    assert qa.gold_spans(row(" phone ", 28)) == [(29, 34)]  # blanks around it are no part of it
-    assert qa.gold_texts(row(" phone ", 28)) == [" phone "]
+    assert squad.gold_spans(row("phone", 29)) == [(29, 34)]
+    assert squad.gold_spans(row(" phone ", 28)) == [(29, 34)]  # blanks around it are no part of it
+    assert squad.gold_texts(row(" phone ", 28)) == [" phone "]
 
 
 @pytest.mark.parametrize(("flat", "said"), [
@@ -276,7 +275,7 @@ def test_offsets_in_every_script(word_pieces, byte_level, before, answer, after,
     one = row(text, len(parts[0]) + 1, context)
     if not text.strip() or TASK().check(one):
         return
-    gold = context[slice(*qa.gold_spans(one)[0])]
+    gold = context[slice(*squad.gold_spans(one)[0])]
     for reader, is_lossless in ((word_pieces(120), False), (byte_level(500), True)):
         said = decoded_gold(TASK(max_answer_tokens=400), reader, one)
         if said["start"] is None:
@@ -474,7 +473,7 @@ def test_only_open_positions_compete(word_pieces):
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def squad(version="v2.0"):
+def official_file(version="v2.0"):
     qas = [{"id": "1", "question": "What was broken?", "answers": [{"text": "phone", "answer_start": 18}],
             "is_impossible": False},
            {"id": "2", "question": "Who was rude?", "answers": [], "is_impossible": True,
@@ -490,18 +489,18 @@ def read(path, **how):
 
 
 def test_the_official_file_is_read(tmp_path):
-    for nested in (squad(), dict(reversed(squad().items())), squad()["data"]):
+    for nested in (official_file(), dict(reversed(official_file().items())), official_file()["data"]):
         path = tmp_path / "train-v2.0.json"
         path.write_text(json.dumps(nested), "utf-8")
         table = read(path)
         assert [one["question"] for one in table.rows] == ["What was broken?", "Who was rude?", "How was it?"]
-        assert [qa.gold_spans(one) for one in table.rows] == [[(18, 23)], [], [(13, 17)]]
+        assert [squad.gold_spans(one) for one in table.rows] == [[(18, 23)], [], [(13, 17)]]
         assert [table.where(i) for i in range(3)] == [f"{path}: row {i}" for i in (1, 2, 3)]
         assert table.rows[0]["context"] is table.rows[1]["context"]
 
 
 def test_what_is_wrong_in_the_official_file_is_told_with_its_row(tmp_path):
-    nested = squad()
+    nested = official_file()
     nested["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] = 17
     nested["data"][0]["paragraphs"].append({"context": "x", "qas": "y"})
     nested["data"][0]["paragraphs"].append({"context": "x", "qas": ["y"]})
@@ -522,7 +521,7 @@ def test_what_is_wrong_in_the_official_file_is_told_with_its_row(tmp_path):
 
 def test_columns_say_which_task_is_meant(tmp_path):
     path = tmp_path / "train-v2.0.json"
-    path.write_text(json.dumps(squad()), "utf-8")
+    path.write_text(json.dumps(official_file()), "utf-8")
     flat = [{"question": "a", "context": "b", "answer": "b", "answer_start": "0"}]
     for source in (path, tiny.write_csv(tmp_path / "x.csv", flat)):
         spec, _, _ = workbench.resolve([("call", {"data": {"train": str(source)}})])
@@ -541,7 +540,7 @@ def test_a_flat_csv_file(tmp_path):
     table = read(tiny.write_csv(tmp_path / "x.csv", rows))
     assert table.columns == {"question": "query", "context": "passage", "answer": "answer_text",
                              "answer_start": "answer_start"}
-    assert [qa.gold_spans(one) for one in table.rows] == [[(18, 23)], []]
+    assert [squad.gold_spans(one) for one in table.rows] == [[(18, 23)], []]
     rows[0]["answer_start"] = "20"
     with pytest.raises(DataError, match=r'x\.csv:2: column "answer_text" \(the task\'s "answer"\): "phone" is not what '
                                         r'the context has at 20: "one\. "; the nearest match begins at 18'):

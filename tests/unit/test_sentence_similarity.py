@@ -19,8 +19,9 @@ from headstart import backbone as backbones
 from headstart.cli import app
 from headstart.errors import DataError, SpecError
 from headstart.predict import predict, torch_runtime
+from headstart.ranking import Candidates
 from headstart.spec import DataSpec
-from headstart.tasks.sentence_similarity import Candidates, SentenceSimilarity
+from headstart.tasks.sentence_similarity import SentenceSimilarity
 from headstart.types import collate
 
 CPU = torch.device("cpu")
