@@ -28,7 +28,7 @@ class Candidates:
         self.texts: list[str] = []
         self.places: list[tuple[int, int]] = []
         for i, row in enumerate(rows):
-            for place, text in enumerate((row["text_pair"], *negatives(row)), 1):
+            for place, text in enumerate((row["text_pair"], *negatives_of(row)), 1):
                 if index.setdefault(canonical(text), len(self.texts)) == len(self.texts):
                     self.texts.append(text)
                     self.places.append((i, place))
@@ -56,7 +56,7 @@ class Candidates:
         return np.array(ranks), best
 
 
-def negatives(row: Row) -> Sequence[Any]:
+def negatives_of(row: Row) -> Sequence[Any]:
     """The texts that are wrong for a row; one stands there as a string."""
     given = row.get("negatives", ())
     if isinstance(given, str):

@@ -7,14 +7,14 @@ import base64
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pydantic
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
@@ -35,6 +35,13 @@ TEXT = {"type": "string", "pattern": r"\S"}
 JSON_KINDS: dict[str, dict[str, Any]] = {
     "text": TEXT, "list": {"type": "array", "items": TEXT},
     "span": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}}
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole)]  # 31.0 is one in JSON
 
 
 class PredictRequest(BaseModel):
@@ -69,7 +76,7 @@ class EmbeddingsRequest(BaseModel):
     model: str | None = Field(None, max_length=256)
     input: str | list[str]
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, ge=1, description="Only the first numbers, made of norm one again")
+    dimensions: WholeNumber | None = Field(None, ge=1, description="Only the first numbers, made of norm one again")
     user: str | None = Field(None, max_length=256, description="Not read")
 
 
@@ -170,15 +177,15 @@ def _add_embeddings(app: FastAPI, settings: Settings, models: Models) -> None:
         """Turn texts into vectors, in OpenAI's shape."""
         asked = parsed(EmbeddingsRequest, await read_body(request, settings))
         served = _named(request, models, asked.model)
-        if not served.embeds:
+        if not served.width:
             raise Refused(422, "no_embeddings", "this model gives no embeddings; those of sentence-similarity do.",
                           "model")
         texts = asked.input if isinstance(asked.input, list) else [asked.input]
         answers, n_tokens, _ = await _answers(request, settings, served, texts, "input")
         vectors_ND = np.array([one["embedding"] for one in answers])
         if asked.dimensions is not None:
-            if asked.dimensions > vectors_ND.shape[1]:
-                raise Refused(422, "too_many_dimensions", f"vectors have {vectors_ND.shape[1]} numbers.", "dimensions")
+            if asked.dimensions > served.width:
+                raise Refused(422, "too_many_dimensions", f"vectors have {served.width} numbers.", "dimensions")
             vectors_ND = vectors_ND[:, : asked.dimensions]
             vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
         is_float = asked.encoding_format == "float"
@@ -376,36 +383,31 @@ def _body(kind: type[BaseModel]) -> dict[str, Any]:
 
 def described(page: dict[str, Any], served: Sequence[Served], has_keys: bool) -> dict[str, Any]:
     """The OpenAPI page with the columns and example rows of what is served."""
-    predict = page["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]
-    predict["schema"] |= {"anyOf": [_request_schema(one, is_alone=len(served) == 1) for one in served]}
-    for said_by_each in ("properties", "required", "additionalProperties"):
-        del predict["schema"][said_by_each]
-    predict["examples"] = {one.name: {"summary": f"{one.name}: {one.task.name}", "value": {
-        "model": one.name, "rows": one.examples()}} for one in served}
-    embeddings = page["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]
-    embedders = [one for one in served if one.embeds]
-    asked = embeddings["schema"]["properties"]
-    asked["model"] = {"enum": [one.name for one in embedders]}
-    asked["input"] = _one_or_many(TEXT)
-    if len(served) > 1:
-        embeddings["schema"]["required"].append("model")
-    embeddings["examples"] = {one.name: {"value": {"model": one.name, "input": [
-        row["text"] for row in one.examples()]}} for one in embedders}
+    kinds, embedders = {one.name: one.task.name for one in served}, [one for one in served if one.width]
+    examples = {"/v1/predict": {one.name: {"rows": one.examples()} for one in served},
+                "/v1/embeddings": {one.name: {"input": [row["text"] for row in one.examples()]} for one in embedders}}
+    columns = {"/v1/predict": {one.name: {"rows": _one_or_many(_row_schema(one.task))} for one in served},
+               "/v1/embeddings": {one.name: {"input": _one_or_many(TEXT), "dimensions": {
+                   "type": "integer", "minimum": 1, "maximum": one.width}} for one in embedders}}
+    for path, found in columns.items():
+        asked = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        asked["examples"] = {name: {"summary": f"{name}: {kinds[name]}", "value": {"model": name, **one}}
+                             for name, one in examples[path].items()}
+        if found:  # else what is asked here is refused, whatever it is
+            asked["schema"] = {"anyOf": [_for_model(asked["schema"], name, one, is_alone=len(served) == 1)
+                                         for name, one in found.items()]}
     if has_keys:
         page["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         page["security"] = [{"key": []}]
     return page
 
 
-def _request_schema(served: Served, is_alone: bool) -> dict[str, Any]:
-    """What may be asked of one model; which one need be said only where there are several."""
-    task = served.task
-    row = _row_schema(task)
-    if "text" in task.columns and set(task.needed) <= {"text"}:
-        row = {"anyOf": [row, TEXT]}
-    return {"type": "object", "title": served.name, "additionalProperties": False,
-            "required": ["rows"] if is_alone else ["model", "rows"],
-            "properties": {"model": {"const": served.name}, "rows": _one_or_many(row)}}
+def _for_model(schema: dict[str, Any], name: str, columns: dict[str, Any], is_alone: bool) -> dict[str, Any]:
+    """The schema of a request to one model; which model need be said only where there are several."""
+    said = {c: {"description": one.get("description", "")} for c, one in schema["properties"].items()}
+    chosen = {c: said[c] | one for c, one in {"model": {"const": name}, **columns}.items()}
+    return {**schema, "title": name, "required": [*schema["required"], *([] if is_alone else ["model"])],
+            "properties": schema["properties"] | chosen}
 
 
 def _one_or_many(schema: dict[str, Any]) -> dict[str, Any]:
@@ -416,4 +418,5 @@ def _row_schema(task: Task) -> dict[str, Any]:
     shown = {c: v for row in reversed(task.examples) for c, v in row.items()}
     columns = {c: {"description": rule, **JSON_KINDS[kind_of(shown.get(c))]}
                for c, rule in task.columns.items() if c not in task.gold}
-    return {"type": "object", "title": task.name, "properties": columns, "required": list(task.needed)}
+    row = {"type": "object", "title": task.name, "properties": columns, "required": list(task.needed)}
+    return {"anyOf": [row, TEXT]} if "text" in task.columns and set(task.needed) <= {"text"} else row

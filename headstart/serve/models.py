@@ -31,13 +31,13 @@ REPORTS = ("report.html", "report.md")  # the files of an artifact that may be w
 
 @dataclass(frozen=True)
 class Served:
-    """One loaded artifact. embeds: whether it answers a lone text with a vector."""
+    """One loaded artifact. width: numbers of the vector with which it answers a lone text; 0 where it does not."""
 
     name: str
     artifact: Artifact
     batcher: Batcher
     version: str
-    embeds: bool
+    width: int
     fields: list[dict[str, Any]]
     loaded_at: int
 
@@ -55,7 +55,7 @@ class Served:
         """What /v1/models says of it."""
         scores = self.artifact.scores
         found = {"id": self.name, "object": "model", "created": self.loaded_at, "owned_by": "headstart",
-                 "task": self.task.name, "version": self.version, "embeddings": self.embeds,
+                 "task": self.task.name, "version": self.version, "embeddings": self.width > 0,
                  "fields": self.fields, "examples": self.examples(),
                  "metric": scores.get("metric"), "score": scores.get("score")}
         ends = getattr(self.task, "low", math.inf), getattr(self.task, "high", math.inf)
@@ -90,12 +90,14 @@ class Models:
     def _load(self, name: str) -> Served:
         artifact = artifacts.load(self.folders[name], n_threads=self.n_threads)
         # Both of a capability: a text alone is enough, and a vector is the answer.
-        embeds = artifact.task.needed == ("text",) and "embedding" in artifact.predict([{"text": "a"}])[0]
+        width = 0
+        if artifact.task.needed == ("text",):
+            width = len(artifact.predict([{"text": "a"}])[0].get("embedding", ()))
         batcher = Batcher(name, artifact.task, artifact.reader, artifact.runtime, self.settings, self.measures,
                           self._thread, self._encoders)
         version = sha256(self.folders[name] / "MANIFEST.json")[:12]
         golden = {column for one in artifacts.golden(artifact.folder) for column in one["row"]}
-        return Served(name, artifact, batcher, version, embeds, fields(artifact.task, golden), int(time.time()))
+        return Served(name, artifact, batcher, version, width, fields(artifact.task, golden), int(time.time()))
 
     async def reload(self, name: str) -> bool:
         """Try what is in the folder now; False when it is refused. Requests go on being answered, none fails."""

@@ -29,7 +29,7 @@ from pydantic import Field
 from .. import metrics
 from ..duplicates import canonical
 from ..errors import DataError, SpecError, shorten
-from ..ranking import Candidates, negatives
+from ..ranking import Candidates, negatives_of
 from ..types import Prediction, Reader, Row, Window
 from . import LARGEST, N_MISTAKES_SHOWN, Task, finite_number, flaw_of_text
 
@@ -114,7 +114,7 @@ class SentenceSimilarity(Task):
         negatives = row["negatives"]
         if not isinstance(negatives, str | list | tuple):
             return f'"negatives" is {shorten(negatives)}; it must be a string or a list of strings'
-        for text in negatives(row):
+        for text in negatives_of(row):
             if not isinstance(text, str) or not text.strip():
                 return f'"negatives" holds {shorten(text)}; each must be a string that is not empty'
         if negatives and "score" in row:
@@ -139,7 +139,7 @@ class SentenceSimilarity(Task):
             if not contrasted:
                 raise DataError("task.objective", f'"{self.objective}" needs rows with a "score".',
                                 "Use multiple-negatives, or say which column it is: --set data.columns.score=NAME")
-            if len({canonical(row["text_pair"]) for row in rows}) < 2 and not any(map(negatives, rows)):
+            if len({canonical(row["text_pair"]) for row in rows}) < 2 and not any(map(negatives_of, rows)):
                 raise DataError("text_pair", f"all {len(rows):,} rows have the same second text and no negatives; "
                                 "there is nothing to tell apart.", "Is this the right column?")
             return replace(self, has_scores=False, low=0.0, high=1.0)
@@ -168,7 +168,7 @@ class SentenceSimilarity(Task):
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         """One window a text: the first, its pair, its negatives."""
-        texts = [row["text"], *([row["text_pair"]] if "text_pair" in row else []), *negatives(row)]
+        texts = [row["text"], *([row["text_pair"]] if "text_pair" in row else []), *negatives_of(row)]
         windows = []
         for place, (text, (inputs, n_cut)) in enumerate(zip(texts, reader.read_all(texts), strict=True)):
             target: dict[str, Any] = {}

@@ -270,7 +270,7 @@ def test_recent_answers_are_kept_and_only_so_many(kept):
     first, n_tokens = answer("a b", "c d")
     assert n_tokens > 0
     assert answer("c d", "a b") == (first[::-1], 0)  # no token is read again
-    assert kept.metric("headstart_cache_hits") == 2
+    assert kept.metric("headstart_cache_hits_total") == 2
     again, n_of_one = answer("e", "a b")  # "e" has the place of "c d", which nobody asked for as recently
     assert (again[1], 0 < n_of_one < n_tokens) == (first[0], True)
     assert answer("c d")[1] > 0
@@ -485,6 +485,7 @@ def test_the_api_page_shows_every_route(server, tmp_path):
     for path in ("/v1/predict", "/v1/embeddings", "/v1/models", "/health/ready", "/metrics"):
         assert f"<code>{path}</code>" in page
     assert "Two hours that I will never get back." in page
+    assert "Which model; may be left out where only one is served" in page
     assert "CONSOLE" not in page, page[-500:]
 
 

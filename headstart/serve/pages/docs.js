@@ -16,7 +16,8 @@ function route(path, method, about, hasKey) {
   const asked = Object.entries(content?.examples ?? {});
   const answers = Object.entries(about.responses).map(([status, one]) => make("tr", {},
     make("th", { scope: "row" }, status), make("td", {}, one.description)));
-  const fields = Object.entries(content?.schema?.properties ?? {}).map(([name, one]) => make("tr", {},
+  const schema = content?.schema?.anyOf?.[0] ?? content?.schema;
+  const fields = Object.entries(schema?.properties ?? {}).map(([name, one]) => make("tr", {},
     make("th", { scope: "row" }, make("code", {}, name)), make("td", {}, one.description ?? one.title ?? "")));
   return make("section", {},
     make("h2", {}, make("span", { class: "method" }, method.toUpperCase()), make("code", {}, path)),
