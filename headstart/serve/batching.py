@@ -101,6 +101,7 @@ class Batcher:
         if self.n_requests >= self.settings.queue_requests:
             raise self._full()
         self.n_requests += 1
+        self._show()
         job = None
         try:
             job = self._admit(rows, await self._encode(rows))
