@@ -24,6 +24,7 @@ slow: setup  ## what takes longer: real data, many kills
 
 fuzz: setup  ## the readers under twenty thousand made-up files each
 	HEADSTART_FUZZ=20000 $(BIN)/pytest -n 2 tests/property/test_readers.py
+	HEADSTART_FUZZ=2000 $(BIN)/pytest tests/integration/test_api_schema.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ PAGES = Path(__file__).parent / "pages"
 MAX_ROWS = 10_000
 DRAINED_BODIES = 4  # times the limit: what is read of a body that is too large, and forgotten
 T = TypeVar("T")
-TEXT = {"type": "string", "pattern": r"\S"}
+TEXT = {"type": "string", "pattern": r"[^\s\x1c-\x1f\x85]"}  # not empty; Python has blanks that other \s lack
 JSON_KINDS: dict[str, dict[str, Any]] = {
     "text": TEXT, "list": {"type": "array", "items": TEXT},
     "span": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}}
