@@ -21,13 +21,21 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import machine
 from ..errors import HeadstartError, MissingExtraError, ResourceError
 from .log import say
 from .log import start as start_log
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp
+
+    from .guard import Guard
+    from .measures import Measures
+    from .models import Models
 
 PACKAGES = ("fastapi", "httptools", "prometheus_client", "uvicorn", "uvloop")
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -71,11 +79,7 @@ def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> N
     """
     n_threads = max(1, machine.usable_cpus() // settings.workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))  # torch reads it when it is imported
-    from starlette.middleware.cors import CORSMiddleware
-    from starlette.types import ASGIApp
-
-    from . import api
-    from .guard import Guard, Keys
+    from .guard import Keys
     from .measures import Measures
     from .models import Models
 
@@ -83,13 +87,7 @@ def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> N
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is loaded now is the newest; its own handler comes below
     measures = Measures()
     models = Models(settings, measures, n_threads)
-    app = api.make(settings, models, measures)
-    guard = Guard(app, Keys(settings.keys()), measures)
-    asgi: ASGIApp = guard
-    if settings.origins:
-        asgi = CORSMiddleware(asgi, allow_origins=settings.origins, allow_methods=["GET", "POST"],
-                              allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
-                              expose_headers=["retry-after", "x-request-id"])
+    app, guard, asgi = _application(settings, models, measures)
 
     def set_ready(ready: bool) -> None:
         app.state.ready, guard.draining = ready, not ready
@@ -125,6 +123,22 @@ def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> N
 
     uvloop.run(main())
     say("info", "ended", pid=os.getpid())
+
+
+def _application(settings: Settings, models: Models, measures: Measures) -> tuple[FastAPI, Guard, ASGIApp]:
+    """(the routes, the guard before them, all of it as it meets the socket)."""
+    from starlette.middleware.cors import CORSMiddleware
+
+    from . import api
+    from .guard import Guard, Keys
+
+    app = api.make(settings, models, measures)
+    guard = Guard(app, Keys(settings.keys()), measures)
+    if not settings.origins:
+        return app, guard, guard
+    return app, guard, CORSMiddleware(guard, allow_origins=settings.origins, allow_methods=["GET", "POST"],
+                                      allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
+                                      expose_headers=["retry-after", "x-request-id"])
 
 
 def _server(settings: Settings, asgi: Any, set_ready: Callable[[bool], None], started: Callable[[], None]) -> Any:
