@@ -14,25 +14,23 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import DATA, ROOT, Cell, Run, markdown, met, of
-from bench.understanding import NAMES
+from bench import Cell, Run, markdown, met, of
+from bench.understanding import NAMES, VARIANTS, shipped
 
 N_ROWS, N_STEPS, N_WARM_UP = 400, 24, 4
 AIM = 0.9
 
 
 def cells(quick: bool) -> list[Cell]:
-    return [{"name": name, "n_steps": 6 if quick else N_STEPS} for name in NAMES[: 1 if quick else None]]
+    return [{"name": name, "n_steps": 6 if quick else N_STEPS} for name in NAMES[: 1 if quick else None]
+            if name not in VARIANTS]
 
 
 def measure(name: str, n_steps: int) -> dict[str, Any]:
     from headstart import backbone as backbones
     from headstart import batches, data, tasks, workbench
-    from headstart import spec as specs
 
-    asked = specs.read(ROOT / "specs" / f"{name}.yaml")
-    asked["data"]["train"] = str(DATA / asked["data"]["train"].removeprefix("data/"))
-    spec, _, method = workbench.resolve([("bench", asked)])
+    spec, _, method = workbench.resolve([("bench", shipped(name))])
     task = tasks.build(spec.task)
     rows = data.read_splits(spec.data.model_copy(update={"test": None}), task)["train"].rows[:N_ROWS]
     task = task.learn(rows)

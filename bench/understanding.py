@@ -27,6 +27,7 @@ STATED = {"intents": ["out_of_scope_recall"], "faq_search": ["recall_at_1"], "fa
 SEVERAL = ("mrpc", "rte", "stsb", "stsb_embeddings", "copa")  # under ten minutes: three seeds
 NAMES = ("mrpc", "rte", "stsb", "semeval2010_task8", "conll2003", "stsb_embeddings", "copa", "intents", "bitext_flags",
          "faq_search", "faq_questions", "chinese_hotels", "squad", "commonsense_qa")
+VARIANTS = {"faq_questions": "faq_search"}  # a cell -> the Spec that it runs otherwise than shipped
 MODELS = Path(os.environ.get("HEADSTART_MODELS", Path.home() / ".cache" / "headstart-models"))
 QUICK = {"data": {"limit": 120, "validation_limit": 30, "test_limit": 30}, "train": {"max_steps": 3},
          "evaluate": {"n_resamples": 100}}
@@ -41,17 +42,12 @@ def cells(quick: bool) -> list[Cell]:
 def measure(**cell: Any) -> dict[str, Any]:
     """One fit of a shipped Spec, its folder deleted afterwards."""
     import headstart
-    from headstart import spec as specs
 
-    name = "faq_search" if cell["name"] == "faq_questions" else cell["name"]
-    asked = specs.read(ROOT / "specs" / f"{name}.yaml")
-    paths = {key: str(DATA / value.removeprefix("data/")) for key, value in asked["data"].items()
-             if isinstance(value, str) and value.startswith("data/")}
+    asked = shipped(VARIANTS.get(cell["name"], cell["name"]))
     with tempfile.TemporaryDirectory() as folder:
-        models = {"backbone": str(MODELS / asked["backbone"].removeprefix("models/"))} if "backbone" in asked else {}
         if cell["name"] == "faq_questions":
-            paths["test"] = str(similar_questions(Path(folder)))
-        layers = [("bench", {"data": paths, **models}), ("bench", cell.get("settings", {}))]
+            asked["data"]["test"] = str(similar_questions(Path(folder)))
+        layers = [("bench", cell.get("settings", {}))]
         began = time.perf_counter()
         scores = headstart.fit(asked, out=Path(folder) / "run", layers=layers, seed=cell["seed"]).scores
         seconds = time.perf_counter() - began
@@ -60,6 +56,19 @@ def measure(**cell: Any) -> dict[str, Any]:
             "verdict": scores["verdict"], "n_train": scores["data"]["n_train"], "n_test": scores["n_test"],
             "wall_s": seconds, "cost": scores["cost"],
             "curve": [{"epoch": e["epoch"], "score": e["scores"][scores["metric"]]} for e in scores["curve"]]}
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """A shipped Spec, with its data and its model where they lie here."""
+    from headstart import spec as specs
+
+    asked = specs.read(ROOT / "specs" / f"{name}.yaml")
+    for key, value in asked["data"].items():
+        if isinstance(value, str) and value.startswith("data/"):
+            asked["data"][key] = str(DATA / value.removeprefix("data/"))
+    if "backbone" in asked:
+        asked["backbone"] = str(MODELS / asked["backbone"].removeprefix("models/"))
+    return asked
 
 
 def similar_questions(folder: Path) -> Path:

@@ -20,12 +20,11 @@ from . import spec as specs
 from .errors import DataError, SpecError
 from .extract import Extractor
 from .progress import Show
-from .ranking import Candidates
+from .ranking import QUERIES_AT_ONCE, Candidates
 from .tasks import Task
 from .tasks.sentence_similarity import SentenceSimilarity
 from .types import Row
 
-QUERIES_AT_ONCE = 512  # rows of the table of similarities that are in memory together
 Hit = dict[str, Any]  # {"row": number in the corpus, from 0; "text": str; "similarity": float}
 
 

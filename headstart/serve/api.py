@@ -383,19 +383,20 @@ def _body(kind: type[BaseModel]) -> dict[str, Any]:
 
 def described(page: dict[str, Any], served: Sequence[Served], has_keys: bool) -> dict[str, Any]:
     """The OpenAPI page with the columns and example rows of what is served."""
-    kinds, embedders = {one.name: one.task.name for one in served}, [one for one in served if one.width]
-    examples = {"/v1/predict": {one.name: {"rows": one.examples()} for one in served},
-                "/v1/embeddings": {one.name: {"input": [row["text"] for row in one.examples()]} for one in embedders}}
-    columns = {"/v1/predict": {one.name: {"rows": _one_or_many(_row_schema(one.task))} for one in served},
-               "/v1/embeddings": {one.name: {"input": _one_or_many(TEXT), "dimensions": {
-                   "type": "integer", "minimum": 1, "maximum": one.width}} for one in embedders}}
-    for path, found in columns.items():
+    ways = {  # path -> (model, an example of what is asked of it, the columns that differ from model to model)
+        "/v1/predict": [(one, {"rows": one.examples()}, {"rows": _one_or_many(_row_schema(one.task))})
+                        for one in served],
+        "/v1/embeddings": [(one, {"input": [row["text"] for row in one.examples()]},
+                            {"input": _one_or_many(TEXT),
+                             "dimensions": {"type": "integer", "minimum": 1, "maximum": one.width}})
+                           for one in served if one.width]}
+    for path, found in ways.items():
         asked = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-        asked["examples"] = {name: {"summary": f"{name}: {kinds[name]}", "value": {"model": name, **one}}
-                             for name, one in examples[path].items()}
+        asked["examples"] = {one.name: {"summary": f"{one.name}: {one.task.name}", "value": {
+            "model": one.name, **example}} for one, example, _ in found}
         if found:  # else what is asked here is refused, whatever it is
-            asked["schema"] = {"anyOf": [_for_model(asked["schema"], name, one, is_alone=len(served) == 1)
-                                         for name, one in found.items()]}
+            asked["schema"] = {"anyOf": [_for_model(asked["schema"], one.name, columns, is_alone=len(served) == 1)
+                                         for one, _, columns in found]}
     if has_keys:
         page["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         page["security"] = [{"key": []}]

@@ -13,7 +13,7 @@ HEAD_BYTES = 1 << 15
 class Protocol(HttpToolsProtocol):
     """Closes a connection whose request's head does not end. Bodies are the routes' to limit."""
 
-    head_s = 10.0
+    head_s: float
     _timer: asyncio.TimerHandle | None = None
     _n_head_bytes = 0
     _is_in_head = True
@@ -57,5 +57,5 @@ class Protocol(HttpToolsProtocol):
 
 
 def within(head_s: float) -> type[Protocol]:
-    """The protocol with another limit of time."""
+    """The protocol with its limit of time."""
     return type("Protocol", (Protocol,), {"head_s": head_s})
