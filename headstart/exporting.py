@@ -19,6 +19,7 @@ from . import artifact, data, graph, machine, parity, runfolder, runtime, sealed
 from .answers import data_spec
 from .artifact import EXPORT, GOLDEN_TOLERANCE, MODEL, Artifact
 from .errors import ArtifactError, DataError, HeadstartError, ParityError, SpecError
+from .heads import Model
 from .parity import Gate, Rows
 from .predict import predict
 from .progress import Show
@@ -62,10 +63,8 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     gate = Gate.of(loaded.task, loaded.reader, loaded.runtime, chosen, spec.evaluate.tokens_per_batch)
     with sealed.writing(final) as folder:
         model, _ = weights.open_model(run, loaded.task, spec)
-        example = parity.batch(gate.windows(), 2, min(8, loaded.reader.max_tokens), loaded.reader.pad_id)
-        graph.write(model, example, folder / MODEL)
+        found: dict[str, Any] = {"fp32": in_32_bits(gate, model, folder / MODEL, fuse=not int8, show=show)}
         del model
-        found: dict[str, Any] = {"fp32": gate.exact(runtime.open_model(folder / MODEL))}
         show.say(f"fp32: every answer agrees; numbers to {found['fp32']['largest_difference']:.1g}")
         if int8:
             found["int8"] = _in_8_bits(gate, folder / MODEL, max_loss, spec, show)
@@ -105,6 +104,23 @@ def _is_labelled(loaded: Artifact, rows: Sequence[Row]) -> bool:
         return False
     loaded.check_gold(rows)
     return True
+
+
+def in_32_bits(gate: Gate, model: Model, path: Path, *, fuse: bool, show: Show) -> dict[str, Any]:
+    """Write `model` to `path` and prove it; returns what the gate found. Raises ParityError or ModelError.
+
+    fuse: with attention and the like as one operation each, if this model can be proven so. What is fused is not put
+          into 8 bits: that begins without.
+    """
+    example = parity.batch(gate.windows(), 2, min(8, gate.reader.max_tokens), gate.reader.pad_id)
+    if fuse:
+        try:
+            graph.write(model, example, path, fuse=True)
+            return gate.exact(runtime.open_model(path)) | {"fused": True}
+        except HeadstartError as error:
+            show.say(f"fused operations do not answer as this model does ({error.what}); trying without.")
+    graph.write(model, example, path, fuse=False)
+    return gate.exact(runtime.open_model(path)) | {"fused": False}
 
 
 def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Show) -> dict[str, Any]:

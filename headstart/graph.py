@@ -1,6 +1,6 @@
 """A torch model as an ONNX file, and that file in 8 bits.
 
-    write(model, inputs, Path("model.onnx"))                     the very module that predicts, head and adapter in it
+    write(model, inputs, Path("model.onnx"), fuse=True)          the very module that predicts, head and adapter in it
     quantize(Path("model.onnx"), Path("int8.onnx"), plan, True)  its weights in 8 bits, but for what the plan keeps
 
 Shape suffixes: B windows in a batch, T tokens.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ try:
     import onnxscript  # noqa: F401 - torch.onnx needs it, and would say so less clearly
     import torch
     from torch import nn
+    from transformers.exporters.onnxruntime_fusions import fuse_for_onnxruntime
 except ImportError as error:
     raise MissingExtraError("export", error.name or "onnx", "train,export") from None
 
@@ -33,6 +35,7 @@ from . import adapters, runtime
 from .heads import Model
 
 QUANTIZED = ("MatMul", "Gemm", "Gather")
+SCOPES = "name_scopes"  # of what torch notes of a node: the modules that it came from
 MERGED_KINDS = ("LORA", "IA3")  # adapters that are changes of the backbone's own weights
 
 
@@ -48,10 +51,11 @@ class _Positional(nn.Module):
         return logits
 
 
-def write(model: Model, inputs: dict[str, np.ndarray], path: Path) -> None:
+def write(model: Model, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool) -> None:
     """Write `model` to `path`, for any number of windows of any length.
 
     inputs: an example, [B, T] with B and T of 2 at least: what is 1 there would be taken for a constant.
+    fuse:   put operations together that onnxruntime has one for (attention above all): a graph that only it can run.
     Raises  ModelError when the model does something that a graph cannot hold, or is too large for one file.
     """
     kinds = getattr(model.encoder, "peft_config", {})
@@ -61,9 +65,16 @@ def write(model: Model, inputs: dict[str, np.ndarray], path: Path) -> None:
     axes = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in inputs)
     try:
         with _quiet(), torch.no_grad():
-            torch.onnx.export(_Positional(model, list(inputs)), tuple(map(torch.from_numpy, inputs.values())), path,
-                              dynamo=True, dynamic_shapes=(axes,), input_names=list(inputs), output_names=["logits"],
-                              external_data=False, verbose=False)
+            program = torch.onnx.export(
+                _Positional(model, list(inputs)), tuple(map(torch.from_numpy, inputs.values())), dynamo=True,
+                dynamic_shapes=(axes,), input_names=list(inputs), output_names=["logits"], verbose=False)
+            assert program is not None
+            if fuse:
+                fuse_for_onnxruntime(program.model, "cpu")
+            for node in program.model.graph.all_nodes():  # what is left tells of this machine's files
+                for key in [key for key in node.metadata_props if not key.endswith(SCOPES)]:
+                    del node.metadata_props[key]
+            program.save(path, external_data=False)
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise ModelError("export", f"the model cannot be written as a graph: {shorten(said[0], 200)}.",
@@ -96,20 +107,29 @@ class Plan:
 def plans(path: Path) -> list[Plan]:
     """Ways to put the model at `path` into 8 bits, the smallest file first; each keeps more than the one before.
 
-    The head reads everything and is small; the first and the last block are known to suffer most.
+    The head reads everything, and tables of positions and of token types are added to every token: all of them are
+    small. In the blocks the feed-forward layer that reads the activation's outliers suffers most, in the first and
+    the last block above all.
     """
-    owners = _owners(path)
+    model = onnx.load(path)
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    users = {node.name: node for node in model.graph.node
+             if node.op_type in QUANTIZED and any(name in sizes for name in node.input)}
+    owners = {name: _module(node) for name, node in users.items()}
+    outside = {name for name, module in owners.items() if not _block(module)}
+    words = max(outside, key=lambda name: max(sizes.get(one, 0) for one in users[name].input), default="")
+    small = outside - {words}
     blocks = list(dict.fromkeys(block for module in owners.values() if (block := _block(module))))
-    head = {node for node, module in owners.items() if not _block(module) and "embed" not in module}
-    ends = {node for node, module in owners.items() if _block(module) in (*blocks[:1], *blocks[-1:])}
-    feed_forward = {node for node in ends if "att" not in owners[node].lower()}
-    rest = {node for node, module in owners.items() if not _block(module)}
-    found = {"all of it in 8 bits": set[str](), "the head in 32 bits": head,
-             "the head and the outer blocks' feed-forward parts in 32 bits": head | feed_forward,
-             "the head and the outer blocks in 32 bits": head | ends,
-             "only the inner blocks in 8 bits": ends | rest}
-    kept = {name: keep for name, keep in found.items() if len(keep) < len(owners)}
-    return [Plan(name, tuple(sorted(keep))) for name, keep in kept.items()]
+    outer = [[name for name, module in owners.items() if _block(module) == block]
+             for block in dict.fromkeys((*blocks[:1], *blocks[-1:]))]
+    feed_forward = [[name for name in names if "att" not in owners[name].lower()] for names in outer]
+    ways = {"the head and small tables": small,
+            "the head, small tables and the outer blocks' last layers": small.union(*(n[-1:] for n in feed_forward)),
+            "the head, small tables and the outer blocks' feed-forward parts": small.union(*feed_forward),
+            "the head, small tables and the outer blocks": small.union(*outer),
+            "all but the inner blocks": outside.union(*outer)}
+    kept = {frozenset(keep): name for name, keep in reversed(ways.items()) if len(keep) < len(owners)}
+    return [Plan(f"{name} in 32 bits", tuple(sorted(keep))) for keep, name in reversed(kept.items())]
 
 
 def _block(module: str) -> str:
@@ -118,16 +138,8 @@ def _block(module: str) -> str:
     return found[0] if found else ""
 
 
-def _owners(path: Path) -> dict[str, str]:
-    """Name of the node -> the torch module it came from, for every node that multiplies with or looks up weights."""
-    model = onnx.load(path)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return {node.name: _module(node) for node in model.graph.node
-            if node.op_type in QUANTIZED and any(name in weights for name in node.input)}
-
-
 def _module(node: onnx.NodeProto) -> str:
-    scopes = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "[]")
+    scopes = next((p.value for p in node.metadata_props if p.key.endswith(SCOPES)), "[]")
     names: list[str] = ast.literal_eval(scopes)
     return names[-2] if len(names) > 1 else ""
 
