@@ -27,11 +27,12 @@ from .data import Table
 from .errors import DataError
 from .extract import Extractor
 from .progress import Show
-from .sections import Headline, Section, clean, cut, percent
+from .sections import Headline, Section
 from .sections import Table as Shown
 from .spec import Spec
 from .tasks import Task
 from .types import Row
+from .wording import clean, cut, percent
 
 Finding = dict[str, Any]
 

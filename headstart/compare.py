@@ -34,8 +34,9 @@ from . import data, drawing, metrics, report, runfolder, sealed, splits, tasks, 
 from . import spec as specs
 from .errors import HeadstartError, SpecError
 from .progress import Show
-from .sections import Headline, Picture, Section, Table, duration, in_words, percent, points
-from .sections import interval as in_brackets
+from .sections import Headline, Picture, Section, Table
+from .wording import duration, in_words, percent, points
+from .wording import interval as in_brackets
 
 LIBRARIES = ("accelerate", "jinja2", "peft", "sklearn.linear_model", "sklearn.feature_extraction.text",
              "safetensors.torch", "transformers.models.bert.modeling_bert")  # seconds to import: once, not in each cell

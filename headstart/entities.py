@@ -1,12 +1,16 @@
-"""What is wrong with the tokens, tags and entities that a row gives, in words; None where nothing is."""
+"""What is wrong with the tokens, tags and entities of a row, as given (in words; None: nothing) and as answered."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import shorten
-from .tagging import places, splits_character
+from .tagging import Span, places, splits_character
+
+N_MISSED_SHOWN = 4  # of mistakes, entities that the model did not see at all: it has no confidence to order them by
+CONTEXT_CHARS = 60  # on either side of a mistake
 
 
 def flaw_of_tokens(tokens: Any, text: str | None) -> str | None:
@@ -73,3 +77,46 @@ def _flaw_of_entity(one: Any, text: str) -> str | None:
         return (f"has {shorten(one['text'])} at {start}-{end}, where the text has {shorten(text[start:end])}; "
                 "offsets must count code points, not bytes or UTF-16 units")
     return None
+
+
+def mistakes(texts: Sequence[str], both: Sequence[tuple[set[Span], set[Span]]],
+             answers: Sequence[Sequence[Mapping[str, Any]]], n_shown: int) -> list[dict[str, Any]]:
+    """Wrong spans, most confident first, then some that were missed; each with what it stands in, marked.
+
+    both: (gold, predicted) spans of each text. answers: its entities, with "start", "end", "label" and "score".
+    """
+    wrong: list[tuple[float, int, list[Span], list[Span]]] = []
+    for i, (gold, said) in enumerate(both):
+        shares = {(e["start"], e["end"], e["label"]): e["score"] for e in answers[i]}
+        for group in _touching(gold - said, said - gold):
+            wrong.append((max((shares[span] for span in group[1]), default=-1.0), i, *group))
+    wrong.sort(key=lambda one: -one[0])
+    missed = [one for one in wrong if one[0] < 0][:N_MISSED_SHOWN]
+    shown = [one for one in wrong if one[0] >= 0][: n_shown - len(missed)] + missed
+    return [{"text": _marked(texts[i], [*gold_spans, *said_spans]), "label": _in_words(texts[i], gold_spans),
+             "predicted": _in_words(texts[i], said_spans), "confidence": share if share >= 0 else None}
+            for share, i, gold_spans, said_spans in shown]
+
+
+def _touching(gold: set[Span], said: set[Span]) -> list[tuple[list[Span], list[Span]]]:
+    """Gold and predicted spans that overlap, directly or through others, together."""
+    groups: list[tuple[list[Span], list[Span]]] = []
+    reach = -1
+    for (start, end, label), side in sorted([(one, 0) for one in gold] + [(one, 1) for one in said]):
+        if start >= reach:
+            groups.append(([], []))
+        groups[-1][side].append((start, end, label))
+        reach = max(reach, end)
+    return groups
+
+
+def _marked(text: str, spans: Sequence[Span]) -> str:
+    """The part of the text around the spans, with what they cover in ⟦ ⟧."""
+    start, end = min(s for s, _, _ in spans), max(e for _, e, _ in spans)
+    before, after = max(0, start - CONTEXT_CHARS), min(len(text), end + CONTEXT_CHARS)
+    return ("…" * (before > 0) + text[before:start] + "⟦" + text[start:end] + "⟧" + text[end:after]
+            + "…" * (after < len(text)))
+
+
+def _in_words(text: str, spans: Sequence[Span]) -> str:
+    return ", ".join(f"{label}: {shorten(text[start:end])[1:-1]}" for start, end, label in spans) or "none"

@@ -18,24 +18,19 @@ from . import drawing, sealed
 from .errors import ArtifactError, MissingExtraError
 from .sections import (
     MAX_LABELS_SHOWN,
-    MISSING,
     Headline,
     Scores,
     Section,
     Table,
     certificate_table,
-    clean,
     data,
     facts,
     headline,
-    in_words,
-    interval,
-    n_rows,
-    printable,
     score_picture,
     sections,
     truncation,
 )
+from .wording import MISSING, clean, in_words, interval, n_rows, printable
 
 
 def render_html(scores: Scores, steps: Sequence[Mapping[str, Any]], spec_yaml: str) -> str:

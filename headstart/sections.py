@@ -9,34 +9,39 @@ steps, no baselines, no mistakes) gives no section, and keys that nobody here kn
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import drawing
+from .wording import (
+    MAX_TEXT_CHARS,
+    MISSING,
+    amount,
+    cut,
+    in_words,
+    interval,
+    n_rows,
+    percent,
+    points,
+    score_words,
+    tick_percent,
+    tick_points,
+)
 
 Scores = Mapping[str, Any]
 
 MAX_MATRIX_LABELS = 30  # a larger matrix is a gray square: the most confused pairs say more
 MAX_PAIRS_SHOWN = 20
 MAX_LABELS_SHOWN = 30  # further ones are folded away
-MAX_TEXT_CHARS = 280
 MAX_ANSWER_CHARS = 160
 MAX_NAME_CHARS = 32
 MAX_TITLE_CHARS = 90  # a longer first clause is no headline; it is cut at its colon
-MISSING = "–"
 PLAIN = {
     "positive": "Starting from the pretrained model helped, by more than the luck of these test rows would explain.",
     "undecided": "These test rows cannot tell whether starting from the pretrained model helped; more of them could.",
     "negative": "Something simpler did better on the same rows: use that, or change the Spec and fit again.",
 }
-WORDS = {"train_seconds": "training time", "total_seconds": "total time", "padding_share": "share of padding",
-         "train_tokens_per_s": "training tokens per second", "peak_rss_mb": "peak memory", "artifact_bytes": "artifact",
-         "n_trainable": "trainable weights", "n_steps": "optimizer steps",
-         "evaluate_seconds": "evaluation time", "cpu": "CPU", "n_threads": "threads"}
-OWN_UNIT = ("rmse",)  # scores in the unit of the rows' own numbers
-DIRECTIONS = {"LRO", "RLO", "LRE", "RLE", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 @dataclass(frozen=True)
@@ -81,95 +86,6 @@ class Headline:
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------
-
-
-def percent(value: float | None) -> str:
-    return MISSING if value is None or not math.isfinite(value) else _signless(f"{100 * value:.1f}") + "%"
-
-
-def interval(ends: Sequence[float] | None) -> str:
-    """[69.0, 73.0], in percent; bounds of differences in points."""
-    return "[" + ", ".join(_signless(f"{100 * end:.1f}") for end in ends) + "]" if ends else ""
-
-
-def score_words(name: str, value: float | None) -> str:
-    """A share of one in percent; what is measured in the task's own unit as it is."""
-    if name not in OWN_UNIT or value is None or not math.isfinite(value):
-        return percent(value)
-    return f"{value:,.4g}"
-
-
-def points(difference: float) -> str:
-    return _signless(f"{100 * difference:+.1f}") + " points"
-
-
-def _tick_points(tick: float) -> str:
-    return _signless(f"{100 * tick:+g}")
-
-
-def _tick_percent(tick: float) -> str:
-    return f"{100 * tick:g}%"
-
-
-def _signless(number: str) -> str:
-    """A zero without a sign, and a minus as wide as a plus."""
-    return "0.0" if number in ("-0.0", "+0.0") else "0" if number == "+0" else number.replace("-", "−")
-
-
-def in_words(name: str) -> str:
-    """"macro_f1" as "macro F1"."""
-    return name.replace("_", " ").replace("f1", "F1")
-
-
-def n_rows(n: int | None) -> str:
-    return f"n = {n:,}" if n is not None else "n not recorded"
-
-
-def amount(name: str, value: object) -> tuple[str, str]:
-    """Name and value in words; the unit stands at the name's end, as everywhere in the house ("train_seconds")."""
-    unit = next((unit for unit in UNITS if name.endswith(unit) and not name.startswith("n_")), "")
-    words = WORDS.get(name) or in_words(name.removeprefix("n_").removesuffix(unit))
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return words, MISSING
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return words, cut(str(value), MAX_TEXT_CHARS)
-    return words, UNITS[unit](value) if unit else f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-UNITS: dict[str, Callable[[float], str]] = {
-    "_seconds": duration, "_share": percent, "_per_s": "{:,.0f}".format,
-    "_mb": "{:,.0f} MB".format, "_bytes": lambda n: f"{n / 1e6:,.1f} MB"}
-
-
-def cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-
-
-def clean(value: Any) -> Any:
-    """`value` with every string on one line and fit to be written.
-
-    Control characters, lone surrogates and direction overrides (which would turn the words after them) become "�".
-    """
-    if isinstance(value, str):
-        return " ".join(printable(value).split())
-    if isinstance(value, Mapping):
-        return {clean(key): clean(item) for key, item in value.items()}
-    return [clean(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def printable(text: str) -> str:
-    return "".join(c if c in "\n\t\r" or not _is_control(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _is_control(c: str) -> bool:
-    return unicodedata.category(c) in ("Cc", "Cs") or unicodedata.bidirectional(c) in DIRECTIONS
 
 
 # ---- what to say ---------------------------------------------------------------------------------------------------
@@ -229,7 +145,7 @@ def certificate(scores: Scores) -> Section:
                 for name, gain in gains.items()]
         pictures.append(Picture(f"Gain of the fitted model over each baseline in points, paired on the same rows, {n}; "
                                 "an interval that holds 0 decides nothing",
-                                drawing.dot_plot("Paired gains", dots, _tick_points, zero=True)))
+                                drawing.dot_plot("Paired gains", dots, tick_points, zero=True)))
     return Section("certificate", "Certificate", lead, [picture for picture in pictures if picture.svg],
                    [certificate_table(scores)])
 
@@ -238,7 +154,7 @@ def score_picture(scores: Scores) -> str:
     dots = [drawing.Dot(cut(name, MAX_NAME_CHARS), one["score"], tuple(one.get("interval") or [one["score"]] * 2),
                         f"{percent(one['score'])} {interval(one.get('interval'))}".rstrip(), is_main=k == 0)
             for k, (name, one) in enumerate(_scored(scores))]
-    return drawing.dot_plot(f"Test {in_words(scores['metric'])}", dots, _tick_percent)
+    return drawing.dot_plot(f"Test {in_words(scores['metric'])}", dots, tick_percent)
 
 
 def certificate_table(scores: Scores, folded: str = "The same numbers as a table") -> Table:
@@ -279,7 +195,7 @@ def learning(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> Section | No
         if kept.get("what", "the best trained weights") != "the best trained weights":
             lead.append(f"Kept: {kept['what']}; its validation {in_words(metric)} is {percent(kept['score'])}.")
         pictures.append(Picture(f"Validation {in_words(metric)} by step, {n}", drawing.line_plot(
-            f"Validation {in_words(metric)}", words, scored, _tick_percent, x=x, best=best,
+            f"Validation {in_words(metric)}", words, scored, tick_percent, x=x, best=best,
             label=f"best {percent(scored[best][1])}")))
         tables.append(_curve_table(curve, best, n))
     return Section("learning", "Learning", lead, pictures, tables)

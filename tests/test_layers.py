@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent / "headstart"
 
 FLOORS = [
     {"types", "errors"},
-    {"spec", "metrics", "registry", "heads", "drawing", "sources", "machine", "progress", "trust", "tagging"},
+    {"spec", "metrics", "registry", "heads", "drawing", "sources", "machine", "progress", "trust", "tagging",
+     "wording"},
     {"sealed", "runtime", "backbone", "blocks", "memo", "duplicates", "sections", "squad",
      "entities"},
     {"data", "report", "batches", "adapters", "ranking"},

@@ -1,4 +1,4 @@
-"""The routes. Bodies are read within limits and checked by pydantic; the OpenAPI page follows from the tasks."""
+"""The routes. Bodies are read within limits and checked by pydantic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import base64
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pydantic
@@ -15,129 +15,33 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from .. import __version__
-from ..tasks import Task
 from ..types import Prediction, Row
 from .guard import CLIENT_GONE
 from .measures import Measures
-from .models import Models, Served, checked, kind_of
+from .messages import (
+    MAX_ROWS,
+    REFUSALS,
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    Health,
+    ModelsResponse,
+    PredictRequest,
+    PredictResponse,
+    body_schema,
+    described,
+)
+from .models import Models, Served, checked
 from .refused import ClientGone, Refused, internal
 from .settings import Settings
 
 PAGES = Path(__file__).parent / "pages"
-MAX_ROWS = 10_000
 DRAINED_BODIES = 4  # times the limit: what is read of a body that is too large, and forgotten
 T = TypeVar("T")
-TEXT = {"type": "string", "pattern": r"[^\s\x1c-\x1f\x85]"}  # not empty; Python has blanks that other \s lack
-JSON_KINDS: dict[str, dict[str, Any]] = {
-    "text": TEXT, "list": {"type": "array", "items": TEXT},
-    "span": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}}
-
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-WholeNumber = Annotated[int, BeforeValidator(_whole)]  # 31.0 is one in JSON
-
-
-class PredictRequest(BaseModel):
-    """Rows to answer: one or many, each with the task's own columns. A string is short for {"text": string}."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    model: str | None = Field(None, max_length=256, description="Which model; may be left out where only one is served")
-    rows: str | dict[str, Any] | list[str | dict[str, Any]]
-
-
-class Usage(BaseModel):
-    """What was read. Tokens that did not fit the model's window were not."""
-
-    n_rows: int
-    n_tokens: int
-    n_cut_tokens: int
-
-
-class PredictResponse(BaseModel):
-    """One answer a row, in their order; what an answer holds is the task's to say."""
-
-    model: str
-    version: str = Field(description="The first digits of the artifact's sha256")
-    predictions: list[dict[str, Any]]
-    usage: Usage
-
-
-class EmbeddingsRequest(BaseModel):
-    """OpenAI's request for embeddings; texts only, no token ids."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    model: str | None = Field(None, max_length=256)
-    input: str | list[str]
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: WholeNumber | None = Field(None, ge=1, description="Only the first numbers, made of norm one again")
-    user: str | None = Field(None, max_length=256, description="Not read")
-
-
-class Embedding(BaseModel):
-    """One vector of norm one; base64 is little-endian float32."""
-
-    object: Literal["embedding"] = "embedding"
-    index: int
-    embedding: list[float] | str
-
-
-class EmbeddingsUsage(BaseModel):
-    """What was read."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingsResponse(BaseModel):
-    """OpenAI's answer."""
-
-    object: Literal["list"] = "list"
-    data: list[Embedding]
-    model: str
-    usage: EmbeddingsUsage
-
-
-class ModelsResponse(BaseModel):
-    """The models that are served: task, columns, made-up examples, score of the test rows."""
-
-    object: Literal["list"] = "list"
-    data: list[dict[str, Any]]
-
-
-class Health(BaseModel):
-    """How this process is."""
-
-    status: str
-
-
-class Fault(BaseModel):
-    """What went wrong: a code for programs, a sentence for people, the place in the request."""
-
-    code: str
-    message: str
-    param: str | None
-    request_id: str
-
-
-class ErrorResponse(BaseModel):
-    """The one shape of all errors."""
-
-    error: Fault
-
-
-ERRORS = {400: "not JSON", 401: "no valid API key", 404: "no such model", 408: "the body came too slowly",
-          413: "too many bytes, tokens or rows", 415: "not application/json", 422: "not what the model reads",
-          429: "the queue is full; Retry-After says when to come back", 504: "no answer before the deadline"}
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse, "description": what.capitalize()} for status, what in ERRORS.items()}
 
 
 def make(settings: Settings, models: Models, measures: Measures) -> FastAPI:
@@ -168,7 +72,8 @@ class _Direct(APIRoute):
 
 
 def _add_predict(app: FastAPI, settings: Settings, models: Models) -> None:
-    @app.post("/v1/predict", response_model=PredictResponse, responses=REFUSALS, openapi_extra=_body(PredictRequest))
+    @app.post("/v1/predict", response_model=PredictResponse, responses=REFUSALS,
+              openapi_extra=body_schema(PredictRequest))
     async def predict(request: Request) -> Response:
         """Answer one row or many."""
         asked = parsed(PredictRequest, await read_body(request, settings))
@@ -181,7 +86,7 @@ def _add_predict(app: FastAPI, settings: Settings, models: Models) -> None:
 
 def _add_embeddings(app: FastAPI, settings: Settings, models: Models) -> None:
     @app.post("/v1/embeddings", response_model=EmbeddingsResponse, responses=REFUSALS,
-              openapi_extra=_body(EmbeddingsRequest))
+              openapi_extra=body_schema(EmbeddingsRequest))
     async def embeddings(request: Request) -> Response:
         """Turn texts into vectors, in OpenAI's shape."""
         asked = parsed(EmbeddingsRequest, await read_body(request, settings))
@@ -380,53 +285,3 @@ async def _while_client_waits(request: Request, work: Awaitable[T], limit_s: flo
 
 def _json(value: Any, status: int = 200) -> Response:
     return Response(to_json(value), status, media_type="application/json")
-
-
-# ---------------------------------------------------------------------------------------------------- the OpenAPI page
-
-
-def _body(kind: type[BaseModel]) -> dict[str, Any]:
-    schema = kind.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def described(page: dict[str, Any], served: Sequence[Served], has_keys: bool) -> dict[str, Any]:
-    """The OpenAPI page with the columns and example rows of what is served."""
-    ways = {  # path -> (model, an example of what is asked of it, the columns that differ from model to model)
-        "/v1/predict": [(one, {"rows": one.examples()}, {"rows": _one_or_many(_row_schema(one.task))})
-                        for one in served],
-        "/v1/embeddings": [(one, {"input": [row["text"] for row in one.examples()]},
-                            {"input": _one_or_many(TEXT),
-                             "dimensions": {"type": "integer", "minimum": 1, "maximum": one.width}})
-                           for one in served if one.width]}
-    for path, found in ways.items():
-        asked = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-        asked["examples"] = {one.name: {"summary": f"{one.name}: {one.task.name}", "value": {
-            "model": one.name, **example}} for one, example, _ in found}
-        if found:  # else what is asked here is refused, whatever it is
-            asked["schema"] = {"anyOf": [_for_model(asked["schema"], one.name, columns, is_alone=len(served) == 1)
-                                         for one, _, columns in found]}
-    if has_keys:
-        page["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        page["security"] = [{"key": []}]
-    return page
-
-
-def _for_model(schema: dict[str, Any], name: str, columns: dict[str, Any], is_alone: bool) -> dict[str, Any]:
-    """The schema of a request to one model; which model need be said only where there are several."""
-    said = {c: {"description": one.get("description", "")} for c, one in schema["properties"].items()}
-    chosen = {c: said[c] | one for c, one in {"model": {"const": name}, **columns}.items()}
-    return {**schema, "title": name, "required": [*schema["required"], *([] if is_alone else ["model"])],
-            "properties": schema["properties"] | chosen}
-
-
-def _one_or_many(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_ROWS}]}
-
-
-def _row_schema(task: Task) -> dict[str, Any]:
-    shown = {c: v for row in reversed(task.examples) for c, v in row.items()}
-    columns = {c: {"description": rule, **JSON_KINDS[kind_of(shown.get(c))]}
-               for c, rule in task.columns.items() if c not in task.gold}
-    row = {"type": "object", "title": task.name, "properties": columns, "required": list(task.needed)}
-    return {"anyOf": [row, TEXT]} if "text" in task.columns and set(task.needed) <= {"text"} else row

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ..errors import DataError, shorten
 from . import hub
-from .formats import Opened, open_file, open_stdin, suffix
+from .formats import open_file, open_stdin, suffix
 from .lines import STDIN, Rules, open_lines, unreadable
+from .records import Opened
 
 PIP = "pip:"
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}

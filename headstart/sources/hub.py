@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import DataError, MissingExtraError, nearest, shorten
-from .formats import Opened, Record
 from .lines import Rules, too_large
+from .records import Opened, Record
 
 PREFIX = "hub:"
 PATIENCE_S = 3.0

@@ -22,8 +22,8 @@ import numpy as np
 from pydantic import Field
 
 from .. import metrics
-from ..entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens
-from ..errors import DataError, shorten
+from ..entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens, mistakes
+from ..errors import DataError
 from ..tagging import (
     PLAIN,
     Span,
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
     from ..features import LinearMap
     from ..heads import Head
-
-N_MISSED_SHOWN = 4  # of them, entities that the model did not see at all: it has no confidence to order them by
-CONTEXT_CHARS = 60  # on either side of a mistake
 
 
 @dataclass(frozen=True)
@@ -357,7 +354,8 @@ class TokenClassification(Task):
             "labels": sorted(counts), "counted": "words" if self.scheme == PLAIN else "entities",
             "per_label": [{"label": label, **metrics.of_counts(n_right, n_gold, n_said)}
                           for label, (n_right, n_said, n_gold) in sorted(counts.items())],
-            "mistakes": self._mistakes(both, predictions, rows),
+            "mistakes": mistakes([self.text(row) for row in rows], both, [p["entities"] for p in predictions],
+                                 N_MISTAKES_SHOWN),
         }
         if self.scheme == PLAIN:
             found["confusion"] = self._confusion(both, found["labels"])
@@ -380,24 +378,6 @@ class TokenClassification(Task):
         words_W = self.read(row)[1]
         starts, ends = {start for start, _ in words_W}, {end for _, end in words_W}
         return sum(s not in starts or e not in ends or label not in self.labels for s, e, label in gold)
-
-    def _mistakes(self, both: Sequence[tuple[set[Span], set[Span]]], predictions: Sequence[Prediction],
-                  rows: Sequence[Row]) -> list[dict[str, Any]]:
-        """Wrong spans, most confident first, then some that were missed; each with what it stands in, marked."""
-        wrong: list[tuple[float, int, list[Span], list[Span]]] = []
-        for i, (gold, said) in enumerate(both):
-            shares = {(e["start"], e["end"], e["label"]): e["score"] for e in predictions[i]["entities"]}
-            for group in _touching(gold - said, said - gold):
-                wrong.append((max((shares[span] for span in group[1]), default=-1.0), i, *group))
-        wrong.sort(key=lambda one: -one[0])
-        missed = [one for one in wrong if one[0] < 0][:N_MISSED_SHOWN]
-        shown = [one for one in wrong if one[0] >= 0][: N_MISTAKES_SHOWN - len(missed)] + missed
-        found = []
-        for share, i, gold_spans, said_spans in shown:
-            text = self.text(rows[i])
-            found.append({"text": _marked(text, [*gold_spans, *said_spans]), "label": _in_words(text, gold_spans),
-                          "predicted": _in_words(text, said_spans), "confidence": share if share >= 0 else None})
-        return found
 
     def describe(self) -> dict[str, Any]:
         return {"id2label": {str(k): tag for k, tag in enumerate(self.tags_K)}, "label2id": self._index}
@@ -453,34 +433,7 @@ def _best_window(g: int, lengths: Sequence[int], step: int) -> int:
     return best
 
 
-# -------------------------------------------------------------------------------------------------------------- report
-
-
 def _most_frequent(counts: Counter[int]) -> tuple[int, float]:
     """(the most frequent, of equals the smallest; its share)."""
     best = min(counts, key=lambda k: (-counts[k], k))
     return best, counts[best] / counts.total()
-
-
-def _touching(gold: set[Span], said: set[Span]) -> list[tuple[list[Span], list[Span]]]:
-    """Gold and predicted spans that overlap, directly or through others, together."""
-    groups: list[tuple[list[Span], list[Span]]] = []
-    reach = -1
-    for (start, end, label), side in sorted([(one, 0) for one in gold] + [(one, 1) for one in said]):
-        if start >= reach:
-            groups.append(([], []))
-        groups[-1][side].append((start, end, label))
-        reach = max(reach, end)
-    return groups
-
-
-def _marked(text: str, spans: Sequence[Span]) -> str:
-    """The part of the text around the spans, with what they cover in ⟦ ⟧."""
-    start, end = min(s for s, _, _ in spans), max(e for _, e, _ in spans)
-    before, after = max(0, start - CONTEXT_CHARS), min(len(text), end + CONTEXT_CHARS)
-    return ("…" * (before > 0) + text[before:start] + "⟦" + text[start:end] + "⟧" + text[end:after]
-            + "…" * (after < len(text)))
-
-
-def _in_words(text: str, spans: Sequence[Span]) -> str:
-    return ", ".join(f"{label}: {shorten(text[start:end])[1:-1]}" for start, end, label in spans) or "none"

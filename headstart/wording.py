@@ -1,0 +1,106 @@
+"""Values in words: how a report writes numbers, names and texts that came from outside."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+MAX_TEXT_CHARS = 280
+MISSING = "–"
+WORDS = {"train_seconds": "training time", "total_seconds": "total time", "padding_share": "share of padding",
+         "train_tokens_per_s": "training tokens per second", "peak_rss_mb": "peak memory", "artifact_bytes": "artifact",
+         "n_trainable": "trainable weights", "n_steps": "optimizer steps",
+         "evaluate_seconds": "evaluation time", "cpu": "CPU", "n_threads": "threads"}
+OWN_UNIT = ("rmse",)  # scores in the unit of the rows' own numbers
+DIRECTIONS = {"LRO", "RLO", "LRE", "RLE", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+def percent(value: float | None) -> str:
+    return MISSING if value is None or not math.isfinite(value) else _signless(f"{100 * value:.1f}") + "%"
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    """[69.0, 73.0], in percent; bounds of differences in points."""
+    return "[" + ", ".join(_signless(f"{100 * end:.1f}") for end in ends) + "]" if ends else ""
+
+
+def score_words(name: str, value: float | None) -> str:
+    """A share of one in percent; what is measured in the task's own unit as it is."""
+    if name not in OWN_UNIT or value is None or not math.isfinite(value):
+        return percent(value)
+    return f"{value:,.4g}"
+
+
+def points(difference: float) -> str:
+    return _signless(f"{100 * difference:+.1f}") + " points"
+
+
+def tick_points(tick: float) -> str:
+    return _signless(f"{100 * tick:+g}")
+
+
+def tick_percent(tick: float) -> str:
+    return f"{100 * tick:g}%"
+
+
+def _signless(number: str) -> str:
+    """A zero without a sign, and a minus as wide as a plus."""
+    return "0.0" if number in ("-0.0", "+0.0") else "0" if number == "+0" else number.replace("-", "−")
+
+
+def in_words(name: str) -> str:
+    """"macro_f1" as "macro F1"."""
+    return name.replace("_", " ").replace("f1", "F1")
+
+
+def n_rows(n: int | None) -> str:
+    return f"n = {n:,}" if n is not None else "n not recorded"
+
+
+def amount(name: str, value: object) -> tuple[str, str]:
+    """Name and value in words; the unit stands at the name's end, as everywhere in the house ("train_seconds")."""
+    unit = next((unit for unit in UNITS if name.endswith(unit) and not name.startswith("n_")), "")
+    words = WORDS.get(name) or in_words(name.removeprefix("n_").removesuffix(unit))
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return words, MISSING
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return words, cut(str(value), MAX_TEXT_CHARS)
+    return words, UNITS[unit](value) if unit else f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+UNITS: dict[str, Callable[[float], str]] = {
+    "_seconds": duration, "_share": percent, "_per_s": "{:,.0f}".format,
+    "_mb": "{:,.0f} MB".format, "_bytes": lambda n: f"{n / 1e6:,.1f} MB"}
+
+
+def cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def clean(value: Any) -> Any:
+    """`value` with every string on one line and fit to be written.
+
+    Control characters, lone surrogates and direction overrides (which would turn the words after them) become "�".
+    """
+    if isinstance(value, str):
+        return " ".join(printable(value).split())
+    if isinstance(value, Mapping):
+        return {clean(key): clean(item) for key, item in value.items()}
+    return [clean(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def printable(text: str) -> str:
+    return "".join(c if c in "\n\t\r" or not _is_control(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _is_control(c: str) -> bool:
+    return unicodedata.category(c) in ("Cc", "Cs") or unicodedata.bidirectional(c) in DIRECTIONS
