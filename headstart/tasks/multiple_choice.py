@@ -67,11 +67,14 @@ class MultipleChoice(Task):
             return f'"choices" is {shorten(row.get("choices"))}; it must be a list of strings that are not empty'
         if len(choices) < 2:
             return f'"choices" has {len(choices)}; it must have two or more'
-        if len(set(choices)) < len(choices):
-            return f'"choices" is {shorten(choices)}, which holds a choice twice'
-        if "label" in row and _index(row["label"], choices) is None:
+        if "label" not in row:
+            return None
+        right = _index(row["label"], choices)
+        if right is None:
             return (f'"label" is {shorten(row["label"])}; it must be the number of a choice, 0 to {len(choices) - 1}, '
                     "or its text")
+        if choices.count(choices[right]) > 1:  # a wrong one may stand twice: CommonsenseQA has such rows
+            return f'"choices" is {shorten(choices)}, which holds the right choice, {shorten(choices[right])}, twice'
         return None
 
     def learn(self, rows: Sequence[Row]) -> Self:

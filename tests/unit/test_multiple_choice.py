@@ -20,7 +20,8 @@ ROW = {"question": "how is it?", "choices": ["warm", "cold", "loud"], "label": 1
     ({"label": "hot"}, '"label" is "hot"'),
     ({"label": 1.0}, '"label" is 1.0'),
     ({"choices": ["warm"]}, '"choices" has 1; it must have two or more'),
-    ({"choices": ["warm", "warm"]}, "holds a choice twice"),
+    ({"choices": ["warm", "cold", "cold"]}, 'holds the right choice, "cold", twice'),
+    ({"choices": ["warm", "cold", "cold"], "label": "cold"}, 'holds the right choice, "cold", twice'),
     ({"choices": ["warm", ""]}, "must be a list of strings that are not empty"),
     ({"choices": None}, "must be a list of strings"),
     ({"question": "  "}, '"question" is empty'),
@@ -34,6 +35,11 @@ def test_bad_rows(change, complaint):
 def test_labels_by_number_and_by_text(label, at):
     assert TASK.check({**ROW, "label": label}) is None
     assert TASK._gold({**ROW, "label": label}) == at
+
+
+def test_a_wrong_choice_may_stand_twice():
+    assert TASK.check({**ROW, "choices": ["warm", "cold", "warm"]}) is None
+    assert TASK.check({"question": "how?", "choices": ["warm", "warm"]}) is None  # nobody says which is right
 
 
 def test_choices_of_a_csv_file():
