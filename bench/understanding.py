@@ -4,7 +4,7 @@
 test rows. Every number of a row is of the same test rows; the interval is the first seed's 95 % bootstrap interval over
 them; seeds drive split, order, new weights and dropout. "faq_questions" is specs/faq_search.yaml tested on pairs of
 questions that mean the same, the second to be found by the first; before-training is what the encoder finds unfitted.
-"commonsense_qa_3000" is specs/commonsense_qa.yaml on its first 3,000 train rows for one epoch.
+"commonsense_qa_3000" is specs/commonsense_qa.yaml on 3,000 of its train rows for one epoch.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def in_32_bits(gate: Gate, model: Model, path: Path, *, fuse: bool, show: Show) 
             graph.write(model, example, path, fuse=True)
             return gate.exact(runtime.open_model(path)) | {"fused": True}
         except HeadstartError as error:
-            show.say(f"fused operations do not answer as this model does ({error.what}); trying without.")
+            show.say(f"onnxruntime's fused operations do not fit this model: {error.what} Exporting it without them.")
     graph.write(model, example, path, fuse=False)
     return gate.exact(runtime.open_model(path)) | {"fused": False}
 
