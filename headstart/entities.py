@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .errors import shorten
@@ -79,11 +79,12 @@ def _flaw_of_entity(one: Any, text: str) -> str | None:
     return None
 
 
-def mistakes(texts: Sequence[str], both: Sequence[tuple[set[Span], set[Span]]],
+def mistakes(text_of: Callable[[int], str], both: Sequence[tuple[set[Span], set[Span]]],
              answers: Sequence[Sequence[Mapping[str, Any]]], n_shown: int) -> list[dict[str, Any]]:
     """Wrong spans, most confident first, then some that were missed; each with what it stands in, marked.
 
-    both: (gold, predicted) spans of each text. answers: its entities, with "start", "end", "label" and "score".
+    text_of: the text of a row, by its number; asked for what is shown. both: (gold, predicted) spans of each row.
+    answers: the entities of each, with "start", "end", "label" and "score".
     """
     wrong: list[tuple[float, int, list[Span], list[Span]]] = []
     for i, (gold, said) in enumerate(both):
@@ -93,9 +94,12 @@ def mistakes(texts: Sequence[str], both: Sequence[tuple[set[Span], set[Span]]],
     wrong.sort(key=lambda one: -one[0])
     missed = [one for one in wrong if one[0] < 0][:N_MISSED_SHOWN]
     shown = [one for one in wrong if one[0] >= 0][: n_shown - len(missed)] + missed
-    return [{"text": _marked(texts[i], [*gold_spans, *said_spans]), "label": _in_words(texts[i], gold_spans),
-             "predicted": _in_words(texts[i], said_spans), "confidence": share if share >= 0 else None}
-            for share, i, gold_spans, said_spans in shown]
+    found = []
+    for share, i, gold_spans, said_spans in shown:
+        text = text_of(i)
+        found.append({"text": _marked(text, [*gold_spans, *said_spans]), "label": _in_words(text, gold_spans),
+                      "predicted": _in_words(text, said_spans), "confidence": share if share >= 0 else None})
+    return found
 
 
 def _touching(gold: set[Span], said: set[Span]) -> list[tuple[list[Span], list[Span]]]:

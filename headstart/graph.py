@@ -117,7 +117,8 @@ def plans(path: Path) -> list[Plan]:
              if node.op_type in QUANTIZED and any(name in sizes for name in node.input)}
     owners = {name: _module(node) for name, node in users.items()}
     outside = {name for name, module in owners.items() if not _block(module)}
-    words = max(outside, key=lambda name: max(sizes.get(one, 0) for one in users[name].input), default="")
+    tables = [name for name in owners if name in outside and users[name].op_type == "Gather"]
+    words = max(tables, key=lambda name: max(sizes.get(one, 0) for one in users[name].input), default="")
     small = outside - {words}
     blocks = list(dict.fromkeys(block for module in owners.values() if (block := _block(module))))
     outer = [[name for name, module in owners.items() if _block(module) == block]

@@ -354,7 +354,7 @@ class TokenClassification(Task):
             "labels": sorted(counts), "counted": "words" if self.scheme == PLAIN else "entities",
             "per_label": [{"label": label, **metrics.of_counts(n_right, n_gold, n_said)}
                           for label, (n_right, n_said, n_gold) in sorted(counts.items())],
-            "mistakes": mistakes([self.text(row) for row in rows], both, [p["entities"] for p in predictions],
+            "mistakes": mistakes(lambda i: self.text(rows[i]), both, [p["entities"] for p in predictions],
                                  N_MISTAKES_SHOWN),
         }
         if self.scheme == PLAIN:
