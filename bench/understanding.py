@@ -4,7 +4,9 @@
 test rows. Every number of a row is of the same test rows; the interval is the first seed's 95 % bootstrap interval over
 them; seeds drive split, order, new weights and dropout. "faq_questions" is specs/faq_search.yaml tested on pairs of
 questions that mean the same, the second to be found by the first; before-training is what the encoder finds unfitted.
-"commonsense_qa_3000" is specs/commonsense_qa.yaml on 3,000 of its train rows for one epoch.
+"commonsense_qa_3000" is specs/commonsense_qa.yaml on 3,000 of its train rows for one epoch. "NAME_from_stsb" starts where
+the run of specs/stsb.yaml ended, which is fitted once and kept in runs/. "NAME_N" are points of a learning curve: the
+same Spec on N of its train rows, what is held out for choosing among them.
 """
 
 from __future__ import annotations
@@ -26,12 +28,18 @@ FLOORS: dict[str, dict[str, float]] = {
     "intents": {"in_scope_accuracy": 0.955}, "chinese_hotels": {"accuracy": 0.9}}
 STATED = {"intents": ["out_of_scope_recall"], "faq_search": ["recall_at_1"], "faq_questions": ["recall_at_1"]}
 SEVERAL = ("mrpc", "rte", "stsb", "stsb_embeddings", "copa")  # under ten minutes: three seeds
-NAMES = ("mrpc", "rte", "stsb", "semeval2010_task8", "conll2003", "stsb_embeddings", "copa", "intents", "bitext_flags",
-         "faq_search", "faq_questions", "chinese_hotels", "squad", "commonsense_qa", "commonsense_qa_3000")
 # a cell -> the Spec that it runs otherwise than shipped, and what is set otherwise
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "faq_questions": ("faq_search", {}),
-    "commonsense_qa_3000": ("commonsense_qa", {"data": {"limit": 3000}, "train": {"epochs": 1}})}
+    "commonsense_qa_3000": ("commonsense_qa", {"data": {"limit": 3000}, "train": {"epochs": 1}}),
+    "mrpc_from_stsb": ("mrpc", {"backbone": "stsb"}),
+    "rte_from_stsb": ("rte", {"backbone": "stsb", "train": {"epochs": 6}}),
+    "mrpc_1000": ("mrpc", {"data": {"limit": 1000}}),
+    "mrpc_2000": ("mrpc", {"data": {"limit": 2000}}),
+    "squad_1000": ("squad", {"data": {"limit": 1000, "test_limit": 2000}}),
+    "squad_2000": ("squad", {"data": {"limit": 2000, "test_limit": 2000}})}
+NAMES = ("mrpc", "rte", "stsb", "semeval2010_task8", "conll2003", "stsb_embeddings", "copa", "intents", "bitext_flags",
+         "faq_search", "chinese_hotels", "squad", "commonsense_qa", *VARIANTS)
 MODELS = Path(os.environ.get("HEADSTART_MODELS", Path.home() / ".cache" / "headstart-models"))
 QUICK = {"data": {"limit": 120, "validation_limit": 30, "test_limit": 30}, "train": {"max_steps": 3},
          "evaluate": {"n_resamples": 100}}
@@ -52,6 +60,8 @@ def measure(**cell: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         if cell["name"] == "faq_questions":
             asked["data"]["test"] = str(similar_questions(Path(folder)))
+        if "backbone" in otherwise:
+            otherwise = otherwise | {"backbone": str(_fitted(otherwise["backbone"], cell))}
         layers = [("variant", otherwise), ("bench", cell.get("settings", {}))]
         began = time.perf_counter()
         scores = headstart.fit(asked, out=Path(folder) / "run", layers=layers, seed=cell["seed"]).scores
@@ -61,6 +71,17 @@ def measure(**cell: Any) -> dict[str, Any]:
             "verdict": scores["verdict"], "n_train": scores["data"]["n_train"], "n_test": scores["n_test"],
             "wall_s": seconds, "cost": scores["cost"],
             "curve": [{"epoch": e["epoch"], "score": e["scores"][scores["metric"]]} for e in scores["curve"]]}
+
+
+def _fitted(name: str, cell: Cell) -> Path:
+    """The run of a shipped Spec, made when it is not there."""
+    import headstart
+
+    settings = cell.get("settings", {})
+    folder = ROOT / "runs" / f"bench-{name}-{cell['seed']}{'-quick' if settings else ''}"
+    if not folder.exists():
+        headstart.fit(shipped(name), out=folder, layers=[("bench", settings)], seed=cell["seed"])
+    return folder
 
 
 def shipped(name: str) -> dict[str, Any]:

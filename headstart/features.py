@@ -5,8 +5,9 @@ Shape suffixes: N windows, D width, K labels.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 
 from .batches import WindowStore, by_length
+from .memo import Memo, make_room
+from .progress import Show
 
 MAX_HEAD_ROWS = 100_000  # a linear map with a few thousand numbers gains nothing from more
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # inverse of L2 regularization, tried in this order; validation chooses
@@ -83,6 +86,34 @@ class LinearMap:
             linear.weight.copy_(torch.from_numpy(self.weight_KD))
             if linear.bias is not None:
                 linear.bias.copy_(torch.from_numpy(self.bias_K))
+
+
+def once(asked: Iterable[bytes | np.ndarray], width: int, solve: Callable[[], LinearMap], show: Show) -> LinearMap:
+    """`solve()`, or what an earlier run solved for the very same `asked`: methods and seeds that share frozen features
+    share their head, too.
+
+    width: D, of the features.
+    """
+    import sklearn
+
+    how = f"{STRENGTHS} {TOLERANCE} {MAX_ITERATIONS} {NEVER} {sklearn.__version__}"
+    digest = hashlib.blake2b(how.encode(), digest_size=8)
+    for part in asked:
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+    key_N = np.array([int.from_bytes(digest.digest(), "little")], np.uint64)
+    memo = Memo(f"heads-{width}", width + 2, "<f4")
+    if known := memo.get(key_N):
+        lines_KE = np.array(known[0])
+        return LinearMap(lines_KE[:, :-2].copy(), lines_KE[:, -2].copy(), float(lines_KE[0, -1]))
+    found = solve()
+    lines_KE = np.column_stack([found.weight_KD, found.bias_K, np.full(len(found.bias_K), found.strength)])
+    try:
+        with memo.adding(show):
+            if make_room(lines_KE.nbytes, memo.folder):
+                memo.write(key_N, np.array([len(lines_KE)]), iter([(np.array([0]), [lines_KE])]))
+    except OSError as error:
+        show.say(f"cache: {memo.folder} cannot be written ({error.strerror}); going on without it")
+    return found
 
 
 def solve_head(features_ND: np.ndarray, gold_N: np.ndarray, n_labels: int,

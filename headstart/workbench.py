@@ -88,9 +88,9 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         run.model, run.task = run.learner.finish(run.splits.validation.rows)
         learned = time.perf_counter()
         scores = certify(run, baselines)
-        publish(run, scores, final, began, learned)
+        fitted = publish(run, scores, final, began, learned)
     show.end()
-    return artifact.load(final)
+    return fitted
 
 
 @dataclass
@@ -269,7 +269,7 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
     output = run.model.output
     bias = output.bias.detach().cpu().numpy() if output.bias is not None else np.float32(0)
     fresh = features.LinearMap(output.weight.detach().cpu().numpy(), bias, 0.0)
-    solved, answers = _solved(run, found, chosen["train"]), {}
+    solved, answers = _solved_once(run, found, chosen["train"]), {}
     if spec.evaluate.baselines:
         heads = {"before-training": fresh, "frozen-backbone": solved}
         if not run.method.trains:
@@ -316,6 +316,16 @@ def _solved(run: Run, found: Mapping[str, np.ndarray], chosen: np.ndarray) -> fe
     return task.solve(found["train"], run.windows["train"].targets(chosen), score, run.spec.train.class_weights)
 
 
+def _solved_once(run: Run, found: Mapping[str, np.ndarray], chosen: np.ndarray) -> features.LinearMap:
+    """The same, or what an earlier run solved for the same numbers."""
+    if run.spec.cache == "off":
+        return _solved(run, found, chosen)
+    targets = run.windows["train"].targets(chosen)
+    words = [run.task.name, run.task, run.spec.train.class_weights, _digest(run.splits.validation), sorted(targets)]
+    asked = [repr(words).encode(), found["train"], found["validation"], *(targets[name] for name in sorted(targets))]
+    return features.once(asked, run.model.output.in_features, lambda: _solved(run, found, chosen), run.show)
+
+
 def settled(run: Run, validation: Sequence[Prediction], answers: Sequence[Prediction]) -> list[Prediction]:
     """`answers` with what can be tuned on the same model's answers to the validation rows tuned."""
     task = run.task.tune(validation, run.splits.validation.rows)
@@ -356,8 +366,11 @@ def certify(run: Run, baselines: dict[str, list[Prediction]]) -> dict[str, Any]:
     return scores
 
 
-def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned: float) -> None:
-    """Write the artifact whole or not at all; its scores hold where it came from and what it cost."""
+def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned: float) -> Artifact:
+    """Write the artifact whole or not at all; its scores hold where it came from and what it cost.
+
+    Returns  what was written, read back.
+    """
     spec, parts, learner = run.spec, run.splits, run.learner
     scores = {
         "format": 1, "task": run.task.name, "backbone": spec.backbone, "method": run.method.name,
@@ -385,6 +398,7 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned
         in_source_order = np.argsort(parts.test.lines_N, kind="stable")  # so that runs with other seeds line up
         np.save(folder / "outcomes.npy", np.asarray(run.outcomes)[in_source_order], allow_pickle=False)
         sealed.seal(folder)
-        artifact.load(folder, "cpu")  # what was written is read back and asked again before anyone sees it
+        fitted = artifact.load(folder, "cpu")  # what was written is read back and asked again before anyone sees it
     report.write(final)
     runfolder.remove(run.work)
+    return dataclasses.replace(fitted, folder=final) if learner.device.type == "cpu" else artifact.load(final)

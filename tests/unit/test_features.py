@@ -5,8 +5,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from headstart.features import STRENGTHS, LinearMap, solve_head
+from headstart.features import STRENGTHS, LinearMap, once, solve_head
 from headstart.metrics import softmax
+from headstart.progress import Show
 
 
 def rows(n_labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,3 +36,33 @@ def test_a_map_on_a_layer_says_what_the_map_says() -> None:
     head.put_on(layer)
     assert isinstance(head, LinearMap)
     assert np.allclose(layer(torch.from_numpy(features_ND)).detach(), head(features_ND), atol=1e-4)
+
+
+def test_a_head_is_solved_once_for_the_same_numbers(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    features_ND, gold_N = rows(3)
+    n_solved = []
+
+    def ask(*asked: bytes | np.ndarray) -> LinearMap:
+        def solve() -> LinearMap:
+            n_solved.append(1)
+            return solve_head(features_ND, gold_N, 3, lambda head: -head.strength, "none")
+
+        return once(asked, 24, solve, Show(quiet=True))
+
+    first, again = ask(b"task", features_ND), ask(b"task", features_ND.copy())
+    assert len(n_solved) == 1
+    assert np.array_equal(first.weight_KD, again.weight_KD) and np.array_equal(first.bias_K, again.bias_K)
+    assert again.strength == pytest.approx(first.strength)
+    ask(b"another task", features_ND)
+    ask(b"task", features_ND + np.float32(1e-6))
+    assert len(n_solved) == 3
+
+    damaged = max((tmp_path / "cache").rglob("*.bin"), key=lambda path: path.stat().st_mtime)
+    damaged.write_bytes(b"\x7f" * damaged.stat().st_size)
+    assert np.array_equal(ask(b"task", features_ND + np.float32(1e-6)).weight_KD, first.weight_KD)
+    assert len(n_solved) == 4
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file" / "cache"))
+    assert np.array_equal(ask(b"task", features_ND).bias_K, first.bias_K)
+    assert len(n_solved) == 5

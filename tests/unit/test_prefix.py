@@ -128,7 +128,7 @@ def test_deleted_during_a_run_changes_nothing(own_cache, backbone, reviews, tmp_
 
 
 def test_no_room_means_no_memo_and_is_said(own_cache, backbone, reviews, tmp_path, monkeypatch):
-    monkeypatch.setenv("HEADSTART_CACHE_BYTES", "10KB")
+    monkeypatch.setenv("HEADSTART_CACHE_BYTES", "0.1KB")
     run = fit(backbone, reviews, tmp_path / "a", LAST, show := Told())
     assert run.scores["score"] > 0
     assert any("do not fit" in line and "HEADSTART_CACHE_BYTES" in line for line in show.lines)
