@@ -4,9 +4,9 @@
 test rows. Every number of a row is of the same test rows; the interval is the first seed's 95 % bootstrap interval over
 them; seeds drive split, order, new weights and dropout. "faq_questions" is specs/faq_search.yaml tested on pairs of
 questions that mean the same, the second to be found by the first; before-training is what the encoder finds unfitted.
-"commonsense_qa_3000" is specs/commonsense_qa.yaml on 3,000 of its train rows for one epoch. "NAME_from_stsb" starts where
-the run of specs/stsb.yaml ended, which is fitted once and kept in runs/. "NAME_N" are points of a learning curve: the
-same Spec on N of its train rows, what is held out for choosing among them.
+"commonsense_qa_3000" is specs/commonsense_qa.yaml on 3,000 of its train rows for one epoch. "NAME_from_stsb" starts
+where the run of specs/stsb.yaml ended, which is fitted once and kept in runs/. "mrpc_N" and "squad_N" are points of a
+learning curve: the same Spec on N of its train rows, squad's tested on 2,000 of its test rows.
 """
 
 from __future__ import annotations

@@ -182,8 +182,9 @@ def learning(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> Section | No
     if raw:
         smooth = drawing.smoothed(raw)
         words = (f"Training loss went from {raw[0][1]:.3f} at step {raw[0][0]:,.0f} to {smooth[-1][1]:.3f} (smoothed) "
-                 f"at step {raw[-1][0]:,.0f}.")
+                 f"at step {raw[-1][0]:,.0f}.") if len(raw) > 1 else f"Training loss of the one step: {raw[0][1]:.3f}."
         lead.append(words)
+    if len(raw) > 1:
         pictures.append(Picture("Training loss by step: smoothed, and faintly as measured", drawing.line_plot(
             "Training loss", words, drawing.thinned(smooth), "{:g}".format, x=x, faint=drawing.thinned(raw))))
     if scored:
@@ -272,12 +273,14 @@ def groups(details: Scores) -> Section | None:
 
 def mistakes(details: Scores) -> Section | None:
     found = details.get("mistakes", [])
-    sure = all("confidence" in one for one in found)
+    sure, ranked = (bool(found) and all(key in one for one in found) for key in ("confidence", "rank"))
     rows = [(cut(one["text"], MAX_TEXT_CHARS), *(cut(one[side], MAX_ANSWER_CHARS) for side in ("label", "predicted")),
-             *([percent(one["confidence"])] if sure else [])) for one in found]
+             *([percent(one["confidence"])] if sure else []), *([f"{one['rank']:,}"] if ranked else []))
+            for one in found]
     order = "most confident first" if sure else "furthest off first"
-    table = Table(f"Wrong answers of the fitted model on test rows, {order}",
-                  ("text", "gold", "predicted", *(["confidence"] if sure else [])), rows, n_words=3, look="texts")
+    numbers = ["confidence"] * sure + ["rank of gold"] * ranked
+    table = Table(f"Wrong answers of the fitted model on test rows, {order}", ("text", "gold", "predicted", *numbers),
+                  rows, n_words=3, look="texts")
     lead = ["Some of these may be mistakes in the labels: the first thing to look at."]
     title = "Most confident mistakes" if sure else "Largest errors"
     return Section("mistakes", title, lead, (), [table]) if rows else None

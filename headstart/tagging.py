@@ -1,6 +1,8 @@
-"""Tags of words: their schemes (IOB1, IOB2, BIOES, BILOU, BMES), the words of a text, the best sequence of tags.
+"""Tags of words: their schemes (IOB1, IOB2, BIOES, BILOU, BMES), the words of a text, the best sequence of tags, and
+which words of a text in windows can get one.
 
-Spans are [first word, end) with a label, whatever the scheme. Shape suffixes: U units, K tags.
+Spans are [first word, end) with a label, whatever the scheme. Shape suffixes: W words, U units, T tokens of a
+window, K tags.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .errors import DataError, shorten
+from .types import Piece
 
 Span = tuple[int, int, str]  # [start, end) and a label
 
@@ -246,3 +249,48 @@ def places(tokens: Sequence[str], text: str) -> tuple[list[tuple[int, int]], int
 def splits_character(text: str, at: int) -> bool:
     """Whether a span that begins or ends at `at` parts a letter from its combining mark."""
     return at < len(text) and unicodedata.combining(text[at]) != 0
+
+
+# ------------------------------------------------------------------------------------------------------------- windows
+
+
+def units_of(words_W: Sequence[tuple[int, int]], pieces: Sequence[Piece],
+             stride: int) -> tuple[list[tuple[int, int]], list[list[tuple[int, int]]]]:
+    """Which words can get an answer of their own, and where it is asked for.
+
+    Returns  units: [first word, end) of words that share their first token, mostly one word; words that the tokenizer
+             drops are in none. asked: for each piece (unit, place in the window), each unit once, where its first
+             token has the most context.
+    """
+    inside = [[t for t, at in enumerate(piece.offsets_T) if at is not None] for piece in pieces]
+    step = max(1, len(inside[0]) - stride)
+    tokens = [(piece.offsets_T[t] or (0, 0)) for k, piece in enumerate(pieces)
+              for t in (inside[k] if k == 0 else inside[k][stride:])]
+    units: list[tuple[int, int]] = []
+    asked: list[list[tuple[int, int]]] = [[] for _ in pieces]
+    w = free = 0  # the first word that does not end before the token; the first one without a token
+    for g, (start, end) in enumerate(tokens):
+        while w < len(words_W) and words_W[w][1] <= start:
+            w += 1
+        first = stop = max(w, free)
+        while stop < len(words_W) and words_W[stop][0] < end:
+            stop += 1
+        if stop > first:
+            free = stop
+            k = _best_window(g, [len(one) for one in inside], step) if len(pieces) > 1 else 0
+            asked[k].append((len(units), inside[k][g - k * step]))
+            units.append((first, stop))
+    return units, asked
+
+
+def _best_window(g: int, lengths: Sequence[int], step: int) -> int:
+    """The window in which token `g` of the text is farthest from an edge that is not the text's own."""
+    best, most = 0, -1
+    for k in range(max(0, g // step - 2), min(len(lengths), g // step + 1)):
+        left = g - k * step if k else len(lengths) * step
+        right = k * step + lengths[k] - 1 - g
+        if k == len(lengths) - 1 and right >= 0:
+            right = len(lengths) * step
+        if min(left, right) > most:
+            best, most = k, min(left, right)
+    return best

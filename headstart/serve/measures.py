@@ -7,10 +7,11 @@ import os
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector  # type: ignore[attr-defined]
 
+from .settings import SHARED_FOLDER
+
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 WINDOWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # with several workers: where each writes what all of them show
 
 
 class Measures:

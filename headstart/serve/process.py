@@ -27,7 +27,7 @@ from .. import machine
 from ..errors import HeadstartError, MissingExtraError, ResourceError
 from .log import say
 from .log import start as start_log
-from .settings import Settings
+from .settings import SHARED_FOLDER, Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from .models import Models
 
 PACKAGES = ("fastapi", "httptools", "prometheus_client", "uvicorn", "uvloop")
-SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 YOUNG_S = 5.0  # a worker that dies younger is started again only after a while
 
 

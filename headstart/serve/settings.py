@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import SpecError
 
 MIN_KEY_CHARS = 16
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # with several workers: where each writes what all of them show
 
 
 @dataclass(frozen=True)

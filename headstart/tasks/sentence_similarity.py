@@ -302,21 +302,17 @@ class SentenceSimilarity(Task):
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         if self.has_scores:
             pairs_N2 = self.outcomes(predictions, rows)
-            place_N2 = np.argsort(np.argsort(pairs_N2, axis=0, kind="stable"), axis=0) / max(1, len(rows) - 1)
-            apart_N = np.abs(place_N2[:, 0] - place_N2[:, 1])  # the share of rows that stand between the two ranks
+            place_N2 = np.argsort(np.argsort(pairs_N2, axis=0, kind="stable"), axis=0)
+            apart_N = np.abs(place_N2[:, 0] - place_N2[:, 1])  # how many rows stand between the two ranks
             return {"mistakes": [{
-                "text": self.text(rows[i]), "label": f"{pairs_N2[i, 0]:g}", "predicted": f"{pairs_N2[i, 1]:.3f}",
-                "confidence": float(apart_N[i])} for i in map(int, np.argsort(-apart_N)[:N_MISTAKES_SHOWN])]}
+                "text": self.text(rows[i]), "label": f"{pairs_N2[i, 0]:g}", "predicted": f"{pairs_N2[i, 1]:.3f}"}
+                for i in map(int, np.argsort(-apart_N, kind="stable")[:N_MISTAKES_SHOWN])]}
         corpus = Candidates(rows)
         ranks_N, best_N = self._ranked(predictions, rows)
         wrong = [i for i in map(int, np.argsort(-ranks_N, kind="stable")) if ranks_N[i] > 1][:N_MISTAKES_SHOWN]
         return {"n_candidates": len(corpus.texts), "mistakes": [{
             "text": rows[i]["text"], "label": rows[i]["text_pair"], "predicted": corpus.texts[best_N[i]],
-            "confidence": self._cosine(predictions, i, corpus.places[best_N[i]])} for i in wrong]}
-
-    def _cosine(self, predictions: Sequence[Prediction], i: int, place: tuple[int, int]) -> float:
-        found = np.dot(predictions[i]["embeddings"][0], predictions[place[0]]["embeddings"][place[1]])
-        return max(0.0, round(float(found), 6))
+            "rank": int(ranks_N[i])} for i in wrong]}
 
     def extra_files(self, folder: Path, head: Head, reader: Reader) -> None:
         """What sentence-transformers reads: the vectors that it gives are those of `decode`."""

@@ -34,9 +34,10 @@ from ..tagging import (
     spans_to_tags,
     split_words,
     tags_to_spans,
+    units_of,
     viterbi,
 )
-from ..types import IGNORE, Piece, Prediction, Reader, Row, Window
+from ..types import IGNORE, Prediction, Reader, Row, Window
 from . import N_MISTAKES_SHOWN, Task, flaw_of_text
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class TokenClassification(Task):
         text, words_W = self.read(row)
         stride = min(self.stride, reader.max_tokens // 3)  # more would read every token many times
         pieces = reader.read_windows(text, overlap=stride)
-        units, asked = _units(words_W, pieces, stride)
+        units, asked = units_of(words_W, pieces, stride)
         has_gold = row.get("tags") is not None or row.get("entities") is not None
         tags_U = self._targets(self.spans(row, text, words_W), units, words_W) if has_gold else []
         windows = []
@@ -383,54 +384,9 @@ class TokenClassification(Task):
         return {"id2label": {str(k): tag for k, tag in enumerate(self.tags_K)}, "label2id": self._index}
 
 
-# ------------------------------------------------------------------------------------------------------------- windows
-
-
 def _each(words_W: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Units of one word."""
     return [(w, w + 1) for w in range(len(words_W))]
-
-
-def _units(words_W: Sequence[tuple[int, int]], pieces: Sequence[Piece],
-           stride: int) -> tuple[list[tuple[int, int]], list[list[tuple[int, int]]]]:
-    """Which words can get an answer of their own, and where it is asked for.
-
-    Returns  units: [first word, end) of words that share their first token, mostly one word; words that the tokenizer
-             drops are in none. asked: for each piece (unit, place in the window), each unit once, where its first
-             token has the most context.
-    """
-    inside = [[t for t, at in enumerate(piece.offsets_T) if at is not None] for piece in pieces]
-    step = max(1, len(inside[0]) - stride)
-    tokens = [(piece.offsets_T[t] or (0, 0)) for k, piece in enumerate(pieces)
-              for t in (inside[k] if k == 0 else inside[k][stride:])]
-    units: list[tuple[int, int]] = []
-    asked: list[list[tuple[int, int]]] = [[] for _ in pieces]
-    w = free = 0  # the first word that does not end before the token; the first one without a token
-    for g, (start, end) in enumerate(tokens):
-        while w < len(words_W) and words_W[w][1] <= start:
-            w += 1
-        first = stop = max(w, free)
-        while stop < len(words_W) and words_W[stop][0] < end:
-            stop += 1
-        if stop > first:
-            free = stop
-            k = _best_window(g, [len(one) for one in inside], step) if len(pieces) > 1 else 0
-            asked[k].append((len(units), inside[k][g - k * step]))
-            units.append((first, stop))
-    return units, asked
-
-
-def _best_window(g: int, lengths: Sequence[int], step: int) -> int:
-    """The window in which token `g` of the text is farthest from an edge that is not the text's own."""
-    best, most = 0, -1
-    for k in range(max(0, g // step - 2), min(len(lengths), g // step + 1)):
-        left = g - k * step if k else len(lengths) * step
-        right = k * step + lengths[k] - 1 - g
-        if k == len(lengths) - 1 and right >= 0:
-            right = len(lengths) * step
-        if min(left, right) > most:
-            best, most = k, min(left, right)
-    return best
 
 
 def _most_frequent(counts: Counter[int]) -> tuple[int, float]:

@@ -52,7 +52,8 @@ def test_a_head_is_solved_once_for_the_same_numbers(tmp_path, monkeypatch) -> No
 
     first, again = ask(b"task", features_ND), ask(b"task", features_ND.copy())
     assert len(n_solved) == 1
-    assert np.array_equal(first.weight_KD, again.weight_KD) and np.array_equal(first.bias_K, again.bias_K)
+    assert np.array_equal(first.weight_KD, again.weight_KD)
+    assert np.array_equal(first.bias_K, again.bias_K)
     assert again.strength == pytest.approx(first.strength)
     ask(b"another task", features_ND)
     ask(b"task", features_ND + np.float32(1e-6))

@@ -274,6 +274,12 @@ def test_a_loss_that_is_not_finite_is_not_drawn():
     assert "nan" not in section.pictures[0].svg
 
 
+def test_a_run_of_one_step_has_no_line_to_draw():
+    section = sections.learning(SCORES, STEPS[:1])
+    assert section.lead[0].startswith("Training loss of the one step: ")
+    assert len(section.pictures) == len(sections.learning(SCORES, STEPS).pictures) - 1
+
+
 def test_summary_for_a_notebook():
     html = report.html_summary(SCORES)
     assert Page(html).open == []

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 import headstart
-from headstart import artifact, data, search, tasks, workbench
+from headstart import artifact, data, search, sections, tasks, workbench
 from headstart import backbone as backbones
 from headstart.cli import app
 from headstart.errors import DataError, SpecError
@@ -319,8 +319,11 @@ def test_outcomes_rank_among_all_rows(loaded):
     assert task.outcomes(answers, FAQ[:2]).tolist() == [1, 2]
     details = task.details(answers, FAQ[:2])
     assert details["n_candidates"] == 2
-    assert [(one["text"], one["predicted"], one["confidence"]) for one in details["mistakes"]] == [
-        (FAQ[1]["text"], FAQ[0]["text_pair"], 1.0)]
+    assert details["mistakes"] == [{"text": FAQ[1]["text"], "label": FAQ[1]["text_pair"],
+                                    "predicted": FAQ[0]["text_pair"], "rank": 2}]
+    [table] = sections.mistakes(details).tables
+    assert (table.caption.split(", ")[-1], table.columns[-1], table.rows[0][-1]) == (
+        "furthest off first", "rank of gold", "2")
 
 
 def test_tf_idf_finds_shared_words():
