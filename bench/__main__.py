@@ -53,11 +53,10 @@ def run(name: str, folder: Path, args: argparse.Namespace) -> bool:
             done.pop(bench.key(cell), None)
     folder.mkdir(parents=True, exist_ok=True)
     all_well = True
-    python = bench.peers_python() if getattr(module, "NEEDS_PEERS", False) else sys.executable
-    for i, cell in enumerate(chosen, 1):
-        if bench.key(cell) in done:
-            continue
-        print(f"{name} {i}/{len(chosen)} {json.dumps(cell, ensure_ascii=False)}", file=sys.stderr, flush=True)
+    to_do = [cell for cell in chosen if bench.key(cell) not in done]
+    python = bench.peers_python() if to_do and getattr(module, "NEEDS_PEERS", False) else sys.executable
+    for i, cell in enumerate(to_do, 1):
+        print(f"{name} {i}/{len(to_do)} {json.dumps(cell, ensure_ascii=False)}", file=sys.stderr, flush=True)
         try:
             one = bench.measure_apart(name, cell, python)
         except subprocess.CalledProcessError as error:
