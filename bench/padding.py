@@ -25,10 +25,10 @@ def cells(quick: bool) -> list[Cell]:
 def measure(name: str, n_rows: int | None, seed: int) -> dict[str, Any]:
     import numpy as np
 
-    from headstart import backbone, batches, data, tasks, workbench
+    from headstart import backbone, batches, data, resolving, tasks
 
     source, errors = SOURCES[name]
-    spec, _, _ = workbench.resolve([("bench", {"data": {"train": source.format(data=DATA), "errors": errors}})])
+    spec, _, _ = resolving.resolve([("bench", {"data": {"train": source.format(data=DATA), "errors": errors}})])
     task = tasks.build(spec.task)
     rows = data.read(spec.data.train, spec.data, task).rows[:n_rows]
     reader = backbone.load(spec.backbone, spec.data.max_tokens).reader

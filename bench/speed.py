@@ -62,14 +62,14 @@ def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, method: 
             cache: str = "fp16", **settings: float) -> tuple[Any, Any]:
     """A Learner as `fit` makes it with its defaults, for one epoch, and the windows of `rows`."""
     from headstart import backbone as backbones
-    from headstart import batches, tasks, workbench
+    from headstart import batches, resolving, tasks
     from headstart.learning import Learner
     from headstart.progress import Show
     from headstart.runfolder import Stop
 
     train = {"epochs": 1, "checkpoint_every_s": 1e9, **settings}
     asked = {"task": "text-classification", "data": {"train": "sst2"}, "method": method, "train": train, "cache": cache}
-    spec, _, how = workbench.resolve([("bench", asked)])
+    spec, _, how = resolving.resolve([("bench", asked)])
     task = tasks.build(spec.task).learn(rows)
     backbone = backbones.load(spec.backbone, spec.data.max_tokens)
     model = backbones.build(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)

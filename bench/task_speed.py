@@ -28,9 +28,9 @@ def cells(quick: bool) -> list[Cell]:
 
 def measure(name: str, n_steps: int) -> dict[str, Any]:
     from headstart import backbone as backbones
-    from headstart import batches, data, tasks, workbench
+    from headstart import batches, data, resolving, tasks
 
-    spec, _, method = workbench.resolve([("bench", shipped(name))])
+    spec, _, method = resolving.resolve([("bench", shipped(name))])
     task = tasks.build(spec.task)
     rows = data.read_splits(spec.data.model_copy(update={"test": None}), task)["train"].rows[:N_ROWS]
     task = task.learn(rows)

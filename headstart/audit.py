@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from . import backbone as backbones
-from . import data, duplicates, report, sealed, tasks, workbench
+from . import data, duplicates, report, resolving, sealed, tasks
 from .data import Table
 from .errors import DataError
 from .extract import Extractor
@@ -56,7 +56,7 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     """
     show = show or Show(quiet=True)
     lenient = ("audit", {"data": {"errors": "skip"}})  # beneath what the caller says: bad rows are a finding here
-    spec, _, _ = workbench.resolve([lenient, workbench.first_layer(spec_or_path), *layers])
+    spec, _, _ = resolving.resolve([lenient, resolving.first_layer(spec_or_path), *layers])
     task = tasks.build(spec.task)
     tables = data.read_splits(spec.data, task)
     with suppress(DataError):  # what cannot be learned is a finding of its own: the balance shows it

@@ -30,7 +30,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from . import data, drawing, metrics, report, runfolder, sealed, splits, tasks, workbench
+from . import data, drawing, metrics, report, resolving, runfolder, sealed, splits, tasks, workbench
 from . import spec as specs
 from .errors import HeadstartError, SpecError
 from .progress import Show
@@ -75,10 +75,10 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
     Raises   SpecError before anything is fitted when a method or an option is not known.
     """
     show = show or Show(quiet=True)
-    given = [workbench.first_layer(spec_or_path), *layers]
-    spec, _, _ = workbench.resolve(given)
+    given = [resolving.first_layer(spec_or_path), *layers]
+    spec, _, _ = resolving.resolve(given)
     for text in wanted:
-        workbench.resolve([*given, ("--methods", {"method": parse_method(text)})])
+        resolving.resolve([*given, ("--methods", {"method": parse_method(text)})])
     if len(set(wanted)) < len(wanted) or not wanted:
         raise SpecError("--methods", f"names {', '.join(wanted) or 'nothing'}; each once is the rule.",
                         "For example: --methods linear-probe,lora,fine-tuning")
@@ -247,7 +247,7 @@ def _one_size(chosen: Mapping[str, Sequence[tuple[Cell, dict[str, Any]]]], out: 
     outcomes = {m: [np.load(out / "outcomes" / f"{c.name}.npy", allow_pickle=False) for c, _ in found]
                 for m, found in chosen.items()}
     seeds_of = {m: len(found) for m, found in outcomes.items()}
-    rows = workbench.learned(spec, out / "data" / "train.jsonl")
+    rows = resolving.learned(spec, out / "data" / "train.jsonl")
     flat = [one for found in outcomes.values() for one in found]
     scores_SR = metrics.bootstrap(lambda o: rows.score(o)[rows.metric], flat, spec.evaluate.n_resamples, spec.seed)
     ends = np.cumsum(list(seeds_of.values()))

@@ -11,7 +11,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +25,8 @@ from . import (
     evidence,
     features,
     machine,
-    methods,
     report,
+    resolving,
     runfolder,
     sealed,
     splits,
@@ -39,7 +38,7 @@ from . import spec as specs
 from .answers import answers as answers
 from .answers import evaluate as evaluate
 from .artifact import Artifact
-from .errors import DataError, Problem, RunFolderError, SpecError, shorten
+from .errors import DataError, Problem, RunFolderError, shorten
 from .heads import Model
 from .learning import FIRST, Learner
 from .methods import Method
@@ -51,7 +50,6 @@ from .tasks import Task
 from .types import Prediction, Window
 
 PARTS = ("train", "validation", "test")
-CALL = "call"  # origin of what the caller of `fit` said
 
 
 def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None = None, resume: bool = False,
@@ -70,8 +68,8 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     """
     began = time.perf_counter()
     show = show or Show(quiet=True)
-    source = [first_layer(spec_or_path), *layers, (CALL, overrides)]
-    spec, origins, method = resolve(source)
+    source = [resolving.first_layer(spec_or_path), *layers, (resolving.CALL, overrides)]
+    spec, origins, method = resolving.resolve(source)
     final = Path(out) if out is not None else Path("runs") / _name(spec_or_path)
     if resume and final.exists() and not final.with_name(final.name + ".partial").exists():
         show.say(f"{final} is finished already.")
@@ -120,49 +118,6 @@ class Run:
 
 def _trains(method: Method, task: Task) -> bool:
     return method.trains or not task.is_solvable
-
-
-def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Origins, Method]:
-    """The Spec with its task's and its method's defaults written out, and the task inferred where none is named."""
-    defaults = (specs.DEFAULT, {name: Spec.model_fields[name].default for name in specs.NAMED})
-    spec, origins = specs.resolve(defaults, *layers)
-    if origins["task.name"] == specs.DEFAULT:
-        layers = [*_inferred_task(spec), *layers]
-        spec, _ = specs.resolve(defaults, *layers)
-    method, task = methods.build(spec.method), tasks.build(spec.task)
-    method.check(task)
-    options = {"method": {"name": method.name, **dataclasses.asdict(method)},  # type: ignore[call-overload]
-               "task": tasks.options_of(task)}
-    spec, origins = specs.resolve((specs.DEFAULT, options), (f"task {task.name}", task.defaults),
-                                  (f"method {method.name}", method.defaults), *layers)
-    return spec, origins, method
-
-
-def _inferred_task(spec: Spec) -> list[tuple[str, Mapping[str, Any]]]:
-    """The task that the columns of the train rows mean, as a layer; none where they mean no particular one."""
-    found: list[str] = []
-    if not spec.data.columns and spec.data.train != "-":
-        with suppress(DataError):  # whoever reads the rows says it better
-            found = tasks.by_columns(data.header(spec.data))
-    if len(found) > 1:
-        raise SpecError(f"Spec: task ({spec.data.train})", f"the columns could mean {' or '.join(found)}.",
-                        f"Say which: --task {found[0]}")
-    return [(f"inferred from {spec.data.train}", {"task": name}) for name in found if name != spec.task["name"]]
-
-
-def first_layer(given: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """What the caller named, a Spec or a data file, as the first (origin, values)."""
-    if isinstance(given, Mapping):
-        return CALL, given
-    if Path(given).suffix in (".yaml", ".yml"):
-        return str(given), specs.read(given)
-    return CALL, {"data": {"train": str(given)}}
-
-
-def learned(spec: Spec, train: Path) -> Task:
-    """The Spec's task as it is after these train rows."""
-    task = tasks.build(spec.task)
-    return task.learn(data.read(str(train), specs.DataSpec(train=str(train)), task).rows)
 
 
 def _name(given: str | Path | Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ FLOORS = [
     {"data", "report", "batches", "adapters", "ranking"},
     {"features", "splits", "prefix"},
     {"tasks", "methods"},
-    {"train", "predict", "runfolder"},
+    {"train", "predict", "runfolder", "resolving"},
     {"weights", "learning", "evidence", "graph", "parity"},
     {"artifact"},
     {"extract", "triples", "answers"},

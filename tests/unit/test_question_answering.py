@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 import headstart
 from headstart import backbone as backbones
-from headstart import data, squad, tasks, workbench
+from headstart import data, resolving, squad, tasks
 from headstart.errors import DataError, SpecError
 from headstart.sections import sections
 from headstart.spec import DataSpec
@@ -524,7 +524,7 @@ def test_columns_say_which_task_is_meant(tmp_path):
     path.write_text(json.dumps(official_file()), "utf-8")
     flat = [{"question": "a", "context": "b", "answer": "b", "answer_start": "0"}]
     for source in (path, tiny.write_csv(tmp_path / "x.csv", flat)):
-        spec, _, _ = workbench.resolve([("call", {"data": {"train": str(source)}})])
+        spec, _, _ = resolving.resolve([("call", {"data": {"train": str(source)}})])
         assert (spec.task["name"], spec.data.max_tokens) == ("question-answering", 384)
 
 

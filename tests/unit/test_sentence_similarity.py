@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 import headstart
-from headstart import artifact, data, search, sections, tasks, workbench
+from headstart import artifact, data, resolving, search, sections, tasks
 from headstart import backbone as backbones
 from headstart.cli import app
 from headstart.errors import DataError, SpecError
@@ -161,7 +161,7 @@ def test_a_text_longer_than_the_window_is_cut_and_counted(backbone):
 
 def test_large_batches_and_a_low_rate_are_preset():
     def resolved(**fields):
-        spec, origins, _ = workbench.resolve([("x", {"task": "sentence-similarity", "data": {"train": "a"}, **fields})])
+        spec, origins, _ = resolving.resolve([("x", {"task": "sentence-similarity", "data": {"train": "a"}, **fields})])
         return spec.train.tokens_per_batch, spec.train.lr, origins["train.lr"]
 
     assert resolved() == (2048, 2e-5, "task sentence-similarity")

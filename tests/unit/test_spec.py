@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart import methods, spec, tasks, workbench
+from headstart import methods, resolving, spec, tasks
 from headstart.errors import SpecError
 
 DATA = {"data": {"train": "a.csv"}}
@@ -24,17 +24,17 @@ def test_the_last_layer_wins_and_origins_say_which():
 
 
 def test_method_by_name_and_with_options():
-    made, origins, _ = workbench.resolve([("spec.yaml", {**DATA, "method": "linear-probe"})])
+    made, origins, _ = resolving.resolve([("spec.yaml", {**DATA, "method": "linear-probe"})])
     assert made.method == {"name": "linear-probe"}
     assert made.evaluate.baselines
-    made, origins, _ = workbench.resolve([("call", {**DATA, "method": "fine-tuning"}),
+    made, origins, _ = resolving.resolve([("call", {**DATA, "method": "fine-tuning"}),
                                           ("--set", {"method": {"freeze_embeddings": False}})])
     assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False, "last_blocks": None,
                            "layer_decay": 1.0, "gradual": False, "l2_sp": 0.0, "average": "wise-ft"}
-    assert workbench.resolve([("call", DATA)])[0].method == {"name": "auto"}
+    assert resolving.resolve([("call", DATA)])[0].method == {"name": "auto"}
     assert origins["method.freeze_embeddings"] == "--set"
     assert origins["train.dropout"] == "method fine-tuning"
-    made, _, _ = workbench.resolve([("a", {**DATA, "method": {"name": "fine-tuning", "head_first": False}}),
+    made, _, _ = resolving.resolve([("a", {**DATA, "method": {"name": "fine-tuning", "head_first": False}}),
                                     ("b", {"method": "linear-probe"})])
     assert made.method == {"name": "linear-probe"}
 

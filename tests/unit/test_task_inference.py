@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from headstart import tasks, workbench
+from headstart import resolving, tasks
 from headstart.errors import SpecError
 
 
@@ -28,7 +28,7 @@ def test_columns_and_what_they_mean(header, found):
 def resolved(tmp_path, **row):
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps(row) + "\n", "utf-8")
-    return workbench.resolve([workbench.first_layer(str(source))])
+    return resolving.resolve([resolving.first_layer(str(source))])
 
 
 def test_the_inferred_task_and_its_origin_are_written_out(tmp_path):
@@ -45,5 +45,5 @@ def test_several_meanings_are_named(tmp_path):
 def test_a_named_task_is_not_inferred(tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"text": "a", "label": "b", "score": 1}) + "\n", "utf-8")
-    spec, _, _ = workbench.resolve([workbench.first_layer(str(source)), ("x", {"task": "text-regression"})])
+    spec, _, _ = resolving.resolve([resolving.first_layer(str(source)), ("x", {"task": "text-regression"})])
     assert spec.task["name"] == "text-regression"
