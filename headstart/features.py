@@ -89,10 +89,10 @@ class LinearMap:
 
 
 def once(asked: Iterable[bytes | np.ndarray], width: int, solve: Callable[[], LinearMap], show: Show) -> LinearMap:
-    """`solve()`, or what an earlier run solved for the very same `asked`: methods and seeds that share frozen features
-    share their head, too.
+    """`solve()`, or what an earlier run solved for the very same numbers: methods that share frozen features share
+    their head, too.
 
-    width: D, of the features.
+    asked: all that the answer depends on.  width: D, of the features.
     """
     import sklearn
 
