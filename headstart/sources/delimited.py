@@ -114,8 +114,13 @@ def _delimiter(sample: list[str], max_chars: int) -> str:
 
 
 def _is_unquoted(sample: list[str]) -> bool:
-    """Whether a tab-separated file means its quotes literally: some field opens one that the line does not close."""
+    """Whether a tab-separated file means its quotes literally: some field opens one that the line does not close.
+
+    Who quotes a column's name quotes fields, too; and such a field may go on in the next line.
+    """
     rows = [line.rstrip("\r\n").split("\t") for line in sample]
     closed = re.compile(r'"(?:[^"]|"")*+"')
+    if rows and any(map(closed.fullmatch, rows[0])):
+        return False
     is_open = any(field.startswith('"') and not closed.fullmatch(field) for row in rows for field in row)
     return is_open and len({len(row) for row in rows}) == 1
