@@ -88,18 +88,19 @@ class LinearMap:
                 linear.bias.copy_(torch.from_numpy(self.bias_K))
 
 
-def once(asked: Iterable[bytes | np.ndarray], width: int, solve: Callable[[], LinearMap], show: Show) -> LinearMap:
+def once(words: str, numbers: Iterable[np.ndarray], width: int, solve: Callable[[], LinearMap],
+         show: Show) -> LinearMap:
     """`solve()`, or what an earlier run solved for the very same numbers: methods that share frozen features share
     their head, too.
 
-    asked: all that the answer depends on.  width: D, of the features.
+    words, numbers: all that the answer depends on.  width: D, of the features.
     """
     import sklearn
 
-    how = f"{STRENGTHS} {TOLERANCE} {MAX_ITERATIONS} {NEVER} {sklearn.__version__}"
+    how = f"{STRENGTHS} {TOLERANCE} {MAX_ITERATIONS} {NEVER} {sklearn.__version__} {words}"
     digest = hashlib.blake2b(how.encode(), digest_size=8)
-    for part in asked:
-        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+    for part in numbers:
+        digest.update(np.ascontiguousarray(part).data)
     key_N = np.array([int.from_bytes(digest.digest(), "little")], np.uint64)
     memo = Memo(f"heads-{width}", width + 2, "<f4")
     if known := memo.get(key_N):
@@ -112,7 +113,7 @@ def once(asked: Iterable[bytes | np.ndarray], width: int, solve: Callable[[], Li
             if make_room(lines_KE.nbytes, memo.folder):
                 memo.write(key_N, np.array([len(lines_KE)]), iter([(np.array([0]), [lines_KE])]))
     except OSError as error:
-        show.say(f"cache: {memo.folder} cannot be written ({error.strerror}); going on without it")
+        show.say(memo.unwritable(error))
     return found
 
 

@@ -141,6 +141,10 @@ class Memo:
             self.open()
             yield
 
+    def unwritable(self, error: OSError) -> str:
+        """What a run says when it could not add."""
+        return f"cache: {self.folder} cannot be written ({error.strerror}); going on without it"
+
     def write(self, keys_N: np.ndarray, lengths_N: np.ndarray,
               pieces: Iterator[tuple[np.ndarray, list[np.ndarray]]]) -> None:
         """Publish one segment. pieces: (places in keys_N, arrays [n, D] of each), in any order."""

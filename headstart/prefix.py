@@ -193,7 +193,7 @@ class Forward:
             with memo.adding(self.show):
                 return self._add(memo, windows, tokens_per_batch, compute, what)
         except OSError as error:
-            self.show.say(f"cache: {memo.folder} cannot be written ({error.strerror}); going on without it")
+            self.show.say(memo.unwritable(error))
             return False
 
     def _add(self, memo: Memo, windows: _Windows, tokens_per_batch: int, compute: Compute, what: str) -> bool:

@@ -273,7 +273,7 @@ def groups(details: Scores) -> Section | None:
 
 def mistakes(details: Scores) -> Section | None:
     found = details.get("mistakes", [])
-    sure, ranked = (bool(found) and all(key in one for one in found) for key in ("confidence", "rank"))
+    sure, ranked = (all(key in one for one in found) for key in ("confidence", "rank"))
     rows = [(cut(one["text"], MAX_TEXT_CHARS), *(cut(one[side], MAX_ANSWER_CHARS) for side in ("label", "predicted")),
              *([percent(one["confidence"])] if sure else []), *([f"{one['rank']:,}"] if ranked else []))
             for one in found]

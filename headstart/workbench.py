@@ -276,10 +276,10 @@ def _solved_once(run: Run, found: Mapping[str, np.ndarray], chosen: np.ndarray) 
     if run.spec.cache == "off":
         return _solved(run, found, chosen)
     targets = run.windows["train"].targets(chosen)
-    words = [run.task.name, run.task, run.spec.train.class_weights, _digest(run.splits.validation), sorted(targets)]
-    asked: list[bytes | np.ndarray] = [repr(words).encode(), found["train"], found["validation"],
-                                       *(targets[name] for name in sorted(targets))]
-    return features.once(asked, run.model.output.in_features, lambda: _solved(run, found, chosen), run.show)
+    words = [run.task, run.spec.train.class_weights, _digest(run.splits.validation), list(targets)]
+    numbers = [found["train"], found["validation"], *targets.values()]
+    return features.once(repr(words), numbers, run.model.output.in_features, lambda: _solved(run, found, chosen),
+                         run.show)
 
 
 def settled(run: Run, validation: Sequence[Prediction], answers: Sequence[Prediction]) -> list[Prediction]:

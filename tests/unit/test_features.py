@@ -43,27 +43,27 @@ def test_a_head_is_solved_once_for_the_same_numbers(tmp_path, monkeypatch) -> No
     features_ND, gold_N = rows(3)
     n_solved = []
 
-    def ask(*asked: bytes | np.ndarray) -> LinearMap:
+    def ask(words: str, *numbers: np.ndarray) -> LinearMap:
         def solve() -> LinearMap:
             n_solved.append(1)
             return solve_head(features_ND, gold_N, 3, lambda head: -head.strength, "none")
 
-        return once(asked, 24, solve, Show(quiet=True))
+        return once(words, numbers, 24, solve, Show(quiet=True))
 
-    first, again = ask(b"task", features_ND), ask(b"task", features_ND.copy())
+    first, again = ask("task", features_ND), ask("task", features_ND.copy())
     assert len(n_solved) == 1
     assert np.array_equal(first.weight_KD, again.weight_KD)
     assert np.array_equal(first.bias_K, again.bias_K)
     assert again.strength == pytest.approx(first.strength)
-    ask(b"another task", features_ND)
-    ask(b"task", features_ND + np.float32(1e-6))
+    ask("another task", features_ND)
+    ask("task", features_ND + np.float32(1e-6))
     assert len(n_solved) == 3
 
     damaged = max((tmp_path / "cache").rglob("*.bin"), key=lambda path: path.stat().st_mtime)
     damaged.write_bytes(b"\x7f" * damaged.stat().st_size)
-    assert np.array_equal(ask(b"task", features_ND + np.float32(1e-6)).weight_KD, first.weight_KD)
+    assert np.array_equal(ask("task", features_ND + np.float32(1e-6)).weight_KD, first.weight_KD)
     assert len(n_solved) == 4
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file" / "cache"))
-    assert np.array_equal(ask(b"task", features_ND).bias_K, first.bias_K)
+    assert np.array_equal(ask("task", features_ND).bias_K, first.bias_K)
     assert len(n_solved) == 5
