@@ -63,7 +63,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     gate = Gate.of(loaded.task, loaded.reader, loaded.runtime, chosen, spec.evaluate.tokens_per_batch)
     with sealed.writing(final) as folder:
         model, _ = weights.open_model(run, loaded.task, spec)
-        found: dict[str, Any] = {"fp32": in_32_bits(gate, model, folder / MODEL, fuse=not int8, show=show)}
+        found: dict[str, Any] = {"fp32": in_32_bits(gate, model, folder / MODEL, show=show)}
         del model
         show.say(f"fp32: every answer agrees; numbers to {found['fp32']['largest_difference']:.1g}")
         if int8:
@@ -106,25 +106,24 @@ def _is_labelled(loaded: Artifact, rows: Sequence[Row]) -> bool:
     return True
 
 
-def in_32_bits(gate: Gate, model: Model, path: Path, *, fuse: bool, show: Show) -> dict[str, Any]:
+def in_32_bits(gate: Gate, model: Model, path: Path, *, show: Show) -> dict[str, Any]:
     """Write `model` to `path` and prove it; returns what the gate found. Raises ParityError or ModelError.
 
-    fuse: with attention and the like as one operation each, if this model can be proven so. What is fused is not put
-          into 8 bits: that begins without.
+    Attention and the like are one operation each, if this model can be proven so.
     """
     example = parity.batch(gate.windows(), 2, min(8, gate.reader.max_tokens), gate.reader.pad_id)
-    if fuse:
-        try:
-            graph.write(model, example, path, fuse=True)
-            return gate.exact(runtime.open_model(path)) | {"fused": True}
-        except HeadstartError as error:
-            show.say(f"onnxruntime's fused operations do not fit this model: {error.what} Exporting it without them.")
+    try:
+        graph.write(model, example, path, fuse=True)
+        return gate.exact(runtime.open_model(path)) | {"fused": True}
+    except HeadstartError as error:
+        show.say(f"onnxruntime's fused operations do not fit this model: {error.what} Exporting it without them.")
     graph.write(model, example, path, fuse=False)
     return gate.exact(runtime.open_model(path)) | {"fused": False}
 
 
 def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Show) -> dict[str, Any]:
     """Put the model at `path` into 8 bits in its place, by the first plan that passes. Raises ParityError."""
+    graph.open_attention(path)
     plans = graph.plans(path)
     candidate = path.with_name("int8.onnx")
     reduce_range = _better_range(gate, path, candidate, plans[0])

@@ -1,6 +1,7 @@
 """A torch model as an ONNX file, and that file in 8 bits.
 
     write(model, inputs, Path("model.onnx"), fuse=True)          the very module that predicts, head and adapter in it
+    open_attention(Path("model.onnx"))                           what is fused, so that 8 bits find its weights
     quantize(Path("model.onnx"), Path("int8.onnx"), plan, True)  its weights in 8 bits, but for what the plan keeps
 
 Shape suffixes: B windows in a batch, T tokens.
@@ -24,6 +25,8 @@ from .errors import MissingExtraError, ModelError, shorten
 
 try:
     import onnx
+    import onnx.helper
+    import onnx.numpy_helper
     import onnxscript  # noqa: F401 - torch.onnx needs it, and would say so less clearly
     import torch
     from torch import nn
@@ -35,6 +38,7 @@ from . import adapters, runtime
 from .heads import Model
 
 QUANTIZED = ("MatMul", "Gemm", "Gather")
+ONNXRUNTIME = "com.microsoft"  # the domain of its own operations
 SCOPES = "name_scopes"  # of what torch notes of a node: the modules that it came from
 MERGED_KINDS = ("LORA", "IA3")  # adapters that are changes of the backbone's own weights
 
@@ -131,6 +135,46 @@ def plans(path: Path) -> list[Plan]:
             "all but the inner blocks": outside.union(*outer)}
     kept = {frozenset(keep): name for name, keep in reversed(ways.items()) if len(keep) < len(owners)}
     return [Plan(f"{name} in 32 bits", tuple(sorted(keep))) for keep, name in reversed(kept.items())]
+
+
+def open_attention(path: Path) -> None:
+    """Take the product with queries', keys' and values' weights out of each fused attention of the model at `path`.
+
+    onnxruntime has this product in 8 bits, but no attention in 8 bits that adds a mask; the rest stays one operation.
+    An attention that does anything else than that stays as it is.
+    Source  onnxruntime's docs, "Contrib operators": com.microsoft.Attention and com.microsoft.MultiHeadAttention.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    joined = {node.output[0]: node for node in graph.node
+              if node.op_type == "Concat" and all(name in constants for name in node.input)}
+    nodes = []
+    for node in graph.node:
+        options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        reads = [*node.input, *[""] * 7]
+        sizes = options.pop("qkv_hidden_sizes", [0])
+        if (node.op_type != "Attention" or node.domain != ONNXRUNTIME or len(set(sizes)) > 1 or len(node.output) > 1
+                or reads[3] or reads[4] or options.keys() - {"num_heads", "scale", "unidirectional"}
+                or reads[1] not in constants.keys() | joined.keys()):
+            nodes.append(node)
+            continue
+        if reads[1] not in constants:
+            parts = [onnx.numpy_helper.to_array(constants[name]) for name in joined[reads[1]].input]
+            constants[reads[1]] = onnx.numpy_helper.from_array(np.concatenate(parts, 1), reads[1])
+        product, *each = (f"{node.output[0]}_{name}" for name in ("qkv", "q", "k", "v"))
+        nodes += [onnx.helper.make_node("MatMul", reads[:2], [product], product),
+                  onnx.helper.make_node("Split", [product], each, f"{product}_split", axis=-1, num_outputs=3),
+                  onnx.helper.make_node("MultiHeadAttention", [*each, reads[2], "", reads[5]], node.output, node.name,
+                                        domain=ONNXRUNTIME, **options)]
+        nodes[-3].metadata_props.extend(node.metadata_props)
+    read = {name for node in nodes for name in node.input}.union(out.name for out in graph.output)
+    nodes = [node for node in nodes if not read.isdisjoint(node.output)]
+    read = {name for node in nodes for name in node.input}
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensor for name, tensor in constants.items() if name in read)
+    onnx.save(model, path)
 
 
 def _block(module: str) -> str:

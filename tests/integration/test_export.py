@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -155,8 +156,12 @@ def gate_of(task, model, reader) -> Gate:
                    Rows(list(task.examples), "the examples", True), 512)
 
 
-def shipped(gate: Gate, model, path: Path, fuse: bool = True) -> dict:
-    return exporting.in_32_bits(gate, model, path, fuse=fuse, show=Show(quiet=True))
+def shipped(gate: Gate, model, path: Path) -> dict:
+    return exporting.in_32_bits(gate, model, path, show=Show(quiet=True))
+
+
+def kinds_of(path: Path) -> Counter:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
 def test_there_are_tasks_to_export():
@@ -169,19 +174,36 @@ def test_every_task_passes_its_gate(name, backbone, tmp_path):
     task = kind().learn(kind.examples)
     model = backbones.build(loaded, task, "mean", seed=0)
     gate = gate_of(task, model, loaded.reader)
-    for fuse in (True, False):
-        found = shipped(gate, model, tmp_path / "model.onnx", fuse)
-        assert found["agreement"] == 1
-        assert found["largest_difference"] < 1e-4
-        assert found["fused"] == fuse
-        kinds = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
-        assert ("Attention" in kinds, "Softmax" in kinds) == (fuse, not fuse)
-    plans = graph.plans(tmp_path / "model.onnx")
+    found, path, small = shipped(gate, model, tmp_path / "model.onnx"), tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    assert found["agreement"] == 1
+    assert found["largest_difference"] < 1e-4
+    assert found["fused"]
+    assert kinds_of(path)["Attention"]
+    graph.open_attention(path)
+    assert gate.exact(runtime.open_model(path))["largest_difference"] < 1e-4
+    assert not kinds_of(path)["Attention"]
+    plans = graph.plans(path)
     assert len(plans) >= 3
     assert [len(plan.keep) for plan in plans] == sorted({len(plan.keep) for plan in plans})
-    graph.quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx", plans[0], True)
-    assert (tmp_path / "int8.onnx").stat().st_size < (tmp_path / "model.onnx").stat().st_size
-    assert gate.close(runtime.open_model(tmp_path / "int8.onnx"), 100, 100, 0)["passed"]
+    graph.quantize(path, small, plans[0], True)
+    assert small.stat().st_size < path.stat().st_size
+    n_blocks = loaded.config.num_hidden_layers
+    assert kinds_of(small)["MultiHeadAttention"] == n_blocks
+    assert kinds_of(small)["MatMulInteger"] >= 4 * n_blocks  # queries, keys and values as one, and three layers more
+    assert gate.close(runtime.open_model(small), 100, 100, 0)["passed"]
+
+
+def test_a_graph_without_fused_operations_answers_the_same(backbone, tmp_path):
+    loaded, kind = backbones.load(str(backbone), 64), tasks.find("text-classification")
+    task, path = kind().learn(kind.examples), tmp_path / "model.onnx"
+    model = backbones.build(loaded, task, "mean", seed=0)
+    gate = gate_of(task, model, loaded.reader)
+    graph.write(model, parity.batch(gate.windows(), 2, 8, loaded.reader.pad_id), path, fuse=False)
+    assert gate.exact(runtime.open_model(path))["largest_difference"] < 1e-4
+    kinds = kinds_of(path)
+    assert kinds["Softmax"]
+    graph.open_attention(path)  # nothing to open
+    assert kinds_of(path) == kinds
 
 
 def adapted(backbone, name):
@@ -209,8 +231,11 @@ def test_every_family_passes_its_gate(family, tmp_path):
     loaded, kind = backbones.load(str(tiny.backbone(tmp_path / family, family)), 64), tasks.find("text-classification")
     task = kind().learn(kind.examples)
     model = backbones.build(loaded, task, "mean", seed=0)
-    found = shipped(gate_of(task, model, loaded.reader), model, tmp_path / "model.onnx")
+    gate = gate_of(task, model, loaded.reader)
+    found = shipped(gate, model, tmp_path / "model.onnx")
     assert found["fused"] == (family not in NOT_FUSED)
+    graph.open_attention(tmp_path / "model.onnx")
+    assert gate.exact(runtime.open_model(tmp_path / "model.onnx"))["agreement"] == 1
 
 
 @pytest.mark.slow
