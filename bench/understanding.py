@@ -5,7 +5,8 @@ test rows. Every number of a row is of the same test rows; the interval is the f
 them; seeds drive split, order, new weights and dropout. "faq_questions" is specs/faq_search.yaml tested on pairs of
 questions that mean the same, the second to be found by the first; before-training is what the encoder finds unfitted.
 "commonsense_qa_3000" is specs/commonsense_qa.yaml on 3,000 of its train rows for one epoch. "NAME_from_stsb" starts
-where the run of specs/stsb.yaml ended, which is fitted once and kept in runs/. "mrpc_N" and "squad_N" are points of a
+where the run of specs/stsb.yaml ended, which is fitted once and kept in runs/; "squad_from_cloze" where a run on
+questions ended that were made out of SQuAD's train texts and of WikiText-2 (bench/cloze.py). "mrpc_N" and "squad_N" are points of a
 learning curve: the same Spec on N of its train rows, squad's tested on 2,000 of its test rows.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bench import DATA, ROOT, Cell, Run, markdown, met, of, read_jsonl, write_jsonl
+from bench import DATA, ROOT, Cell, Run, cloze, markdown, met, of, read_jsonl, write_jsonl
 
 # name -> {score: the least that was asked for}
 FLOORS: dict[str, dict[str, float]] = {
@@ -36,6 +37,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rte_from_stsb": ("rte", {"backbone": "stsb", "train": {"epochs": 6}}),
     "mrpc_1000": ("mrpc", {"data": {"limit": 1000}}),
     "mrpc_2000": ("mrpc", {"data": {"limit": 2000}}),
+    "squad_from_cloze": ("squad", {"backbone": "cloze"}),
     "squad_1000": ("squad", {"data": {"limit": 1000, "test_limit": 2000}}),
     "squad_2000": ("squad", {"data": {"limit": 2000, "test_limit": 2000}})}
 NAMES = ("mrpc", "rte", "stsb", "semeval2010_task8", "conll2003", "stsb_embeddings", "copa", "intents", "bitext_flags",
@@ -74,14 +76,29 @@ def measure(**cell: Any) -> dict[str, Any]:
 
 
 def _fitted(name: str, cell: Cell) -> Path:
-    """The run of a shipped Spec, made when it is not there."""
+    """The run of a shipped Spec, or of what comes before it, made when it is not there."""
     import headstart
 
     settings = cell.get("settings", {})
     folder = ROOT / "runs" / f"bench-{name}-{cell['seed']}{'-quick' if settings else ''}"
     if not folder.exists():
-        headstart.fit(shipped(name), out=folder, layers=[("bench", settings)], seed=cell["seed"])
+        asked = practice(cell["seed"]) if name == "cloze" else shipped(name)
+        headstart.fit(asked, out=folder, layers=[("bench", settings)], seed=cell["seed"])
     return folder
+
+
+def practice(seed: int) -> dict[str, Any]:
+    """specs/squad.yaml on questions that were made out of texts, once over; tested on people's questions, 500 of
+    SQuAD's train rows."""
+    folder, asked = ROOT / "runs" / f"bench-cloze-{seed}-rows", shipped("squad")
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = list(dict.fromkeys(row["context"] for row in read_jsonl(Path(asked["data"]["train"]))))
+    articles = [row["text"] for part in ("train", "validation", "test")
+                for row in read_jsonl(DATA / "wikitext2" / f"{part}.jsonl")]
+    others = [text for article in articles for text in cloze.paragraphs(article)]
+    rows = [*cloze.questions(texts, 10, seed), *cloze.questions(others, 6, seed)]
+    data = {**write_jsonl(folder, train=rows), "test": asked["data"]["train"], "test_limit": 500}
+    return {**asked, "data": data, "train": {**asked["train"], "epochs": 1}, "evaluate": {"baselines": False}}
 
 
 def shipped(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,8 @@ def write(model: Model, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool
                 for key in [key for key in node.metadata_props if not key.endswith(SCOPES)]:
                     del node.metadata_props[key]
             program.save(path, external_data=False)
+            if fuse:
+                _part_norms(path)
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise ModelError("export", f"the model cannot be written as a graph: {shorten(said[0], 200)}.",
@@ -135,6 +137,38 @@ def plans(path: Path) -> list[Plan]:
             "all but the inner blocks": outside.union(*outer)}
     kept = {frozenset(keep): name for name, keep in reversed(ways.items()) if len(keep) < len(owners)}
     return [Plan(f"{name} in 32 bits", tuple(sorted(keep))) for keep, name in reversed(kept.items())]
+
+
+def _part_norms(path: Path) -> None:
+    """Put two sums and a norm in the place of each SkipLayerNormalization of the model at `path`.
+
+    onnxruntime's one operation for all three takes longer than they do on a CPU: an eighth of MiniLM's time in 32 bits
+    and a quarter in 8. `runtime` keeps it from putting them together again.
+    """
+    model = onnx.load(path)
+    nodes = []
+    for node in model.graph.node:
+        out, *others = node.output
+        if node.op_type != "SkipLayerNormalization" or _is_read(model.graph, others[:2]):
+            nodes.append(node)
+            continue
+        read, skip, weight, shift, bias = [*node.input, *[""] * 2][:5]
+        if bias:
+            nodes.append(onnx.helper.make_node("Add", [read, bias], [f"{out}_biased"], f"{out}_biased"))
+            read = f"{out}_biased"
+        total = others[2] if len(others) > 2 and others[2] else f"{out}_sum"
+        epsilon = next(a.f for a in node.attribute if a.name == "epsilon")
+        nodes += [onnx.helper.make_node("Add", [read, skip], [total], total),
+                  onnx.helper.make_node("LayerNormalization", [total, weight, shift], [out], out, epsilon=epsilon)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+
+
+def _is_read(graph: onnx.GraphProto, names: Sequence[str]) -> bool:
+    """Whether a node, or who runs the graph, reads one of these values."""
+    read = {name for node in graph.node for name in node.input}.union(out.name for out in graph.output)
+    return any(name in read for name in names if name)
 
 
 def open_attention(path: Path) -> None:

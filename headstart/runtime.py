@@ -17,6 +17,7 @@ from .errors import ArtifactError, MissingExtraError, shorten
 from .types import Runtime
 
 MAX_BYTES = 2**31 - 1  # what one protobuf message may hold
+SLOWER = ["SkipLayerNormFusion"]  # of onnxruntime 1.32: two sums and a norm are faster than its one operation for them
 
 
 def open_model(path: Path, n_threads: int | None = None) -> Runtime:
@@ -32,7 +33,8 @@ def open_model(path: Path, n_threads: int | None = None) -> Runtime:
     check(path)
     try:
         session = onnxruntime.InferenceSession(
-            path, _options(onnxruntime, n_threads or machine.usable_cpus()), providers=["CPUExecutionProvider"])
+            path, _options(onnxruntime, n_threads or machine.usable_cpus()), providers=["CPUExecutionProvider"],
+            disabled_optimizers=SLOWER)
     except Exception as error:  # noqa: BLE001 - whatever onnxruntime raises, the file is at fault
         raise ArtifactError(str(path), f"cannot be run: {shorten(str(error), 200)}.", "Export the run again.") from None
     wanted, output = [one.name for one in session.get_inputs()], session.get_outputs()[0].name
