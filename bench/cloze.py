@@ -1,8 +1,8 @@
 """Questions out of texts that nobody asked about: practice for question answering before the rows with labels.
 
-A span of a sentence is taken out and a question word put in its place ("Beyonce rose to fame in what as lead singer of");
-the text is read whole, and the span is the answer. What is learned is to find the sentence that a question speaks of and
-what it leaves open, which an encoder that was trained on whole texts has never done.
+A span of a sentence is taken out and a question word put in its place ("the bridge was opened in what year by the");
+the text is read whole, and the span is the answer. What is learned is to find the sentence that a question speaks of,
+and what it leaves open: an encoder that was trained on whole texts has never done that.
 
 Source  Lewis, Denoyer and Riedel 2019, "Unsupervised Question Answering by Cloze Translation"; theirs parse sentences,
         ours are cut by patterns, which are for English alone.
@@ -19,12 +19,14 @@ from typing import Any
 LONGEST_TEXT, SHORTEST_TEXT, LONGEST_ANSWER, LONGEST_SIDE = 110, 40, 6, 9  # in words
 DROPPED = 0.2  # of a question's words: one that keeps them all is found by its letters
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"(])")
-SMALL = ("a an the of in on at to for from by with as and or but that which who whose when where while is are was were be "
-         "been being has have had do does did not it its he his she her they their this these those there than then also "
-         "into over under between during after before about up out such can could may might will would").split()
+SMALL = ("a|an|the|of|in|on|at|to|for|from|by|with|as|and|or|but|that|which|who|whose|"
+         "when|where|while|is|are|was|were|be|been|being|has|have|had|do|does|did|not|it|"
+         "its|he|his|she|her|they|their|this|these|those|there|than|then|also|into|over|under|"
+         "between|during|after|before|about|up|out|such|can|could|may|might|will|would")  # words that end a span
 NUMBER = r"\$?\d[\d,.]*(?<![,.])(?: (?:million|billion|percent|years|days|months|miles|people|km|m))?"
 NAME = r"[A-Z][\w'’-]+(?: (?:of the|of|[A-Z][\w'’-]+))*(?: [A-Z][\w'’-]+)?"
-PLAIN = r"(?:(?<=\bthe )|(?<=\ba )|(?<=\ban )|(?<=\bof ))" + rf"(?:(?!(?:{'|'.join(SMALL)})\b)[a-z][\w-]+)(?: (?!(?:{'|'.join(SMALL)})\b)[a-z][\w-]+){{0,2}}"
+WORD = rf"(?!(?:{SMALL})\b)[a-z][\w-]+"
+PLAIN = rf"(?:(?<=\bthe )|(?<=\ba )|(?<=\ban )|(?<=\bof )){WORD}(?: {WORD}){{0,2}}"
 SPAN = re.compile(rf"\b(?:(?P<number>{NUMBER})|(?P<name>{NAME})|(?P<plain>{PLAIN}))")
 WORDS = {"year": ("when", "what year"), "number": ("how many", "how much", "what"),
          "name": ("who", "what", "which", "where"), "plain": ("what", "which")}

@@ -187,10 +187,11 @@ def table(runs: Sequence[Run]) -> str:
     first = markdown(["system", "short text, p50, ms", "any text, p50, ms", "bulk, texts/s", "accuracy", "shipped, MB",
                       "start to first answer, s", "peak memory then, MB", "rounds"], rows)
     speed, waits = "texts_per_s", {"short_p50_ms": "one short text", "any_p50_ms": "one text"}
-    checks = [*((f"{what}{words} beside the pipeline", key, "transformers", ours, 3.0) for key, what in waits.items()
-                for ours, words in (("onnx-fp32", ""), ("onnx-int8", " in 8 bits"))),
+    demanded = {("short_p50_ms", "onnx-fp32"): 3.0}
+    checks = [*((f"{what}{words} beside the pipeline", key, "transformers", ours, demanded.get((key, ours)))
+                for key, what in waits.items() for ours, words in (("onnx-fp32", ""), ("onnx-int8", " in 8 bits"))),
               ("bulk beside the pipeline", speed, "onnx-fp32", "transformers", 3.0),
-              ("bulk in 8 bits beside the pipeline", speed, "onnx-int8", "transformers", 3.0),
+              ("bulk in 8 bits beside the pipeline", speed, "onnx-int8", "transformers", None),
               ("bulk beside bare onnxruntime", speed, "onnx-fp32", "onnxruntime", 1.0),
               ("bulk, 8 bits beside 32", speed, "onnx-int8", "onnx-fp32", 1.4)]
     lines = []
@@ -198,7 +199,7 @@ def table(runs: Sequence[Run]) -> str:
         both = [{run.cell["round"]: float(run.result[key]) for run in of(runs, name=name)} for name in (over, under)]
         ratios = [both[0][i] / both[1][i] for i in sorted(both[0].keys() & both[1].keys())]
         if ratios:
-            lines.append([what, f"{median(ratios):.2f}", ", ".join(f"{one:.2f}" for one in ratios), f"{wanted:.1f}",
-                          met(median(ratios) >= wanted)])
+            lines.append([what, f"{median(ratios):.2f}", ", ".join(f"{one:.2f}" for one in ratios),
+                          *((f"{wanted:.1f}", met(median(ratios) >= wanted)) if wanted else ("", ""))])
     second = markdown(["what", "times as fast", "by round", "demanded", "met"], lines)
     return f"{first}\n\n{second}"

@@ -5,9 +5,9 @@ test rows. Every number of a row is of the same test rows; the interval is the f
 them; seeds drive split, order, new weights and dropout. "faq_questions" is specs/faq_search.yaml tested on pairs of
 questions that mean the same, the second to be found by the first; before-training is what the encoder finds unfitted.
 "commonsense_qa_3000" is specs/commonsense_qa.yaml on 3,000 of its train rows for one epoch. "NAME_from_stsb" starts
-where the run of specs/stsb.yaml ended, which is fitted once and kept in runs/; "squad_from_cloze" where a run on
-questions ended that were made out of SQuAD's train texts and of WikiText-2 (bench/cloze.py). "mrpc_N" and "squad_N" are points of a
-learning curve: the same Spec on N of its train rows, squad's tested on 2,000 of its test rows.
+where the run of specs/stsb.yaml ended, which is fitted once and kept in runs/; "NAME_from_cloze" where a run on
+questions ended that were made out of SQuAD's train texts and of WikiText-2 (bench/cloze.py). "mrpc_N" and "squad_N"
+are points of a learning curve: the same Spec on N of its train rows, squad's tested on 2,000 of its test rows.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rte_from_stsb": ("rte", {"backbone": "stsb", "train": {"epochs": 6}}),
     "mrpc_1000": ("mrpc", {"data": {"limit": 1000}}),
     "mrpc_2000": ("mrpc", {"data": {"limit": 2000}}),
+    "mrpc_from_cloze": ("mrpc", {"backbone": "cloze"}),
+    "rte_from_cloze": ("rte", {"backbone": "cloze", "train": {"epochs": 6}}),
     "squad_from_cloze": ("squad", {"backbone": "cloze"}),
     "squad_1000": ("squad", {"data": {"limit": 1000, "test_limit": 2000}}),
     "squad_2000": ("squad", {"data": {"limit": 2000, "test_limit": 2000}})}

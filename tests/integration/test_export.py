@@ -178,7 +178,10 @@ def test_every_task_passes_its_gate(name, backbone, tmp_path):
     assert found["agreement"] == 1
     assert found["largest_difference"] < 1e-4
     assert found["fused"]
-    assert kinds_of(path)["Attention"]
+    kinds = kinds_of(path)
+    assert kinds["Attention"]
+    assert kinds["LayerNormalization"] == 2 * loaded.config.num_hidden_layers + 1
+    assert not kinds["SkipLayerNormalization"]  # slower than what it stands for
     graph.open_attention(path)
     assert gate.exact(runtime.open_model(path))["largest_difference"] < 1e-4
     assert not kinds_of(path)["Attention"]
