@@ -14,7 +14,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,10 +146,10 @@ def _part_norms(path: Path) -> None:
     and a quarter in 8. `runtime` keeps it from putting them together again.
     """
     model = onnx.load(path)
-    nodes = []
+    wanted, nodes = _read(model.graph.node, model.graph), []
     for node in model.graph.node:
         out, *others = node.output
-        if node.op_type != "SkipLayerNormalization" or _is_read(model.graph, others[:2]):
+        if node.op_type != "SkipLayerNormalization" or not wanted.isdisjoint(others[:2]):  # its mean and deviation
             nodes.append(node)
             continue
         read, skip, weight, shift, bias = [*node.input, *[""] * 2][:5]
@@ -157,7 +157,7 @@ def _part_norms(path: Path) -> None:
             nodes.append(onnx.helper.make_node("Add", [read, bias], [f"{out}_biased"], f"{out}_biased"))
             read = f"{out}_biased"
         total = others[2] if len(others) > 2 and others[2] else f"{out}_sum"
-        epsilon = next(a.f for a in node.attribute if a.name == "epsilon")
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-12)
         nodes += [onnx.helper.make_node("Add", [read, skip], [total], total),
                   onnx.helper.make_node("LayerNormalization", [total, weight, shift], [out], out, epsilon=epsilon)]
     del model.graph.node[:]
@@ -165,10 +165,9 @@ def _part_norms(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _is_read(graph: onnx.GraphProto, names: Sequence[str]) -> bool:
-    """Whether a node, or who runs the graph, reads one of these values."""
-    read = {name for node in graph.node for name in node.input}.union(out.name for out in graph.output)
-    return any(name in read for name in names if name)
+def _read(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto) -> set[str]:
+    """What these nodes read, and who runs the graph."""
+    return {name for node in nodes for name in node.input if name}.union(out.name for out in graph.output)
 
 
 def open_attention(path: Path) -> None:
@@ -202,12 +201,12 @@ def open_attention(path: Path) -> None:
                   onnx.helper.make_node("MultiHeadAttention", [*each, reads[2], "", reads[5]], node.output, node.name,
                                         domain=ONNXRUNTIME, **options)]
         nodes[-3].metadata_props.extend(node.metadata_props)
-    read = {name for node in nodes for name in node.input}.union(out.name for out in graph.output)
-    nodes = [node for node in nodes if not read.isdisjoint(node.output)]
-    read = {name for node in nodes for name in node.input}
+    wanted = _read(nodes, graph)
+    nodes = [node for node in nodes if not wanted.isdisjoint(node.output)]
+    wanted = _read(nodes, graph)
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(tensor for name, tensor in constants.items() if name in read)
+    graph.initializer.extend(tensor for name, tensor in constants.items() if name in wanted)
     onnx.save(model, path)
 
 
