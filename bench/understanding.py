@@ -137,7 +137,7 @@ def table(runs: Sequence[Run]) -> str:
 
 def _rows(name: str, runs: list[Run]) -> list[list[str]]:
     """A line for the task's own metric, and one for every other score that was asked for."""
-    first, floors = runs[0].result, FLOORS.get(name.removesuffix("_from_stsb"), {})
+    first, floors = runs[0].result, FLOORS.get(name.partition("_from_")[0], {})
     low, high = first["interval"]
     lines = []
     for measure_name in dict.fromkeys([first["metric"], *floors, *STATED.get(name, [])]):
