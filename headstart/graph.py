@@ -78,9 +78,10 @@ def write(model: Model, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool
             for node in program.model.graph.all_nodes():  # what is left tells of this machine's files
                 for key in [key for key in node.metadata_props if not key.endswith(SCOPES)]:
                     del node.metadata_props[key]
-            program.save(path, external_data=False)
+            graph = program.model_proto
             if fuse:
-                _part_norms(path)
+                _part_norms(graph)
+            onnx.save(graph, path)
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise ModelError("export", f"the model cannot be written as a graph: {shorten(said[0], 200)}.",
@@ -139,13 +140,12 @@ def plans(path: Path) -> list[Plan]:
     return [Plan(f"{name} in 32 bits", tuple(sorted(keep))) for keep, name in reversed(kept.items())]
 
 
-def _part_norms(path: Path) -> None:
-    """Put two sums and a norm in the place of each SkipLayerNormalization of the model at `path`.
+def _part_norms(model: onnx.ModelProto) -> None:
+    """Put two sums and a norm in the place of each SkipLayerNormalization of `model`.
 
     onnxruntime's one operation for all three takes longer than they do on a CPU: an eighth of MiniLM's time in 32 bits
     and a quarter in 8. `runtime` keeps it from putting them together again.
     """
-    model = onnx.load(path)
     wanted, nodes = _read(model.graph.node, model.graph), []
     for node in model.graph.node:
         out, *others = node.output
@@ -162,7 +162,6 @@ def _part_norms(path: Path) -> None:
                   onnx.helper.make_node("LayerNormalization", [total, weight, shift], [out], out, epsilon=epsilon)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    onnx.save(model, path)
 
 
 def _read(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto) -> set[str]:
@@ -184,23 +183,12 @@ def open_attention(path: Path) -> None:
               if node.op_type == "Concat" and all(name in constants for name in node.input)}
     nodes = []
     for node in graph.node:
-        options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        reads = [*node.input, *[""] * 7]
-        sizes = options.pop("qkv_hidden_sizes", [0])
-        if (node.op_type != "Attention" or node.domain != ONNXRUNTIME or len(set(sizes)) > 1 or len(node.output) > 1
-                or reads[3] or reads[4] or options.keys() - {"num_heads", "scale", "unidirectional"}
-                or reads[1] not in constants.keys() | joined.keys()):
-            nodes.append(node)
-            continue
-        if reads[1] not in constants:
-            parts = [onnx.numpy_helper.to_array(constants[name]) for name in joined[reads[1]].input]
-            constants[reads[1]] = onnx.numpy_helper.from_array(np.concatenate(parts, 1), reads[1])
-        product, *each = (f"{node.output[0]}_{name}" for name in ("qkv", "q", "k", "v"))
-        nodes += [onnx.helper.make_node("MatMul", reads[:2], [product], product),
-                  onnx.helper.make_node("Split", [product], each, f"{product}_split", axis=-1, num_outputs=3),
-                  onnx.helper.make_node("MultiHeadAttention", [*each, reads[2], "", reads[5]], node.output, node.name,
-                                        domain=ONNXRUNTIME, **options)]
-        nodes[-3].metadata_props.extend(node.metadata_props)
+        parts = _opened(node) if node.op_type == "Attention" and node.domain == ONNXRUNTIME else None
+        weight = node.input[1] if parts else ""
+        if parts and weight in joined:
+            arrays = [onnx.numpy_helper.to_array(constants[name]) for name in joined[weight].input]
+            constants[weight] = onnx.numpy_helper.from_array(np.concatenate(arrays, 1), weight)
+        nodes += parts if parts and weight in constants else [node]
     wanted = _read(nodes, graph)
     nodes = [node for node in nodes if not wanted.isdisjoint(node.output)]
     wanted = _read(nodes, graph)
@@ -208,6 +196,23 @@ def open_attention(path: Path) -> None:
     graph.node.extend(nodes)
     graph.initializer.extend(tensor for name, tensor in constants.items() if name in wanted)
     onnx.save(model, path)
+
+
+def _opened(node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
+    """The nodes that do what this attention does; None when it does more than attend, under a mask that is added."""
+    options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    sizes = options.pop("qkv_hidden_sizes", [0])
+    text, weight, bias, mask, past, added = [*node.input, *[""] * 3][:6]
+    if (len(set(sizes)) > 1 or len(node.output) > 1 or mask or past
+            or options.keys() - {"num_heads", "scale", "unidirectional"}):
+        return None
+    product, *each = (f"{node.output[0]}_{name}" for name in ("qkv", "q", "k", "v"))
+    multiplied = onnx.helper.make_node("MatMul", [text, weight], [product], product)
+    multiplied.metadata_props.extend(node.metadata_props)
+    return [multiplied,
+            onnx.helper.make_node("Split", [product], each, f"{product}_split", axis=-1, num_outputs=3),
+            onnx.helper.make_node("MultiHeadAttention", [*each, bias, "", added], node.output, node.name,
+                                  domain=ONNXRUNTIME, **options)]
 
 
 def _block(module: str) -> str:
