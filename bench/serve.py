@@ -3,8 +3,9 @@
 `headstart serve` on an exported `minilm-l6` text classifier; the load is a closed loop of wrk's (Debian package wrk)
 from the same machine: so many clients on connections that stay open, one short SST-2 text (five to nine words) a
 request, each sends the next as soon as it has its answer. In process: the same artifact and texts without HTTP, all in
-one call, 16 texts a call, and one. All of it takes turns in one run, since this machine's speed drifts. wrk's own work
-is in the server's figures.
+one call, 16 texts a call, 16 cut into calls as the server cuts them, and one. All of it takes turns in one run, since
+this machine's speed drifts. wrk's own work is in the server's figures. "uvicorn alone" reads the same requests and
+answers all of them with one constant.
 
 Overload: an open loop, as far as clients that wait can make one. Each of some 1,000 connections waits 0 to 4.4 s (as if
 a person read the answer) before it sends its next request, so that together they send 1.2 times what 64 clients got
@@ -19,6 +20,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -26,14 +29,20 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import linear_regression, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bench import DATA, ROOT, Cell, Run, markdown, met, of, read_jsonl, write_jsonl
+
+if TYPE_CHECKING:
+    from headstart.artifact import Artifact
+    from headstart.types import Prediction, Row
 
 N_ROUNDS = 3
 N_WORDS = range(5, 10)  # of a text
@@ -57,6 +66,21 @@ done = function(summary, latency, requests)
     said = said .. string.format(', "p%%g_us": %%d', p, latency:percentile(p)) end
   print("{" .. said .. "}")
 end
+"""
+BARE = """
+import json, socket, sys, uvicorn
+async def app(scope, receive, send):
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [
+        (b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]})
+    await send({"type": "http.response.body", "body": BODY})
+BODY = json.dumps({"model": "m", "version": "v" * 12, "predictions": [{"label": "a", "scores": {"a": 0.5, "b": 0.5}}],
+                   "usage": {"n_rows": 1, "n_tokens": 10, "n_cut_tokens": 0}}).encode()
+listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+print(json.dumps({"event": "serving", "url": "http://127.0.0.1:%d" % listener.getsockname()[1]}), file=sys.stderr)
+uvicorn.Server(uvicorn.Config(app, loop="uvloop", http="httptools", ws="none", lifespan="off", log_level="warning",
+                              access_log=False)).run([listener])
 """
 
 
@@ -85,16 +109,23 @@ def closed(repeat: int, clients: list[int], seconds: int, n_texts: int) -> dict[
     texts = texts_of(n_texts)
     found: dict[str, Any] = {"in_process": in_process(classifier(), texts), "http": {}}
     for workers in WORKERS if repeat % 2 == 0 else WORKERS[::-1]:
-        with server(classifier(), texts, "--workers", str(workers)) as one:
+        with server(headstart_serve("--workers", str(workers)), texts) as one:
             found["http"][str(workers)] = {str(n): one.wrk(n, seconds) for n in clients}
             if workers == 1:  # of more it would be the parent's, which loads no model
                 found["rss_mb"] = one.memory_kb("VmHWM") / 1024
+    with server(["-c", BARE], texts) as one:
+        found["bare"] = one.wrk(DEMANDED_CLIENTS, seconds)
     return found
+
+
+def headstart_serve(*options: str) -> list[str]:
+    """Python's arguments for a server of the classifier."""
+    return ["-m", "headstart", "serve", str(classifier()), "--port", "0", *options]
 
 
 def overload(seconds: int, n_texts: int) -> dict[str, Any]:
     """More than it can answer, for a while: what is refused, how long the others wait, and how it is after."""
-    with server(classifier(), texts_of(n_texts)) as one:
+    with server(headstart_serve(), texts_of(n_texts)) as one:
         before = one.wrk(16, 5)
         capacity = one.wrk(64, 10)["per_s"]
         counted = one.statuses()
@@ -110,7 +141,7 @@ def overload(seconds: int, n_texts: int) -> dict[str, Any]:
 def memory(n_requests: int, n_texts: int) -> dict[str, Any]:
     """Resident memory by requests answered."""
     n, points = 0, []
-    with server(classifier(), texts_of(n_texts, range(1, 100))) as one:
+    with server(headstart_serve(), texts_of(n_texts, range(1, 100))) as one:
         while n < n_requests:
             n += one.wrk(16, 2)["n"]
             points.append((n, one.memory_kb("VmRSS")))
@@ -135,26 +166,48 @@ def classifier() -> Path:
 def in_process(folder: Path, texts: list[str]) -> dict[str, float]:
     """Texts a second of one call with all of them, of a call for as many as clients ask at once, of a call for each.
 
-    The second is what a server could at most reach whose clients are answered together.
+    "cut" is what a server could at most reach whose clients are answered together.
     """
     from headstart import artifact
 
     loaded = artifact.load(folder)
     loaded.predict(texts[:200])
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     loaded.predict(texts)
-    bulk_s = time.perf_counter() - began
+    bulk_s, bulk_cpu_s = time.perf_counter() - began, time.process_time() - busy
     few = [texts[at : at + DEMANDED_CLIENTS] for at in range(0, len(texts), DEMANDED_CLIENTS)]
     began = time.perf_counter()
     for some in few:
         loaded.predict(some)
-    few_s, each_s = time.perf_counter() - began, []
+    few_s = time.perf_counter() - began
+    began = time.perf_counter()
+    for some in few:
+        answer_cut(loaded, some)
+    cut_s, each_s = time.perf_counter() - began, []
     for text in texts[:500]:
         began = time.perf_counter()
         loaded.predict([text])
         each_s.append(time.perf_counter() - began)
     return {"bulk_per_s": len(texts) / bulk_s, "few_per_s": len(texts) / few_s,
+            "cut_per_s": len(texts) / cut_s, "bulk_cpu_ms": 1000 * bulk_cpu_s / len(texts),
             "single_per_s": len(each_s) / sum(each_s), "single_p50_ms": 1000 * median(each_s)}
+
+
+def answer_cut(loaded: Artifact, texts: list[str]) -> list[Prediction]:
+    """Answers to a few texts, cut into calls of the runtime as the server cuts them."""
+    from headstart.predict import decode, run
+    from headstart.serve.batching import PADDED_TOKENS, groups
+
+    rows: list[Row] = [{"text": text} for text in texts]
+    windows = [w for i, row in enumerate(rows) for w in loaded.task.encode(i, row, loaded.reader)]
+    order = sorted(range(len(windows)), key=lambda i: len(windows[i]))
+    logits: list[np.ndarray] = [np.empty(0)] * len(windows)
+    for chosen in groups([len(windows[i]) for i in order]):
+        part = order[chosen]
+        said = run([windows[i] for i in part], loaded.reader, loaded.runtime, PADDED_TOKENS)
+        for i, one in zip(part, said, strict=True):
+            logits[i] = one
+    return list(decode(loaded.task, rows, windows, logits))
 
 
 @dataclass
@@ -169,12 +222,16 @@ class Served:
         """One loop: answers a second, of any status; milliseconds; broken connections."""
         script = self.folder / "script.lua"
         script.write_text(SCRIPT % (self.folder / "bodies", 1000 * max_wait_s), "utf-8")
+        busy, wrk_busy = self.cpu_s(), resource.getrusage(resource.RUSAGE_CHILDREN)
         out = subprocess.run(["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script),
                               self.url], capture_output=True, text=True, check=True).stdout
         said = json.loads(out.splitlines()[-1])
+        busy = self.cpu_s() - busy
+        wrk_s = sum(b - a for a, b in zip(wrk_busy[:2], resource.getrusage(resource.RUSAGE_CHILDREN)[:2], strict=True))
         broken = sum(said[kind] for kind in ("connect", "read", "write", "timeout"))
         return {"n": said["n"], "per_s": 1e6 * said["n"] / said["us"], "bad": broken + said["status"],
-                "broken": broken, **{f"{name[:-3]}_ms": us / 1000 for name, us in said.items() if name[-3:] == "_us"}}
+                "broken": broken, "cpu_ms": 1000 * busy / said["n"], "wrk_cpu_ms": 1000 * wrk_s / said["n"],
+                **{f"{name[:-3]}_ms": us / 1000 for name, us in said.items() if name[-3:] == "_us"}}
 
     def statuses(self) -> dict[str, int]:
         """Answers so far, by status."""
@@ -185,21 +242,29 @@ class Served:
                 found[status] = found.get(status, 0) + round(float(line.rpartition(" ")[2]))
         return found
 
+    def cpu_s(self) -> float:
+        """Seconds of the processors' time that the server and its workers have taken."""
+        def of_process(pid: str) -> float:
+            ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") + sum(map(of_process, children))
+
+        return of_process(str(self.process.pid))
+
     def memory_kb(self, field: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
 
 
 @contextmanager
-def server(run: Path, texts: Sequence[str], *options: str) -> Iterator[Served]:
-    """A warm server of `run` with its defaults, and requests for each of `texts`."""
+def server(arguments: Sequence[str], texts: Sequence[str]) -> Iterator[Served]:
+    """The warm server that Python starts with these arguments, and requests for each of `texts`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "bodies").write_text("".join(json.dumps({"rows": text}) + "\n" for text in texts), "utf-8")
         log = folder / "log"
         with log.open("w") as file:
-            process = subprocess.Popen([sys.executable, "-m", "headstart", "serve", str(run), "--port", "0", *options],
-                                       cwd=ROOT, stderr=file)
+            process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stderr=file)
         try:
             while '"serving"' not in log.read_text():
                 if process.poll() is not None:
@@ -232,6 +297,8 @@ def _closed(runs: Sequence[Run]) -> list[str]:
     rows: list[list[object]] = [
         ["in process, all texts in one call", f"{mid('in_process', 'bulk_per_s'):,.0f}", "", "", ""],
         [f"in process, {DEMANDED_CLIENTS} texts a call", f"{mid('in_process', 'few_per_s'):,.0f}", "", "", ""],
+        [f"in process, {DEMANDED_CLIENTS} texts cut into calls as the server does",
+         f"{mid('in_process', 'cut_per_s'):,.0f}", "", "", ""],
         ["in process, one text a call", f"{mid('in_process', 'single_per_s'):,.0f}",
          f"{mid('in_process', 'single_p50_ms'):.1f}", "", ""]]
     shares = []
@@ -242,10 +309,25 @@ def _closed(runs: Sequence[Run]) -> list[str]:
         share = median(run.result["http"][w][str(DEMANDED_CLIENTS)]["per_s"] / run.result["in_process"]["bulk_per_s"]
                        for run in runs)
         shares.append(f"{share:.0%} with --workers {w} (met: {met(share >= DEMANDED_SHARE)})")
+    rows.append([f"HTTP, uvicorn alone, {DEMANDED_CLIENTS} clients", f"{mid('bare', 'per_s'):,.0f}",
+                 f"{mid('bare', 'p50_ms'):.1f}", f"{mid('bare', 'p99_ms'):.1f}", f"{mid('bare', 'bad'):.0f}"])
     return [f"Medians of {len(runs)} rounds.",
             markdown(["load", "texts a second", "p50, ms", "p99, ms", "errors"], rows),
             f"{DEMANDED_CLIENTS} clients get, of the texts a second of one call in process (demanded: "
-            f"{DEMANDED_SHARE:.0%}), {', '.join(shares)}. Peak memory of the server {mid('rss_mb'):,.0f} MB."]
+            f"{DEMANDED_SHARE:.0%}), {', '.join(shares)}. Peak memory of the server {mid('rss_mb'):,.0f} MB.",
+            _spent(mid)]
+
+
+def _spent(mid: Callable[..., float]) -> str:
+    """Where a core's time goes, and how much of it the demanded share would leave."""
+    few, bulk = str(DEMANDED_CLIENTS), mid("in_process", "bulk_per_s")
+    spent = [(f"--workers {w}", mid("http", str(w), few, "cpu_ms"), mid("http", str(w), few, "wrk_cpu_ms"))
+             for w in WORKERS] + [("uvicorn alone", mid("bare", "cpu_ms"), mid("bare", "wrk_cpu_ms"))]
+    said = ", ".join(f"{name} {ours:.2f} (and wrk {wrk:.2f})" for name, ours, wrk in spent)
+    return (f"Milliseconds of a core for one text: in bulk {mid('in_process', 'bulk_cpu_ms'):.2f}; with {few} clients "
+            f"{said}. Of two cores {DEMANDED_SHARE:.0%} of bulk has {2000 / (DEMANDED_SHARE * bulk):.2f}. Cut into "
+            f"calls as the server does, {few} texts without HTTP get {mid('in_process', 'cut_per_s') / bulk:.0%} of "
+            "bulk.")
 
 
 def _overload(runs: Sequence[Run]) -> list[str]:

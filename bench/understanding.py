@@ -34,6 +34,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "faq_questions": ("faq_search", {}),
     "commonsense_qa_3000": ("commonsense_qa", {"data": {"limit": 3000}, "train": {"epochs": 1}}),
     "mrpc_from_stsb": ("mrpc", {"backbone": "stsb"}),
+    "mrpc_both_orders": ("mrpc", {"task": {"symmetric": True}}),
+    "mrpc_both_orders_from_stsb": ("mrpc", {"task": {"symmetric": True}, "backbone": "stsb"}),
     "rte_from_stsb": ("rte", {"backbone": "stsb", "train": {"epochs": 6}}),
     "mrpc_1000": ("mrpc", {"data": {"limit": 1000}}),
     "mrpc_2000": ("mrpc", {"data": {"limit": 2000}}),

@@ -59,14 +59,7 @@ class Learner:
     def learn(self, windows: WindowStore, validation: Sequence[Row], *, resume: bool) -> None:
         """Train to the end of the plan or until patience runs out; checkpoint on the way; keep the best weights."""
         settings, seed = self.spec.train, self.spec.seed
-        if self.task.contrasts and settings.tokens_per_micro_batch is not None:
-            raise SpecError("train.tokens_per_micro_batch", f'would change the loss of "{self.task.name}", which '
-                            "compares the rows of a batch.", "Leave it out.")
-        n_steps, evaluate_at, epochs_at = batches.plan(
-            windows, settings.tokens_per_batch, seed, settings.epochs or 1, settings.max_steps,
-            settings.evaluations_per_epoch)
-        if not self._can_choose(validation):
-            evaluate_at = {step: evaluate_at[step] for step in (0, n_steps)}
+        n_steps, evaluate_at, epochs_at = self._plan(windows, validation)
         self.moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.forward.forget_features()
         self.optimizer = self.accelerator.prepare_optimizer(train.optimizer(
@@ -104,6 +97,19 @@ class Learner:
                     self.stop.leave(RESUME)
         self.stop.deferred = False
         self._keep_best(start, validation)
+
+    def _plan(self, windows: WindowStore, validation: Sequence[Row]) -> tuple[int, dict[int, float], list[int]]:
+        """What `batches.plan` gives; only the ends are evaluated where validation cannot choose."""
+        settings = self.spec.train
+        if self.task.contrasts and settings.tokens_per_micro_batch is not None:
+            raise SpecError("train.tokens_per_micro_batch", f'would change the loss of "{self.task.name}", which '
+                            "compares the rows of a batch.", "Leave it out.")
+        n_steps, evaluate_at, epochs_at = batches.plan(
+            windows, settings.tokens_per_batch, self.spec.seed, settings.epochs or 1, settings.max_steps,
+            settings.evaluations_per_epoch)
+        if not self._can_choose(validation):
+            evaluate_at = {step: evaluate_at[step] for step in (0, n_steps)}
+        return n_steps, evaluate_at, epochs_at
 
     def _loss(self, windows: WindowStore, start: Weights) -> train.Loss:
         settings, weights_K = self.spec.train, None

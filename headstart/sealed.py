@@ -103,18 +103,7 @@ def write_on(path: Path, lines_from: Callable[[int], Iterable[str]], made_by: Ma
             raise RunFolderError(str(partial), "holds answers of a command that was not finished.",
                                  "Continue it: --resume. Start anew: --overwrite")
         with partial.open("r+b" if partial.exists() else "w+b", buffering=0) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunFolderError(str(partial), "is in use by another process.",
-                                     "Wait for it, or stop it.") from None
-            asked = json.loads(json.dumps(made_by))
-            n = _whole_lines(file) if resume else 0
-            if n and (not note.exists() or json.loads(note.read_text("utf-8")) != asked):
-                raise RunFolderError(str(partial), "was begun by another run, for other rows or with other settings.",
-                                     "Resume with the command that began it, or start anew: --overwrite")
-            file.truncate(file.tell() if n else file.seek(0))
-            note.write_text(json.dumps(asked), "utf-8")
+            n = _taken_up(file, partial, note, json.loads(json.dumps(made_by)), resume)
             try:
                 for line in lines_from(n):
                     file.write(line.encode() + b"\n")  # a line a write: what was answered survives a kill
@@ -129,6 +118,21 @@ def write_on(path: Path, lines_from: Callable[[int], Iterable[str]], made_by: Ma
                 raise
             partial.replace(path)
             note.unlink()
+    return n
+
+
+def _taken_up(file: IO[bytes], partial: Path, note: Path, made_by: Any, resume: bool) -> int:
+    """Lock `file`, which is `partial`, and leave it behind the whole lines that are kept; returns how many."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise RunFolderError(str(partial), "is in use by another process.", "Wait for it, or stop it.") from None
+    n = _whole_lines(file) if resume else 0
+    if n and (not note.exists() or json.loads(note.read_text("utf-8")) != made_by):
+        raise RunFolderError(str(partial), "was begun by another run, for other rows or with other settings.",
+                             "Resume with the command that began it, or start anew: --overwrite")
+    file.truncate(file.tell() if n else file.seek(0))
+    note.write_text(json.dumps(made_by), "utf-8")
     return n
 
 

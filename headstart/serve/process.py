@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
@@ -101,27 +101,34 @@ def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> N
 
     def started() -> None:
         set_ready(True)
-        host, port = listener.getsockname()[:2]
-        say("info", "serving", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", pid=os.getpid(),
-            models={served.name: served.task.name for served in models}, n_threads=n_threads)
+        say("info", "serving", url=_url(listener), pid=os.getpid(), n_threads=n_threads,
+            models={served.name: served.task.name for served in models})
         if is_ready is not None:
             is_ready.set()
 
-    async def main() -> None:
-        server = _server(settings, asgi, set_ready, started)
-        loop = asyncio.get_running_loop()
-        running: set[asyncio.Task[None]] = set()
-        loop.add_signal_handler(signal.SIGHUP, lambda: running.add(loop.create_task(reload())))
-        if settings.watch_s:
-            running.add(loop.create_task(models.watch()))
-        await server.serve([listener])
-        for task in running:
-            task.cancel()
-
     import uvloop
 
-    uvloop.run(main())
+    uvloop.run(_until_ended(_server(settings, asgi, set_ready, started), listener, reload,
+                            models.watch if settings.watch_s else None))
     say("info", "ended", pid=os.getpid())
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def _until_ended(server: Any, listener: socket.socket, reload: Callable[[], Coroutine[Any, Any, None]],
+                       watch: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+    """Serve, `reload` at SIGHUP, and `watch` beside it; both end with the server."""
+    loop = asyncio.get_running_loop()
+    running: set[asyncio.Task[None]] = set()
+    loop.add_signal_handler(signal.SIGHUP, lambda: running.add(loop.create_task(reload())))
+    if watch is not None:
+        running.add(loop.create_task(watch()))
+    await server.serve([listener])
+    for task in running:
+        task.cancel()
 
 
 def _application(settings: Settings, models: Models, measures: Measures) -> tuple[FastAPI, Guard, ASGIApp]:

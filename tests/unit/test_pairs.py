@@ -10,7 +10,7 @@ import tiny
 
 import headstart
 from headstart import backbone as backbones
-from headstart import data, tasks
+from headstart import data, predict, tasks, workbench
 from headstart.errors import DataError
 from headstart.spec import DataSpec
 
@@ -81,7 +81,7 @@ def test_every_family_reads_pairs(family, tmp_path):
     task = TASK(labels=("a", "b"), has_pair=True)
     window, = task.encode(0, {"text": "the film", "text_pair": "a room"}, loaded.reader)
     assert ("token_type_ids" in window.inputs) == (family in ("bert", "electra", "albert"))
-    headstart.predict.torch_runtime(backbones.build(loaded, task, "mean", seed=0), "cpu")(
+    predict.torch_runtime(backbones.build(loaded, task, "mean", seed=0), "cpu")(
         {**{k: np.array([v]) for k, v in window.inputs.items()}, "attention_mask": np.ones((1, len(window)), int)})
 
 
@@ -100,7 +100,7 @@ def test_a_model_of_pairs_answers_pairs(fitted):
 def test_a_file_of_single_texts_is_refused_by_a_model_of_pairs(fitted, tmp_path):
     path = tiny.write_csv(tmp_path / "new.csv", [{"text": "a", "more": "b"}])
     with pytest.raises(DataError, match='no column is called "text_b"'):
-        list(headstart.workbench.answers(fitted.folder, str(path)))
+        list(workbench.answers(fitted.folder, str(path)))
 
 
 def test_the_cache_tells_pairs_apart(backbone, paraphrases, tmp_path):
@@ -110,3 +110,41 @@ def test_the_cache_tells_pairs_apart(backbone, paraphrases, tmp_path):
         scores[cache] = [json.dumps(a) for a in headstart.fit(spec, out=tmp_path / cache).predict(
             [{"text": r["text_a"], "text_pair": r["text_b"]} for r in pairs(8, seed=5)])]
     assert scores["fp32"] == scores["off"]
+
+
+def test_a_symmetric_pair_is_read_in_both_orders(backbone):
+    reader = backbones.load(str(backbone), 16).reader
+    there, back = TASK(labels=("a", "b"), has_pair=True, symmetric=True).encode(
+        3, {"text": "the film " * 20, "text_pair": "a room", "label": "b"}, reader)
+    assert back.inputs == reader.read("a room", "the film " * 20)[0]
+    assert (there.row, there.target, back.row, back.target) == (3, {"label": 1}, 3, {"label": 1})
+    assert there.notes["n_cut_tokens"] == 40 - 11
+    assert "n_cut_tokens" not in back.notes  # the same tokens are not counted twice
+
+
+@pytest.mark.parametrize("name", ["text-classification", "text-regression"])
+@pytest.mark.parametrize("method", ["linear-probe", "fine-tuning"])
+def test_a_symmetric_run_answers_alike_in_both_orders(name, method, backbone, tmp_path):
+    column = "label" if name == "text-classification" else "score"
+    rows = [{"text_a": r["text_a"], "text_b": r["text_b"], column: i % 2} for i, r in enumerate(pairs(120))]
+    source = tiny.write_csv(tmp_path / "pairs.csv", rows)
+    run = headstart.fit(tiny.spec(source, backbone, task={"name": name, "symmetric": True}, method=method),
+                        out=tmp_path / "run")
+    assert run.scores["data"]["n_train"] < 120 == sum(run.scores["data"][f"n_{part}"] for part in
+                                                      ("train", "validation", "test"))
+    asked = [(r["text_a"], r["text_b"]) for r in pairs(12, seed=5)]
+    there = run.predict([{"text": a, "text_pair": b} for a, b in asked])
+    back = run.predict([{"text": b, "text_pair": a} for a, b in asked])
+    assert all(predict.alike(one, other, 1e-5) for one, other in zip(there, back, strict=True))
+    assert len({json.dumps(one) for one in there}) > 1
+    one_way = headstart.fit(tiny.spec(source, backbone, task=name, method=method), out=tmp_path / "one-way")
+    assert not all(predict.alike(*both, 1e-5) for both in zip(
+        one_way.predict([{"text": a, "text_pair": b} for a, b in asked]),
+        one_way.predict([{"text": b, "text_pair": a} for a, b in asked]), strict=True))
+
+
+@pytest.mark.parametrize("name", ["text-classification", "text-regression"])
+def test_single_texts_have_no_second_order(name):
+    rows = [{"text": "a", "label": "x", "score": 1}, {"text": "b", "label": "y", "score": 2}]
+    with pytest.raises(DataError, match=r"task\.symmetric: is for pairs"):
+        tasks.build({"name": name, "symmetric": True}).learn(rows)
