@@ -31,10 +31,9 @@ IN_SCOPE_KEPT = 0.95
 class TextClassification(Task):
     """One label for a text or a pair.
 
-    labels:    all of them, sorted; logits_BK follow this order.
-    has_pair:  whether the rows are pairs.
-    outside:   the label that means "none of the others" (out of scope); it is scored apart, too.
-    symmetric: whether a pair means the same in both orders: both are read, in training and in every answer.
+    labels:   all of them, sorted; logits_BK follow this order.
+    has_pair: whether the rows are pairs.
+    outside:  the label that means "none of the others" (out of scope); it is scored apart, too.
     """
 
     name: ClassVar = "text-classification"
@@ -52,7 +51,7 @@ class TextClassification(Task):
     signs: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "label"), ("text", "text_pair", "label"))
     metric: ClassVar = "accuracy"
     needs_windows: ClassVar = False
-    options: ClassVar[tuple[str, ...]] = ("outside", "symmetric")
+    options: ClassVar[tuple[str, ...]] = ("outside",)
     examples: ClassVar = (
         {"text": "The film was a delight from start to end.", "label": "positive"},
         {"text": "Two hours that I will never get back.", "label": "negative"},
@@ -63,7 +62,6 @@ class TextClassification(Task):
     labels: tuple[str, ...] = ()
     has_pair: bool = False
     outside: str = ""
-    symmetric: bool = False
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -99,7 +97,7 @@ class TextClassification(Task):
         if self.outside and self.outside not in counts:
             raise DataError("task.outside", f"is {shorten(self.outside)}; no train row has this label.",
                             f"Labels: {shorten(', '.join(sorted(counts)))}. Leave it out where no row is out of scope.")
-        return replace(self, labels=tuple(sorted(counts)), has_pair=are_pairs(rows, self.symmetric))
+        return replace(self, labels=tuple(sorted(counts)), has_pair=any("text_pair" in row for row in rows))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         said = []
@@ -124,8 +122,9 @@ class TextClassification(Task):
         return {label: k for k, label in enumerate(self.labels)}
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
+        inputs, n_cut_tokens = reader.read(row["text"], row["text_pair"] if self.has_pair else None)
         target = {"label": self._index[self._gold(row)]} if self.gold[0] in row else {}
-        return read(i, row, reader, target, self.has_pair, self.symmetric)
+        return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
 
     @property
     def n_outputs(self) -> int:
@@ -152,7 +151,7 @@ class TextClassification(Task):
         return features.solve_head(features_MD, target["label"], self.n_outputs, score, class_weights)
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
-        return self.answer(metrics.softmax(np.mean(logits, axis=0)))
+        return self.answer(metrics.softmax(logits[0]))
 
     def answer(self, shares_K: np.ndarray) -> Prediction:
         """Shares of one, in the order of `labels`, as the user sees them."""
@@ -216,24 +215,6 @@ class TextClassification(Task):
     def describe(self) -> dict[str, Any]:
         return {"id2label": {str(k): label for k, label in enumerate(self.labels)},
                 "label2id": self._index, "problem_type": "single_label_classification"}
-
-
-def are_pairs(rows: Sequence[Row], symmetric: bool) -> bool:
-    """Whether train rows are pairs. Raises DataError when they must be, and are not."""
-    found = any("text_pair" in row for row in rows)
-    if symmetric and not found:
-        raise DataError("task.symmetric", 'is for pairs; no train row has a "text_pair".',
-                        "Leave it out, or name the column: --set data.columns.text_pair=NAME")
-    return found
-
-
-def read(i: int, row: Row, reader: Reader, target: dict[str, Any], pair: bool, symmetric: bool) -> list[Window]:
-    """A text's window, a pair's, or both of a pair in either order."""
-    inputs, n_cut_tokens = reader.read(row["text"], row["text_pair"] if pair else None)
-    windows = [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
-    if symmetric:  # the same tokens are cut again: they are counted once
-        windows.append(Window(i, reader.read(row["text_pair"], row["text"])[0], target))
-    return windows
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -17,7 +17,7 @@ from .. import metrics
 from ..errors import DataError, shorten
 from ..types import Prediction, Reader, Row, Window
 from . import LARGEST, N_MISTAKES_SHOWN, Task, finite_number, flaw_of_text
-from .text_classification import TextClassification, are_pairs, read
+from .text_classification import TextClassification
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,6 @@ class TextRegression(Task):
     mean, spread: of the train rows' scores (spread: their standard deviation).
     low, high:    the least and the greatest of them; answers stay between.
     has_pair:     whether the rows are pairs.
-    symmetric:    whether a pair means the same in both orders: both are read, in training and in every answer.
     """
 
     name: ClassVar = "text-regression"
@@ -49,7 +48,6 @@ class TextRegression(Task):
     signs: ClassVar = (("text", "score"), ("text", "text_pair", "score"))
     metric: ClassVar = "spearman"
     needs_windows: ClassVar = False
-    options: ClassVar = ("symmetric",)
     examples: ClassVar = (
         {"text": "The film was a delight from start to end.", "score": 5.0},
         {"text": "It was fine, I suppose.", "score": 3},
@@ -62,7 +60,6 @@ class TextRegression(Task):
     low: float = -math.inf
     high: float = math.inf
     has_pair: bool = False
-    symmetric: bool = False
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -85,7 +82,7 @@ class TextRegression(Task):
             raise DataError("score", f"all rows have the score {scores_N[0]:g}; there is nothing to learn.",
                             "Is this the right column? --set data.columns.score=NAME")
         return replace(self, mean=float(scores_N.mean()), spread=float(scores_N.std()), low=float(scores_N.min()),
-                       high=float(scores_N.max()), has_pair=are_pairs(rows, self.symmetric))
+                       high=float(scores_N.max()), has_pair=any("text_pair" in row for row in rows))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         return [(i, 'has no "text_pair", and the train rows are pairs') for i, row in enumerate(rows)
@@ -98,8 +95,9 @@ class TextRegression(Task):
         return "\n".join(str(row[column]) for column in ("text", "text_pair") if column in row)
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
+        inputs, n_cut_tokens = reader.read(row["text"], row["text_pair"] if self.has_pair else None)
         target = {"score": (_gold(row) - self.mean) / self.spread} if "score" in row else {}
-        return read(i, row, reader, target, self.has_pair, self.symmetric)
+        return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
 
     @property
     def n_outputs(self) -> int:
@@ -133,7 +131,7 @@ class TextRegression(Task):
         return features.solve_ridge(features_MD, target["score"], score)
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
-        return self.answer(float(np.mean(logits)) * self.spread + self.mean)
+        return self.answer(float(logits[0][0]) * self.spread + self.mean)
 
     def answer(self, score: float) -> Prediction:
         """A number as the user sees it: within the range of the train rows."""
