@@ -3,7 +3,8 @@
 `headstart fit --method fine-tuning` with `minilm-l6` and its defaults except for what the command shows. Checkpoints
 are chosen on validation rows (carved from train where the data brings none), never on the test rows. Every number of a
 row is of the same test rows; the interval is the first seed's 95 % bootstrap interval over them; seeds drive split,
-order, new weights and dropout.
+order, new weights and dropout. "NAME_thorough" is NAME with dropout, moving embeddings and half the tokens a batch,
+which was best, by a tie, in `python -m bench defaults --only default,thorough`.
 """
 
 from __future__ import annotations
