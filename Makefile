@@ -16,7 +16,7 @@ demo: setup  ## fit a tweet classifier, prove that transfer helped, and answer t
 	printf 'what a wonderful morning\nmy flight was cancelled again\n' | $(BIN)/headstart predict runs/tweets -
 	@echo "The report, with the certificate as a picture: runs/tweets/report.html"
 
-test: setup  ## the default suite, under three minutes
+test: setup  ## the default suite, four to six minutes
 	$(BIN)/pytest -n 2
 
 slow: setup  ## what takes longer: real data, many kills
