@@ -36,8 +36,6 @@ from pathlib import Path
 from statistics import linear_regression, median
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bench import DATA, ROOT, Cell, Run, markdown, met, of, read_jsonl, write_jsonl
 
 if TYPE_CHECKING:
@@ -195,19 +193,12 @@ def in_process(folder: Path, texts: list[str]) -> dict[str, float]:
 
 def answer_cut(loaded: Artifact, texts: list[str]) -> list[Prediction]:
     """Answers to a few texts, cut into calls of the runtime as the server cuts them."""
-    from headstart.predict import decode, run
-    from headstart.serve.batching import PADDED_TOKENS, groups
+    from headstart.predict import decode
+    from headstart.serve.batching import run_few
 
     rows: list[Row] = [{"text": text} for text in texts]
     windows = [w for i, row in enumerate(rows) for w in loaded.task.encode(i, row, loaded.reader)]
-    order = sorted(range(len(windows)), key=lambda i: len(windows[i]))
-    logits: list[np.ndarray] = [np.empty(0)] * len(windows)
-    for chosen in groups([len(windows[i]) for i in order]):
-        part = order[chosen]
-        said = run([windows[i] for i in part], loaded.reader, loaded.runtime, PADDED_TOKENS)
-        for i, one in zip(part, said, strict=True):
-            logits[i] = one
-    return list(decode(loaded.task, rows, windows, logits))
+    return list(decode(loaded.task, rows, windows, run_few(windows, loaded.reader, loaded.runtime)))
 
 
 @dataclass
@@ -315,19 +306,19 @@ def _closed(runs: Sequence[Run]) -> list[str]:
             markdown(["load", "texts a second", "p50, ms", "p99, ms", "errors"], rows),
             f"{DEMANDED_CLIENTS} clients get, of the texts a second of one call in process (demanded: "
             f"{DEMANDED_SHARE:.0%}), {', '.join(shares)}. Peak memory of the server {mid('rss_mb'):,.0f} MB.",
-            _spent(mid)]
+            _spent(mid, runs[0].machine["n_cores"])]
 
 
-def _spent(mid: Callable[..., float]) -> str:
+def _spent(mid: Callable[..., float], n_cores: int) -> str:
     """Where a core's time goes, and how much of it the demanded share would leave."""
     few, bulk = str(DEMANDED_CLIENTS), mid("in_process", "bulk_per_s")
     spent = [(f"--workers {w}", mid("http", str(w), few, "cpu_ms"), mid("http", str(w), few, "wrk_cpu_ms"))
              for w in WORKERS] + [("uvicorn alone", mid("bare", "cpu_ms"), mid("bare", "wrk_cpu_ms"))]
     said = ", ".join(f"{name} {ours:.2f} (and wrk {wrk:.2f})" for name, ours, wrk in spent)
     return (f"Milliseconds of a core for one text: in bulk {mid('in_process', 'bulk_cpu_ms'):.2f}; with {few} clients "
-            f"{said}. Of two cores {DEMANDED_SHARE:.0%} of bulk has {2000 / (DEMANDED_SHARE * bulk):.2f}. Cut into "
-            f"calls as the server does, {few} texts without HTTP get {mid('in_process', 'cut_per_s') / bulk:.0%} of "
-            "bulk.")
+            f"{said}. Of {n_cores} cores {DEMANDED_SHARE:.0%} of bulk has "
+            f"{1000 * n_cores / (DEMANDED_SHARE * bulk):.2f}. Cut into calls as the server does, {few} texts without "
+            f"HTTP get {mid('in_process', 'cut_per_s') / bulk:.0%} of bulk.")
 
 
 def _overload(runs: Sequence[Run]) -> list[str]:

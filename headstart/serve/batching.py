@@ -204,12 +204,9 @@ class Batcher:
         jobs = list(dict.fromkeys(job for job, _ in taken))
         try:
             windows = [(job, i) for job, i in taken if i >= 0]
-            windows.sort(key=lambda one: len(one[0].windows[one[1]]))
-            for chosen in groups([len(job.windows[i]) for job, i in windows]):
-                part = windows[chosen]
-                said = run([job.windows[i] for job, i in part], self.reader, self.runtime, PADDED_TOKENS)
-                for (job, i), one in zip(part, said, strict=True):
-                    job.logits[i] = one
+            said = run_few([job.windows[i] for job, i in windows], self.reader, self.runtime)
+            for (job, i), one in zip(windows, said, strict=True):
+                job.logits[i] = one
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the queue
             if len(jobs) == 1:
                 return [(jobs[0], error)]
@@ -223,6 +220,17 @@ class Batcher:
             except Exception as error:  # noqa: BLE001
                 finished.append((job, error))
         return finished
+
+
+def run_few(windows: Sequence[Window], reader: Reader, runtime: Runtime) -> list[np.ndarray]:
+    """The logits of each window, in order, by the calls of the runtime that cost least together."""
+    order = sorted(range(len(windows)), key=lambda i: len(windows[i]))
+    logits: list[np.ndarray] = [np.empty(0)] * len(windows)
+    for chosen in groups([len(windows[i]) for i in order]):
+        part = order[chosen]
+        for i, one in zip(part, run([windows[i] for i in part], reader, runtime, PADDED_TOKENS), strict=True):
+            logits[i] = one
+    return logits
 
 
 def groups(lengths: Sequence[int]) -> list[slice]:
