@@ -123,7 +123,6 @@ def in_32_bits(gate: Gate, model: Model, path: Path, *, show: Show) -> dict[str,
 
 def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Show) -> dict[str, Any]:
     """Put the model at `path` into 8 bits in its place, by the first plan that passes. Raises ParityError."""
-    graph.open_attention(path)
     plans = graph.plans(path)
     candidate = path.with_name("int8.onnx")
     reduce_range = _better_range(gate, path, candidate, plans[0])

@@ -1,7 +1,6 @@
 """A torch model as an ONNX file, and that file in 8 bits.
 
     write(model, inputs, Path("model.onnx"), fuse=True)          the very module that predicts, head and adapter in it
-    open_attention(Path("model.onnx"))                           what is fused, so that 8 bits find its weights
     quantize(Path("model.onnx"), Path("int8.onnx"), plan, True)  its weights in 8 bits, but for what the plan keeps
 
 Shape suffixes: B windows in a batch, T tokens.
@@ -14,7 +13,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +33,10 @@ try:
 except ImportError as error:
     raise MissingExtraError("export", error.name or "onnx", "train,export") from None
 
-from . import adapters, runtime
+from . import adapters, fusions, runtime
 from .heads import Model
 
 QUANTIZED = ("MatMul", "Gemm", "Gather")
-ONNXRUNTIME = "com.microsoft"  # the domain of its own operations
 SCOPES = "name_scopes"  # of what torch notes of a node: the modules that it came from
 MERGED_KINDS = ("LORA", "IA3")  # adapters that are changes of the backbone's own weights
 
@@ -80,7 +78,7 @@ def write(model: Model, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool
                     del node.metadata_props[key]
             graph = program.model_proto
             if fuse:
-                _part_norms(graph)
+                fusions.tuned(graph)
             onnx.save(graph, path)
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
@@ -138,81 +136,6 @@ def plans(path: Path) -> list[Plan]:
             "all but the inner blocks": outside.union(*outer)}
     kept = {frozenset(keep): name for name, keep in reversed(ways.items()) if len(keep) < len(owners)}
     return [Plan(f"{name} in 32 bits", tuple(sorted(keep))) for keep, name in reversed(kept.items())]
-
-
-def _part_norms(model: onnx.ModelProto) -> None:
-    """Put two sums and a norm in the place of each SkipLayerNormalization of `model`.
-
-    onnxruntime's one operation for all three takes longer than they do on a CPU: an eighth of MiniLM's time in 32 bits
-    and a quarter in 8. `runtime` keeps it from putting them together again.
-    """
-    wanted, nodes = _read(model.graph.node, model.graph), []
-    for node in model.graph.node:
-        out, *others = node.output
-        if node.op_type != "SkipLayerNormalization" or not wanted.isdisjoint(others[:2]):  # its mean and deviation
-            nodes.append(node)
-            continue
-        read, skip, weight, shift, bias = [*node.input, *[""] * 2][:5]
-        if bias:
-            nodes.append(onnx.helper.make_node("Add", [read, bias], [f"{out}_biased"], f"{out}_biased"))
-            read = f"{out}_biased"
-        total = others[2] if len(others) > 2 and others[2] else f"{out}_sum"
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-12)
-        nodes += [onnx.helper.make_node("Add", [read, skip], [total], total),
-                  onnx.helper.make_node("LayerNormalization", [total, weight, shift], [out], out, epsilon=epsilon)]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
-def _read(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto) -> set[str]:
-    """What these nodes read, and who runs the graph."""
-    return {name for node in nodes for name in node.input if name}.union(out.name for out in graph.output)
-
-
-def open_attention(path: Path) -> None:
-    """Take the product with queries', keys' and values' weights out of each fused attention of the model at `path`.
-
-    onnxruntime has this product in 8 bits, but no attention in 8 bits that adds a mask; the rest stays one operation.
-    An attention that does anything else than that stays as it is.
-    Source  onnxruntime's docs, "Contrib operators": com.microsoft.Attention and com.microsoft.MultiHeadAttention.
-    """
-    model = onnx.load(path)
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    joined = {node.output[0]: node for node in graph.node
-              if node.op_type == "Concat" and all(name in constants for name in node.input)}
-    nodes = []
-    for node in graph.node:
-        parts = _opened(node) if node.op_type == "Attention" and node.domain == ONNXRUNTIME else None
-        weight = node.input[1] if parts else ""
-        if parts and weight in joined:
-            arrays = [onnx.numpy_helper.to_array(constants[name]) for name in joined[weight].input]
-            constants[weight] = onnx.numpy_helper.from_array(np.concatenate(arrays, 1), weight)
-        nodes += parts if parts and weight in constants else [node]
-    wanted = _read(nodes, graph)
-    nodes = [node for node in nodes if not wanted.isdisjoint(node.output)]
-    wanted = _read(nodes, graph)
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensor for name, tensor in constants.items() if name in wanted)
-    onnx.save(model, path)
-
-
-def _opened(node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
-    """The nodes that do what this attention does; None when it does more than attend, under a mask that is added."""
-    options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    sizes = options.pop("qkv_hidden_sizes", [0])
-    text, weight, bias, mask, past, added = [*node.input, *[""] * 3][:6]
-    if (len(set(sizes)) > 1 or len(node.output) > 1 or mask or past
-            or options.keys() - {"num_heads", "scale", "unidirectional"}):
-        return None
-    product, *each = (f"{node.output[0]}_{name}" for name in ("qkv", "q", "k", "v"))
-    multiplied = onnx.helper.make_node("MatMul", [text, weight], [product], product)
-    multiplied.metadata_props.extend(node.metadata_props)
-    return [multiplied,
-            onnx.helper.make_node("Split", [product], each, f"{product}_split", axis=-1, num_outputs=3),
-            onnx.helper.make_node("MultiHeadAttention", [*each, bias, "", added], node.output, node.name,
-                                  domain=ONNXRUNTIME, **options)]
 
 
 def _block(module: str) -> str:

@@ -17,11 +17,14 @@ from .errors import ArtifactError, MissingExtraError, shorten
 from .types import Runtime
 
 MAX_BYTES = 2**31 - 1  # what one protobuf message may hold
+SKIPS_PADDING = "headstart.skips_padding"  # what a graph says of itself that computes real tokens only
 SLOWER = ["SkipLayerNormFusion"]  # of onnxruntime 1.32: two sums and a norm are faster than its one operation for them
 
 
 def open_model(path: Path, n_threads: int | None = None) -> Runtime:
     """The model of an ONNX file as a function from inputs [B, T] to logits: one session, safe to call from threads.
+
+    Its attribute `skips_padding` says whether shorter windows beside a longer one cost little more than alone.
 
     n_threads: that compute one answer; absent: as many as the process may use.
     Raises  ArtifactError for a file that is too large, keeps weights in other files, or cannot be run.
@@ -43,6 +46,7 @@ def open_model(path: Path, n_threads: int | None = None) -> Runtime:
         logits: np.ndarray = session.run([output], {name: inputs[name] for name in wanted})[0]
         return logits
 
+    runtime.skips_padding = SKIPS_PADDING in session.get_modelmeta().custom_metadata_map  # type: ignore[attr-defined]
     return runtime
 
 
@@ -51,6 +55,8 @@ def _options(onnxruntime: Any, n_threads: int) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
     options.enable_mem_pattern = False  # it keeps a plan for every shape that was ever seen: memory would grow
     options.log_severity_level = 3
+    # What attention gives padding is a denormal number, and each takes a hundred times as long as a zero.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     # Threads wait for work by spinning within one answer, and sleep between two: others want the processor too.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options

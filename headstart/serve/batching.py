@@ -30,7 +30,9 @@ INLINE_CHARS = 4000  # of a request: fewer are tokenized faster than another thr
 MAX_RETRY_S = 30
 COMPANY_S, COMPANY_SHARE = 0.004, 0.05  # how long a next batch waits for company at most: of the last one's seconds
 PADDED_TOKENS = 1024  # of one call of the runtime, as in `artifact.predict`
-CALL_TOKENS = 16  # what a call of the runtime costs by itself, in tokens: measured with MiniLM-L6 on two cores
+# What a call of the runtime costs by itself, and how many pairs in attention cost as much as one token: measured with
+# MiniLM-L6 on two cores.
+CALL_TOKENS, PAIRS_PER_TOKEN = 16, 512
 
 
 @dataclass(eq=False)
@@ -226,24 +228,30 @@ def run_few(windows: Sequence[Window], reader: Reader, runtime: Runtime) -> list
     """The logits of each window, in order, by the calls of the runtime that cost least together."""
     order = sorted(range(len(windows)), key=lambda i: len(windows[i]))
     logits: list[np.ndarray] = [np.empty(0)] * len(windows)
-    for chosen in groups([len(windows[i]) for i in order]):
+    skips_padding = getattr(runtime, "skips_padding", False)
+    for chosen in groups([len(windows[i]) for i in order], skips_padding):
         part = order[chosen]
         for i, one in zip(part, run([windows[i] for i in part], reader, runtime, PADDED_TOKENS), strict=True):
             logits[i] = one
     return logits
 
 
-def groups(lengths: Sequence[int]) -> list[slice]:
+def groups(lengths: Sequence[int], skips_padding: bool = False) -> list[slice]:
     """Cut windows, whose `lengths` only grow, into the calls of the runtime that cost least together.
 
     A few windows that happened to come together differ in length more than those of a file do: padded to the longest
-    they would cost up to three times their own tokens. A call costs CALL_TOKENS, and its windows times their longest.
+    they would cost up to three times their own tokens. A call costs CALL_TOKENS, and its windows times their longest;
+    where the runtime skips padding, their own tokens and what attention does with padded windows.
     """
-    lengths_N = np.asarray(lengths)
+    lengths_N = np.asarray(lengths, np.int64)
+    before_N = np.concatenate([[0], np.cumsum(lengths_N)])
     cost_N, begin_N = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, np.int64)
     for end in range(1, len(lengths) + 1):
-        first = max(0, end - max(1, PADDED_TOKENS // int(lengths_N[end - 1])))
-        costs = cost_N[first:end] + CALL_TOKENS + np.arange(end - first, 0, -1) * lengths_N[end - 1]
+        longest = int(lengths_N[end - 1])
+        first = max(0, end - max(1, PADDED_TOKENS // longest))
+        padded = np.arange(end - first, 0, -1) * longest
+        own = before_N[end] - before_N[first:end] + padded * longest / PAIRS_PER_TOKEN if skips_padding else padded
+        costs = cost_N[first:end] + CALL_TOKENS + own
         best = int(costs.argmin())
         cost_N[end], begin_N[end] = costs[best], first + best
     found, end = [], len(lengths)
