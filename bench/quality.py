@@ -4,7 +4,8 @@
 are chosen on validation rows (carved from train where the data brings none), never on the test rows. Every number of a
 row is of the same test rows; the interval is the first seed's 95 % bootstrap interval over them; seeds drive split,
 order, new weights and dropout. "NAME_thorough" is NAME with dropout, moving embeddings and half the tokens a batch,
-which was best, by a tie, in `python -m bench defaults --only default,thorough`; it is measured only on request.
+which was best, by a tie, in `python -m bench defaults --only default,thorough`; "NAME_soup" is NAME with the mean of
+three trainings from the same first weights, three times the time. Both are measured only on request.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from bench import DATA, Cell, Run, markdown, met, of, read_jsonl, shown
 from bench.defaults import THOROUGH
 
-ON_REQUEST = ("sst2_10k_thorough", "sst2_full_thorough")
+ON_REQUEST = ("sst2_10k_thorough", "sst2_full_thorough", "sst2_10k_soup", "sst2_full_soup")
 FLOORS = {"sst2_10k": 0.87, "sst2_full": 0.905, "trec": 0.955, "banking77": 0.93, "financial_phrasebank_50agree": 0.84}
 PARTS = ("train", "validation", "test")
 DOMAINS = ("books", "dvd", "electronics", "kitchen")
@@ -39,6 +40,7 @@ def cells(quick: bool) -> list[Cell]:
     banking: Cell = {"train": "banking77/train.jsonl", "test": "banking77/test.jsonl"}
     probe: Cell = {"settings": {"method.name": "linear-probe"}}
     thorough: Cell = {"settings": {"method.name": "fine-tuning", **THOROUGH}}
+    soup = {"method.name": "fine-tuning", "method.average": "soup"}
     several = (0,) if quick else (0, 1, 2)
     plan = [
         *({"name": "trec", "seed": s, "train": "trec/train.jsonl", "test": "trec/test.jsonl"} for s in several),
@@ -51,6 +53,8 @@ def cells(quick: bool) -> list[Cell]:
         {"name": "sst2_full", "seed": 0, **sst2},
         *({"name": "sst2_10k_thorough", "seed": s, **sst2, "first": 10_000, **thorough} for s in several),
         {"name": "sst2_full_thorough", "seed": 0, **sst2, **thorough},
+        *({"name": "sst2_10k_soup", "seed": s, **sst2, "first": 10_000, "settings": soup} for s in several),
+        {"name": "sst2_full_soup", "seed": 0, **sst2, "settings": soup | {"train.epochs": 2}},
     ]
     return [cell | {"settings": cell.get("settings", {}) | QUICK} for cell in plan] if quick else plan
 

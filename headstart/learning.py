@@ -31,6 +31,8 @@ from .types import Batch, Prediction, Reader, Row
 Weights = dict[str, torch.Tensor]  # by name
 RESUME = "continue with the same command and --resume"
 FIRST, TRAINED = "the first weights", "the best trained weights"
+SOUP = "the mean of the best weights of each training"
+SEEDS_APART = 1_000_003  # of trainings of one run, so that no two runs' seeds give them one order of rows
 MIN_PROOF_ROWS = 30  # resamples of fewer rows look alike, and their interval is too narrow
 SHARES = (0.25, 0.5, 0.75)  # of the way from the first weights to the best trained ones, where means are tried
 
@@ -57,55 +59,73 @@ class Learner:
         self.evaluate_seconds = 0.0
 
     def learn(self, windows: WindowStore, validation: Sequence[Row], *, resume: bool) -> None:
-        """Train to the end of the plan or until patience runs out; checkpoint on the way; keep the best weights."""
-        settings, seed = self.spec.train, self.spec.seed
-        n_steps, evaluate_at, epochs_at = self._plan(windows, validation)
+        """Train from the first weights, once or as often as the method asks; checkpoint on the way; keep the best."""
         self.moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.forward.forget_features()
-        self.optimizer = self.accelerator.prepare_optimizer(train.optimizer(
-            settings.optimizer, self.method.groups(self.model, settings.lr, settings.weight_decay)))
+        self._make_optimizer()
         self.solve_head_again()
         start = self._copy()
         if resume:
             self._restore()
-        first, epoch = self.progress.step + 1, -1
-        rate = train.schedule(settings.schedule, n_steps, settings.warmup_share)
-        stream = batches.steps(windows, settings.tokens_per_batch, settings.tokens_per_micro_batch, seed, first)
         self.stop.deferred = True
-        saved = time.monotonic()
         with self._log() as log:
-            self._evaluate_if_due(evaluate_at, validation)
-            self.show.begin("training", n_steps, "steps", self.progress.step)
-            steps = train.train(self._loss(windows, start), stream, self.optimizer, rate, accelerator=self.accelerator,
-                                clip_norm=settings.clip_norm, seed=seed, first=first)
-            while self.progress.step < n_steps and self.progress.n_worse < settings.patience:
-                if (now := bisect_right(epochs_at, self.progress.step) - 1) != epoch:
-                    epoch = now
-                    self.method.at_epoch(self.model, epoch, list(self.moving.values()))
-                    self.forward.settle()
-                    blocks.train_mode(self.model)
-                elif not self.model.training:  # an evaluation came between
-                    blocks.train_mode(self.model)
-                self._count(next(steps), log)
-                self._average(evaluate_at, n_steps)
-                evaluated = self._evaluate_if_due(evaluate_at, validation)
-                if evaluated or time.monotonic() - saved > settings.checkpoint_every_s or self.stop.signum:
-                    log.flush()
-                    self._save()
-                    saved = time.monotonic()
-                if self.stop.signum:
-                    self.stop.leave(RESUME)
+            self._learn_once(windows, start, validation, log)
+            while self.method.averages == "soup":
+                self._take_in(self.best)
+                if self.progress.n_mean == self.method.n_members:
+                    break
+                self._put(start)
+                self._make_optimizer()
+                self.progress.begin_again()
+                self._learn_once(windows, start, validation, log)
         self.stop.deferred = False
         self._keep_best(start, validation)
 
-    def _plan(self, windows: WindowStore, validation: Sequence[Row]) -> tuple[int, dict[int, float], list[int]]:
+    def _learn_once(self, windows: WindowStore, start: Weights, validation: Sequence[Row], log: TextIO) -> None:
+        """Train to the end of the plan or until patience runs out."""
+        settings, progress = self.spec.train, self.progress
+        began, seed = progress.began, self.spec.seed + SEEDS_APART * (progress.n_mean if progress.began else 0)
+        n_steps, evaluate_at, epochs_at = self._plan(windows, validation, seed)
+        rate = train.schedule(settings.schedule, n_steps, settings.warmup_share)
+        first, epoch = progress.step + 1, -1
+        stream = batches.steps(windows, settings.tokens_per_batch, settings.tokens_per_micro_batch, seed, first - began)
+        saved = time.monotonic()
+        self._evaluate_if_due(evaluate_at, validation)
+        self.show.begin("training", n_steps, "steps", progress.step - began)
+        steps = train.train(self._loss(windows, start), stream, self.optimizer, lambda n: rate(n - began),
+                            accelerator=self.accelerator, clip_norm=settings.clip_norm, seed=self.spec.seed, first=first)
+        while progress.step - began < n_steps and progress.n_worse < settings.patience:
+            if (now := bisect_right(epochs_at, progress.step - began) - 1) != epoch:
+                epoch = now
+                self.method.at_epoch(self.model, epoch, list(self.moving.values()))
+                self.forward.settle()
+                blocks.train_mode(self.model)
+            elif not self.model.training:  # an evaluation came between
+                blocks.train_mode(self.model)
+            self._count(next(steps), log)
+            self._average(evaluate_at, n_steps)
+            evaluated = self._evaluate_if_due(evaluate_at, validation)
+            if evaluated or time.monotonic() - saved > settings.checkpoint_every_s or self.stop.signum:
+                log.flush()
+                self._save()
+                saved = time.monotonic()
+            if self.stop.signum:
+                self.stop.leave(RESUME)
+
+    def _make_optimizer(self) -> None:
+        settings = self.spec.train
+        self.optimizer = self.accelerator.prepare_optimizer(train.optimizer(
+            settings.optimizer, self.method.groups(self.model, settings.lr, settings.weight_decay)))
+
+    def _plan(self, windows: WindowStore, validation: Sequence[Row],
+              seed: int) -> tuple[int, dict[int, float], list[int]]:
         """What `batches.plan` gives; only the ends are evaluated where validation cannot choose."""
         settings = self.spec.train
         if self.task.contrasts and settings.tokens_per_micro_batch is not None:
             raise SpecError("train.tokens_per_micro_batch", f'would change the loss of "{self.task.name}", which '
                             "compares the rows of a batch.", "Leave it out.")
         n_steps, evaluate_at, epochs_at = batches.plan(
-            windows, settings.tokens_per_batch, self.spec.seed, settings.epochs or 1, settings.max_steps,
+            windows, settings.tokens_per_batch, seed, settings.epochs or 1, settings.max_steps,
             settings.evaluations_per_epoch)
         if not self._can_choose(validation):
             evaluate_at = {step: evaluate_at[step] for step in (0, n_steps)}
@@ -134,19 +154,21 @@ class Learner:
         return loss
 
     def _average(self, evaluate_at: dict[int, float], n_steps: int) -> None:
-        """Bring the mean of weights up to this step."""
+        """Bring a mean of steps' weights up to this step."""
         step = self.progress.step
-        if self.method.averages == "ema":
-            share = 1 - self.method.ema_decay
-        elif self.method.averages == "swa" and step in evaluate_at and 2 * step >= n_steps:
-            self.progress.n_mean += 1
-            share = 1 / self.progress.n_mean
-        else:
-            return
         now = {name: p.detach() for name, p in self.moving.items()}
+        if self.method.averages == "ema":
+            self._take_in(now, 1 - self.method.ema_decay)
+        elif self.method.averages == "swa" and step in evaluate_at and 2 * step >= n_steps:
+            self._take_in(now)
+
+    def _take_in(self, weights: Weights, share: float | None = None) -> None:
+        """Move the mean by `share` of the way towards `weights`; absent: it becomes the mean with one more."""
+        self.progress.n_mean += 1
         if not self.mean:
-            self.mean = {name: p.clone() for name, p in now.items()}
-        torch._foreach_lerp_(list(self.mean.values()), [now[name] for name in self.mean], share)
+            self.mean = {name: p.clone() for name, p in weights.items()}
+        torch._foreach_lerp_(list(self.mean.values()), [weights[name].to(p.device) for name, p in self.mean.items()],
+                             1 / self.progress.n_mean if share is None else share)
 
     def _count(self, step: train.Step, log: TextIO) -> None:
         progress = self.progress
@@ -158,17 +180,19 @@ class Learner:
 
     def _evaluate_if_due(self, evaluate_at: dict[int, float], validation: Sequence[Row]) -> bool:
         progress = self.progress
-        if progress.step not in evaluate_at or any(e["step"] == progress.step for e in progress.curve):
+        at = progress.step - progress.began
+        if at not in evaluate_at or any(e["step"] == progress.step for e in progress.curve):
             return False
+        epoch = progress.epochs_before + evaluate_at[at]
         score, scores = self._score(validation, checkpoint_on_stop=True)
         is_best = progress.step > 0 and (score > progress.best_score or not self._can_choose(validation))
-        progress.curve.append({"step": progress.step, "epoch": evaluate_at[progress.step], "scores": scores})
+        progress.curve.append({"step": progress.step, "epoch": epoch, "scores": scores})
         if is_best:
             progress.best_score, progress.best_step, progress.n_worse = score, progress.step, 0
             self.best = self._copy()
         elif progress.step:
             progress.n_worse += 1
-        self.show.say(f"epoch {evaluate_at[progress.step]:g}: validation {self.task.metric} {score:.4f}"
+        self.show.say(f"epoch {epoch:g}: validation {self.task.metric} {score:.4f}"
                       + (" (best so far)" if is_best else ""))
         return True
 
@@ -176,7 +200,7 @@ class Learner:
         """Leave in the model what scores best on validation: the first weights, the best trained ones or, where the
         method wants that, a mean. Ties go to what is nearer to the first.
 
-        Source  Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT).
+        Source  Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT) and "Model soups".
         """
         progress, choices = self.progress, self._choices(start)
         found = {FIRST: progress.curve[0]["scores"][self.task.metric], TRAINED: progress.best_score}
@@ -184,6 +208,8 @@ class Learner:
             self._put(choices[name]())
             found[name], _ = self._score(validation)
         kept = max(choices, key=lambda name: found[name]) if self._can_choose(validation) else TRAINED
+        if kept == TRAINED and SOUP in choices and not self._is_proven(self.best, self.mean, validation):
+            kept = SOUP  # the best of several evaluations owes something to chance, their mean does not
         if kept != FIRST and self.method.keeps_proven and not self._is_proven(choices[kept](), start, validation):
             self.show.say(f"not kept: {kept}, validation {self.task.metric} {found[kept]:.4f} against "
                           f"{found[FIRST]:.4f}, is not proven better")
@@ -210,15 +236,15 @@ class Learner:
             means = {f"{share:.0%} of the way from the first weights to the best trained ones": partial(between, share)
                      for share in SHARES}
         elif self.mean:
-            means["the mean of the steps' weights"] = lambda: self.mean
+            means[SOUP if self.method.averages == "soup" else "the mean of the steps' weights"] = lambda: self.mean
         return {FIRST: lambda: start, **means, TRAINED: lambda: trained}
 
-    def _is_proven(self, weights: Weights, start: Weights, validation: Sequence[Row]) -> bool:
+    def _is_proven(self, weights: Weights, against: Weights, validation: Sequence[Row]) -> bool:
         """Whether the interval of the paired difference on the validation rows lies above zero."""
         if len(validation) < MIN_PROOF_ROWS:
             return False
         outcomes = []
-        for one in (weights, start):
+        for one in (weights, against):
             self._put(one)
             outcomes.append(self._outcomes(self.answer(validation), validation))
         resampled_SR = metrics.bootstrap(lambda o: self.task.score(o)[self.task.metric], outcomes,

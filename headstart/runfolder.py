@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -83,6 +84,7 @@ class Progress:
     """How far a run is: all that a resumed process must know beside the tensors.
 
     curve: one entry an evaluation.  n_worse: evaluations since the best one.  n_mean: weights that the mean is of.
+    began, epochs_before: steps and epochs of earlier trainings from the same first weights.
     """
 
     step: int = 0
@@ -92,8 +94,15 @@ class Progress:
     best_score: float = -1.0
     n_worse: int = 0
     n_mean: int = 0
+    began: int = 0
+    epochs_before: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, float] = field(default_factory=dict)
+
+    def begin_again(self) -> None:
+        """What follows is another training from the first weights."""
+        self.began, self.epochs_before = self.step, math.ceil(self.curve[-1]["epoch"])
+        self.best_score, self.n_worse, self.scaler = -1.0, 0, {}
 
 
 TENSORS = ("weights", "best", "mean", "optimizer")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..heads import Model
 
-Average = Literal["none", "wise-ft", "ema", "swa"]
+Average = Literal["none", "wise-ft", "ema", "swa", "soup"]
 
 
 class Method(abc.ABC):
@@ -61,6 +61,11 @@ class Method(abc.ABC):
     def ema_decay(self) -> float:
         """averages "ema": the share of the mean that a step leaves as it was."""
         return 0.99
+
+    @property
+    def n_members(self) -> int:
+        """averages "soup": how often training begins from the first weights."""
+        return 1
 
     @property
     def keeps_proven(self) -> bool:

@@ -11,7 +11,7 @@ Goes wrong  with few labels and a high rate the pretrained features are lost; `h
             both (`average: wise-ft`) often beats either.
 Source      Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (head_first, LP-FT); Wortsman et al. 2022,
             "Robust fine-tuning of zero-shot models" (wise-ft); Izmailov et al. 2018, "Averaging Weights Leads to Wider
-            Optima" (swa); Howard & Ruder 2018, "Universal Language Model Fine-tuning" (gradual, slanted-triangular);
+            Optima" (swa); Wortsman et al. 2022, "Model soups" (soup); Howard & Ruder 2018, "Universal Language Model Fine-tuning" (gradual, slanted-triangular);
             Clark et al. 2020, "ELECTRA" (layer_decay); Li et al. 2018, "Explicit Inductive Bias for Transfer
             Learning" (l2_sp). What the defaults were chosen by: python -m bench defaults
 """
@@ -45,7 +45,9 @@ class FineTuning(Method):
     l2_sp:             pull of the backbone's weights towards the pretrained ones, times half their squared distance.
     average:           a mean of weights that is kept if it scores better on validation: of the first and the best
                        trained ones (wise-ft), of all steps with exponential weights (ema), of the second half's
-                       evaluations (swa).
+                       evaluations (swa), of the best ones of several trainings from the first weights, rows in another
+                       order each (soup: so many times the time).
+    members:           how many trainings a soup is of.
     """
 
     name: ClassVar = "fine-tuning"
@@ -57,6 +59,7 @@ class FineTuning(Method):
     gradual: bool = False
     l2_sp: Annotated[float, Field(ge=0)] = 0.0
     average: Average = "wise-ft"
+    members: Annotated[int, Field(ge=2)] = 3
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -70,6 +73,10 @@ class FineTuning(Method):
     @property
     def averages(self) -> Average:
         return self.average
+
+    @property
+    def n_members(self) -> int:
+        return self.members
 
     def prepare(self, model: Model) -> None:
         from .. import blocks

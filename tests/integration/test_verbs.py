@@ -80,6 +80,25 @@ def test_what_is_kept_scores_best_on_validation(backbone, tmp_path, average):
     assert [one["is_best"] for one in curve].count(True) == 1
 
 
+def test_a_soup_is_the_mean_of_trainings_from_the_same_first_weights(backbone, tmp_path):
+    """Members differ in the order of rows alone, and each begins with a new optimizer at the start of the schedule."""
+    method = {"name": "fine-tuning", "average": "soup", "members": 2}
+    train = {"epochs": 2, "patience": 9}
+    spec = tiny.spec(tiny.write_csv(tmp_path / "reviews.csv", tiny.rows(300)), backbone, method=method, train=train)
+    found = headstart.fit(spec, out=tmp_path / "run")
+    curve = found.scores["curve"]
+    assert [one["epoch"] for one in curve] == [0, 1, 2, 3, 4]
+    steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text("utf-8").splitlines()]
+    assert [one["n"] for one in steps] == list(range(1, curve[-1]["step"] + 1))
+    half = curve[2]["step"]
+    first, second = steps[:half], steps[half:]
+    assert [one["lr"] for one in first] == pytest.approx([one["lr"] for one in second][:half], rel=0.1)
+    assert first[0]["loss"] != second[0]["loss"]
+    assert abs(first[0]["loss"] - second[0]["loss"]) < abs(first[0]["loss"] - first[-1]["loss"])
+    if found.scores["kept"]["what"] == "the mean of the best weights of each training":
+        assert found.scores["kept"]["score"] >= curve[0]["scores"]["accuracy"]
+
+
 def test_predict_answers_every_row_in_order(run, tmp_path):
     rows = tiny.rows(50, seed=5)
     path = tiny.write_csv(tmp_path / "new.csv", [{"id": str(i), "text": r["text"]} for i, r in enumerate(rows)])
