@@ -129,7 +129,7 @@ def table(runs: Sequence[Run]) -> str:
 
 def _row(name: str, runs: list[Run]) -> list[str]:
     scores = [run.result["score"] for run in runs]
-    first, floor = runs[0].result, FLOORS.get(name.removesuffix("_thorough"))
+    first, floor = runs[0].result, FLOORS.get(name.removesuffix("_thorough").removesuffix("_soup"))
     low, high = first["interval"]
 
     def baseline(key: str) -> str:

@@ -89,6 +89,20 @@ def test_killed_twice_equals_uninterrupted(spec, tmp_path, uninterrupted):
     assert not work.exists()
 
 
+def test_a_soup_killed_in_each_of_its_trainings_equals_uninterrupted(backbone, reviews, tmp_path):
+    """The optimizer, the mean so far and the place in the plan are those of the training that was cut."""
+    said = tiny.spec(reviews, backbone, train=LONG | {"epochs": 2}, evaluate={"n_resamples": 100, "baselines": False},
+                     method={"name": "fine-tuning", "average": "soup", "members": 3})
+    spec, work = tmp_path / "spec.yaml", tmp_path / "run.partial"
+    spec.write_text(yaml.safe_dump(said), "utf-8")
+    finish(start(spec, tmp_path / "whole"))
+    n = len(losses(tmp_path / "whole"))
+    kill_and_resume(spec, tmp_path / "run", [lambda: n_steps(work) > n // 6, lambda: n_steps(work) > n // 2,
+                                             lambda: n_steps(work) > 5 * n // 6])
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_killed_at_fifty_random_points(spec, tmp_path, uninterrupted):
     rng = random.Random(0)
