@@ -109,7 +109,7 @@ def _leave_padding_out(graph: onnx.GraphProto) -> bool:
     """
     first = next((node for node in graph.node if node.op_type == ATTENTION), None)
     text = _text_of(first, graph) if first is not None else None
-    if text is None or not _is_masked_alike(text, graph):
+    if text is None or not _has_shape_of_inputs(text, graph):
         return False
     axes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     asked = {name for node in graph.node if node.op_type == ATTENTION for name in node.input[:3]}
@@ -175,11 +175,12 @@ def _text_of(attention: onnx.NodeProto, graph: onnx.GraphProto) -> str | None:
     return node.input[0] if node is not None and node.op_type == "MatMul" else None
 
 
-def _is_masked_alike(text: str, graph: onnx.GraphProto) -> bool:
-    """Whether `text` [B, T, D] has a place for each of the attention mask, and no more (a prompt would be more)."""
+def _has_shape_of_inputs(text: str, graph: onnx.GraphProto) -> bool:
+    """Whether `text` [B, T, D] has a place for each token that comes in, and no more (a prompt would be more)."""
     shapes = {value.name: [(d.dim_param, d.dim_value) for d in value.type.tensor_type.shape.dim]
               for value in (*graph.input, *graph.value_info)}
-    return len(shapes.get(text, ())) == 3 and shapes[text][:2] == shapes.get(MASK)
+    inputs = [shapes[one.name] for one in graph.input]  # all of them [B, T] of one batch, if by other names
+    return len(shapes.get(text, ())) == 3 and shapes[text][:2] in inputs
 
 
 def _is_token_wise(node: onnx.NodeProto, line: dict[str, str], axes: dict[str, int]) -> bool:

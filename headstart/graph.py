@@ -163,5 +163,6 @@ def quantize(source: Path, out: Path, plan: Plan, reduce_range: bool) -> None:
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with _quiet():
         quantize_dynamic(model, out, per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8,
-                         op_types_to_quantize=list(QUANTIZED), nodes_to_exclude=list(plan.keep))
+                         op_types_to_quantize=list(QUANTIZED), nodes_to_exclude=list(plan.keep),
+                         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT})  # of what onnxruntime's own give
     runtime.check(out)

@@ -83,8 +83,8 @@ class Learner:
 
     def _learn_once(self, windows: WindowStore, start: Weights, validation: Sequence[Row], log: TextIO) -> None:
         """Train to the end of the plan or until patience runs out."""
-        settings, progress = self.spec.train, self.progress
-        began, seed = progress.began, self.spec.seed + SEEDS_APART * (progress.n_mean if progress.began else 0)
+        settings, progress, began = self.spec.train, self.progress, self.progress.began
+        seed = self.spec.seed + (SEEDS_APART * progress.n_mean if began else 0)
         n_steps, evaluate_at, epochs_at = self._plan(windows, validation, seed)
         rate = train.schedule(settings.schedule, n_steps, settings.warmup_share)
         first, epoch = progress.step + 1, -1
@@ -93,7 +93,7 @@ class Learner:
         self._evaluate_if_due(evaluate_at, validation)
         self.show.begin("training", n_steps, "steps", progress.step - began)
         steps = train.train(self._loss(windows, start), stream, self.optimizer, lambda n: rate(n - began),
-                            accelerator=self.accelerator, clip_norm=settings.clip_norm, seed=self.spec.seed, first=first)
+                            accelerator=self.accelerator, clip_norm=settings.clip_norm, seed=seed, first=first)
         while progress.step - began < n_steps and progress.n_worse < settings.patience:
             if (now := bisect_right(epochs_at, progress.step - began) - 1) != epoch:
                 epoch = now

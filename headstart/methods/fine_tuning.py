@@ -11,9 +11,10 @@ Goes wrong  with few labels and a high rate the pretrained features are lost; `h
             both (`average: wise-ft`) often beats either.
 Source      Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (head_first, LP-FT); Wortsman et al. 2022,
             "Robust fine-tuning of zero-shot models" (wise-ft); Izmailov et al. 2018, "Averaging Weights Leads to Wider
-            Optima" (swa); Wortsman et al. 2022, "Model soups" (soup); Howard & Ruder 2018, "Universal Language Model Fine-tuning" (gradual, slanted-triangular);
-            Clark et al. 2020, "ELECTRA" (layer_decay); Li et al. 2018, "Explicit Inductive Bias for Transfer
-            Learning" (l2_sp). What the defaults were chosen by: python -m bench defaults
+            Optima" (swa); Wortsman et al. 2022, "Model soups" (soup); Howard & Ruder 2018, "Universal Language Model
+            Fine-tuning" (gradual, slanted-triangular); Clark et al. 2020, "ELECTRA" (layer_decay); Li et al. 2018,
+            "Explicit Inductive Bias for Transfer Learning" (l2_sp). What the defaults were chosen by: python -m bench
+            defaults
 """
 
 from __future__ import annotations

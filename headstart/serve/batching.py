@@ -103,7 +103,6 @@ class Batcher:
         if self.n_requests >= self.settings.queue_requests:
             raise self._full()
         self.n_requests += 1
-        self._show()
         job = None
         try:
             job = self._admit(rows, await self._encode(rows))
@@ -114,7 +113,8 @@ class Batcher:
                 self.n_tokens -= job.n_tokens
                 if job in self._jobs:
                     self._jobs.remove(job)
-            self._show()
+            if not self.n_requests:
+                self._show()
         self.rows.inc(len(rows))
         return answers, job.n_tokens, job.n_cut_tokens
 
@@ -141,7 +141,6 @@ class Batcher:
         self.tokens.inc(n_tokens)
         self.cut_tokens.inc(n_cut)
         self._jobs.append(job)
-        self._show()
         if self._worker is None or self._worker.done():
             self._worker = asyncio.get_running_loop().create_task(self._work())
         return job
@@ -160,6 +159,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while self._jobs:
             taken, began = self._take(), time.perf_counter()
+            self._show()
             finished = await loop.run_in_executor(self.thread, self._run, taken)
             seconds = time.perf_counter() - began
             n_tokens = sum(len(job.windows[i]) for job, i in taken if i >= 0)

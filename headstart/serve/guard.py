@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import random
 import re
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,4 +128,4 @@ def _is_open(path: str) -> bool:
 
 def _request_id(scope: Scope) -> str:
     given: Any = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
-    return given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given.decode() if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"

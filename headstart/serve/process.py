@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .models import Models
 
 PACKAGES = ("fastapi", "httptools", "prometheus_client", "uvicorn", "uvloop")
+BACKLOG = 2048  # connections that wait to be taken
 YOUNG_S = 5.0  # a worker that dies younger is started again only after a while
 
 
@@ -56,19 +57,32 @@ def serve(settings: Settings) -> None:
 
 
 def bind(settings: Settings) -> socket.socket:
-    """The listening socket. Raises ResourceError."""
+    """A socket that holds the port: it listens, or, where every worker listens with its own, only keeps others away.
+
+    Workers of one socket take what comes as they happen to wake up, and often one of them takes nearly all
+    connections. Linux shares them out among sockets that share a port. Raises ResourceError.
+    """
+    listener = _socket(settings, settings.port)
+    listener.listen(BACKLOG)  # without sharing: so nobody else has this port
+    if settings.workers == 1 or sys.platform != "linux":
+        return listener
+    port = listener.getsockname()[1]
+    listener.close()
+    return _socket(settings, port, is_shared=True)
+
+
+def _socket(settings: Settings, port: int, *, is_shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if is_shared else socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(2048)
+        bound.bind((settings.host, port))
     except (OSError, OverflowError) as error:
-        listener.close()
+        bound.close()
         why = getattr(error, "strerror", None) or error
         raise ResourceError(f"serve --port {settings.port}", f"cannot listen on {settings.host}: {why}.",
                             "Choose another --port or --host.") from None
-    return listener
+    return bound
 
 
 def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> None:
@@ -139,7 +153,7 @@ def _application(settings: Settings, models: Models, measures: Measures) -> tupl
     from .guard import Guard, Keys
 
     app = api.make(settings, models, measures)
-    guard = Guard(app, Keys(settings.keys()), measures)
+    guard = Guard(api.shortcut(app), Keys(settings.keys()), measures)
     if not settings.origins:
         return app, guard, guard
     return app, guard, CORSMiddleware(guard, allow_origins=settings.origins, allow_methods=["GET", "POST"],
@@ -182,7 +196,7 @@ def _server(settings: Settings, asgi: Any, set_ready: Callable[[bool], None], st
 
     return Server(uvicorn.Config(
         asgi, http=within(settings.body_s), ws="none", lifespan="off", log_config=None, log_level=logging.WARNING,
-        access_log=False, server_header=False, proxy_headers=False, limit_concurrency=4096, backlog=2048,
+        access_log=False, server_header=False, proxy_headers=False, limit_concurrency=4096, backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(settings.grace_s))))
 
 
@@ -198,6 +212,8 @@ def _worker(settings: Settings, listener: socket.socket, is_ready: Any) -> None:
 
     threading.Thread(target=follow, daemon=True).start()
     try:
+        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            listener = _socket(settings, listener.getsockname()[1], is_shared=True)
         work(settings, listener, is_ready)
     except HeadstartError as error:
         print(f"headstart: {error}", file=sys.stderr)
@@ -205,7 +221,7 @@ def _worker(settings: Settings, listener: socket.socket, is_ready: Any) -> None:
 
 
 class Supervisor:
-    """Starts workers on one socket, passes signals on, and starts a worker again that dies."""
+    """Starts workers on one port, passes signals on, and starts a worker again that dies."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self.settings, self.listener = settings, listener
