@@ -55,8 +55,6 @@ def _options(onnxruntime: Any, n_threads: int) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
     options.enable_mem_pattern = False  # it keeps a plan for every shape that was ever seen: memory would grow
     options.log_severity_level = 3
-    # What attention gives padding is a denormal number, and each takes a hundred times as long as a zero.
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     # Threads wait for work by spinning within one answer, and sleep between two: others want the processor too.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options

@@ -31,8 +31,9 @@ MAX_RETRY_S = 30
 COMPANY_S, COMPANY_SHARE = 0.004, 0.05  # how long a next batch waits for company at most: of the last one's seconds
 PADDED_TOKENS = 1024  # of one call of the runtime, as in `artifact.predict`
 # What a call of the runtime costs by itself, and how many pairs in attention cost as much as one token: measured with
-# MiniLM-L6 on two cores.
-CALL_TOKENS, PAIRS_PER_TOKEN = 16, 512
+# MiniLM-L6. (What attention gives padding is a denormal number, slow to multiply; that onnxruntime can take them for
+# zeros would be so for all of the thread that opened the model, its user's, too.)
+CALL_TOKENS, PAIRS_PER_TOKEN = 16, 256
 
 
 @dataclass(eq=False)
@@ -103,6 +104,7 @@ class Batcher:
         if self.n_requests >= self.settings.queue_requests:
             raise self._full()
         self.n_requests += 1
+        self._show()
         job = None
         try:
             job = self._admit(rows, await self._encode(rows))
@@ -113,8 +115,7 @@ class Batcher:
                 self.n_tokens -= job.n_tokens
                 if job in self._jobs:
                     self._jobs.remove(job)
-            if not self.n_requests:
-                self._show()
+            self._show()
         self.rows.inc(len(rows))
         return answers, job.n_tokens, job.n_cut_tokens
 
@@ -141,6 +142,7 @@ class Batcher:
         self.tokens.inc(n_tokens)
         self.cut_tokens.inc(n_cut)
         self._jobs.append(job)
+        self._show()
         if self._worker is None or self._worker.done():
             self._worker = asyncio.get_running_loop().create_task(self._work())
         return job
@@ -159,7 +161,6 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while self._jobs:
             taken, began = self._take(), time.perf_counter()
-            self._show()
             finished = await loop.run_in_executor(self.thread, self._run, taken)
             seconds = time.perf_counter() - began
             n_tokens = sum(len(job.windows[i]) for job, i in taken if i >= 0)
