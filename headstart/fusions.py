@@ -111,46 +111,71 @@ def _leave_padding_out(graph: onnx.GraphProto) -> bool:
     text = _text_of(first, graph) if first is not None else None
     if text is None or not _has_shape_of_inputs(text, graph):
         return False
-    axes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
-    asked = {name for node in graph.node if node.op_type == ATTENTION for name in node.input[:3]}
-    line: dict[str, str] = {}  # windows -> the same in one line
-    reached: set[str] = set()  # windows that were a line just before
-    nodes: list[onnx.NodeProto] = _places()
-
-    def in_windows(name: str) -> None:
-        if name in line and name not in reached:
-            reached.add(name)
-            nodes.append(onnx.helper.make_node("Gather", [line[name], OF_TOKENS], [name], f"{name}_windows", axis=0))
-
-    for given in graph.node:
-        node = onnx.NodeProto()
-        node.CopyFrom(given)
-        is_part_of_attention = node.op_type == "Split" and asked.issuperset(node.output)
-        if _is_token_wise(node, line, axes) and not is_part_of_attention:
-            line.update({name: f"{name}_line" for name in node.output})
-            node.input[:], node.output[:] = ([line.get(name, name) for name in names]
-                                             for names in (node.input, node.output))
-            nodes.append(node)
-            continue
-        for name in node.input:
-            in_windows(name)
-        nodes.append(node)
-        if is_part_of_attention and node.input[0] in line:
-            reached.update(node.output)
-        if node.op_type == ATTENTION and not reached.issuperset(node.input[:3]):
-            return False
-        for name in node.output:
-            if name == text or node.op_type == ATTENTION:
-                line[name], flat = f"{name}_line", f"{name}_flat"
-                reached.add(name)
-                nodes += [onnx.helper.make_node("Flatten", [name], [flat], flat, axis=2),
-                          onnx.helper.make_node("Gather", [flat, PLACES], [line[name]], line[name], axis=0)]
+    tokens = _Line(graph, text)
+    if not all(map(tokens.take, graph.node)):
+        return False
     for out in graph.output:
-        in_windows(out.name)
-    _exchange(graph, nodes)
+        tokens.into_windows(out.name)
+    _exchange(graph, tokens.nodes)
     graph.initializer.extend(onnx.numpy_helper.from_array(np.array(value, np.int64), name)
                              for name, value in (("real_0", 0), ("real_1", 1), ("real_flat", [-1])))
     return True
+
+
+class _Line:
+    """The nodes of a graph as `take` has changed them. From `text` on, what is of one token each stands in a line."""
+
+    def __init__(self, graph: onnx.GraphProto, text: str) -> None:
+        self.text = text
+        self.nodes = _places()
+        self.n_axes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+        self.asked = {name for node in graph.node if node.op_type == ATTENTION for name in node.input[:3]}
+        self.lines: dict[str, str] = {}  # windows -> the same in one line
+        self.reached: set[str] = set()  # windows that are, or come of, a line
+
+    def take(self, given: onnx.NodeProto) -> bool:
+        """Add a node, in the order of the graph; False when it is an attention that no line leads to."""
+        node = onnx.NodeProto()
+        node.CopyFrom(given)
+        is_part_of_attention = node.op_type == "Split" and self.asked.issuperset(node.output)
+        if self._is_token_wise(node) and not is_part_of_attention:
+            self.lines.update({name: f"{name}_line" for name in node.output})
+            node.input[:], node.output[:] = ([self.lines.get(name, name) for name in names]
+                                             for names in (node.input, node.output))
+            self.nodes.append(node)
+            return True
+        for name in node.input:
+            self.into_windows(name)
+        self.nodes.append(node)
+        if is_part_of_attention and node.input[0] in self.lines:
+            self.reached.update(node.output)
+        for name in node.output:
+            if name == self.text or node.op_type == ATTENTION:
+                self._into_line(name)
+        return node.op_type != ATTENTION or self.reached.issuperset(node.input[:3])
+
+    def into_windows(self, name: str) -> None:
+        """Give what stands in a line as the windows that it was, if nobody has yet."""
+        if name in self.lines and name not in self.reached:
+            self.reached.add(name)
+            self.nodes.append(onnx.helper.make_node("Gather", [self.lines[name], OF_TOKENS], [name], f"{name}_windows",
+                                                    axis=0))
+
+    def _into_line(self, name: str) -> None:
+        self.lines[name], flat = f"{name}_line", f"{name}_flat"
+        self.reached.add(name)
+        self.nodes += [onnx.helper.make_node("Flatten", [name], [flat], flat, axis=2),
+                       onnx.helper.make_node("Gather", [flat, PLACES], [self.lines[name]], self.lines[name], axis=0)]
+
+    def _is_token_wise(self, node: onnx.NodeProto) -> bool:
+        """Whether a node that reads tokens of a line gives each what it would give it in a window."""
+        if node.op_type not in TOKEN_WISE or not any(name in self.lines for name in node.input):
+            return False
+        if node.op_type == "MatMul":
+            return node.input[0] in self.lines and self.n_axes.get(node.input[1]) == 2
+        if node.op_type in ("LayerNormalization", "Split") and _options(node).get("axis", -1) != -1:
+            return False
+        return all(not name or name in self.lines or self.n_axes.get(name, 2) <= 1 for name in node.input)
 
 
 def _places() -> list[onnx.NodeProto]:
@@ -181,17 +206,6 @@ def _has_shape_of_inputs(text: str, graph: onnx.GraphProto) -> bool:
               for value in (*graph.input, *graph.value_info)}
     inputs = [shapes[one.name] for one in graph.input]  # all of them [B, T] of one batch, if by other names
     return len(shapes.get(text, ())) == 3 and shapes[text][:2] in inputs
-
-
-def _is_token_wise(node: onnx.NodeProto, line: dict[str, str], axes: dict[str, int]) -> bool:
-    """Whether a node that reads tokens in a line gives each what it would give it in a window. axes: of constants."""
-    if node.op_type not in TOKEN_WISE or not any(name in line for name in node.input):
-        return False
-    if node.op_type == "MatMul":
-        return node.input[0] in line and axes.get(node.input[1]) == 2
-    if node.op_type in ("LayerNormalization", "Split") and _options(node).get("axis", -1) != -1:
-        return False
-    return all(not name or name in line or axes.get(name, 2) <= 1 for name in node.input)
 
 
 def _options(node: onnx.NodeProto) -> dict[str, Any]:

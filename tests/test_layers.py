@@ -14,7 +14,7 @@ FLOORS = [
      "wording"},
     {"sealed", "runtime", "backbone", "blocks", "memo", "duplicates", "sections", "squad",
      "entities"},
-    {"data", "report", "batches", "adapters", "ranking"},
+    {"data", "report", "batches", "adapters", "ranking", "fusions"},
     {"features", "splits", "prefix"},
     {"tasks", "methods"},
     {"train", "predict", "runfolder", "resolving"},

@@ -1,4 +1,4 @@
-"""The process: one socket, what signals mean, and workers that are started again when they die.
+"""The process: one port, what signals mean, and workers that are started again when they die.
 
 SIGTERM, SIGINT: /health/ready says no; for drain_s new requests are still answered; then the socket closes and what is
 in flight is finished within grace_s. A second one ends at once. SIGHUP: look at the artifacts and the keys again.
