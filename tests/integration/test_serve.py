@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -418,6 +419,9 @@ def test_workers_share_the_port_and_are_started_again(exported, tmp_path):
         for _ in range(20):
             assert server.predict("a")[0] == 200
         assert server.metric("headstart_rows_total") == 20
+        refused = subprocess.run([sys.executable, "-m", "headstart", "serve", str(exported), "--workers", "2", "--port",
+                                  str(server.port)], capture_output=True, text=True, timeout=60, check=False)
+        assert (refused.returncode, "cannot listen on 127.0.0.1: Address already in use" in refused.stderr) == (2, True)
         os.kill(min(pids), signal.SIGKILL)
         wait_for(lambda: len(server.events("serving")) == 3)
         assert [one["exit_code"] for one in server.events("worker died")] == [-signal.SIGKILL]
@@ -425,6 +429,22 @@ def test_workers_share_the_port_and_are_started_again(exported, tmp_path):
             assert server.predict("a")[0] == 200
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: len(server.events("artifact swapped")) == 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers listen with one socket")
+def test_connections_are_shared_out_among_workers(exported, tmp_path):
+    """Of 64 on one socket, one worker may take nearly all; drawn one by one, fewer than 10 for one is no chance."""
+    def n_open(pid: int) -> int:
+        return sum("socket:" in os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir())
+
+    with Server(tmp_path / "log", [exported], "--workers", "2", "--watch-s", "0") as server, ExitStack() as stack:
+        wait_for(lambda: len(server.events("serving")) == 2)
+        pids = [one["pid"] for one in server.events("serving")]
+        before = [n_open(pid) for pid in pids]
+        for _ in range(64):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        wait_for(lambda: sum(map(n_open, pids)) >= sum(before) + 64)
+        assert min(n_open(pid) - n for pid, n in zip(pids, before, strict=True)) >= 10
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
