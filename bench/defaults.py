@@ -36,7 +36,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "batch": [{"train.tokens_per_batch": budget} for budget in (256, 1024)],
     "dropout": [{"train.dropout": 0.1}],
     "smoothing": [{"train.label_smoothing": 0}],
-    "average": [{"method.average": average} for average in ("none", "ema", "swa")],
+    "average": [{"method.average": average} for average in ("none", "ema", "swa", "soup")],
     "layers": [{"method.layer_decay": decay} for decay in (0.9, 0.8)],
     "share": [{"data.validation_share": 0.05}],
     "embeddings": [{"method.freeze_embeddings": False}],

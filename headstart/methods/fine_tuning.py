@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from ..heads import Model
 
+SOUP_OF = 3  # trainings
+
 
 @dataclass(frozen=True)
 class FineTuning(Method):
@@ -48,7 +50,7 @@ class FineTuning(Method):
                        trained ones (wise-ft), of all steps with exponential weights (ema), of the second half's
                        evaluations (swa), of the best ones of several trainings from the first weights, rows in another
                        order each (soup: so many times the time).
-    members:           how many trainings a soup is of.
+    members:           how many trainings a soup is of; absent: three.
     """
 
     name: ClassVar = "fine-tuning"
@@ -60,7 +62,7 @@ class FineTuning(Method):
     gradual: bool = False
     l2_sp: Annotated[float, Field(ge=0)] = 0.0
     average: Average = "wise-ft"
-    members: Annotated[int, Field(ge=2)] = 3
+    members: Annotated[int, Field(ge=2)] | None = None
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -77,7 +79,12 @@ class FineTuning(Method):
 
     @property
     def n_members(self) -> int:
-        return self.members
+        return self.members or SOUP_OF
+
+    def check(self, task: Any) -> None:
+        if self.members is not None and self.average != "soup":
+            raise SpecError("method.members", f"says how many trainings a soup is of, and average is {self.average}.",
+                            "Leave it out, or add average: soup")
 
     def prepare(self, model: Model) -> None:
         from .. import blocks

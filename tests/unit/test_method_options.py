@@ -125,6 +125,13 @@ def test_what_cannot_be_is_said(model, options, said):
         prepared(model, **options)
 
 
+def test_members_are_those_of_a_soup():
+    assert methods.build({"name": "fine-tuning", "average": "soup"}).n_members == 3
+    assert methods.build({"name": "fine-tuning", "average": "soup", "members": 5}).n_members == 5
+    with pytest.raises(SpecError, match=r"method\.members: says .* a soup is of, and average is wise-ft"):
+        methods.build({"name": "fine-tuning", "members": 5}).check(tasks.find("text-classification")())
+
+
 def test_the_dropout_of_lora_is_its_own(backbone):
     task = tasks.find("text-classification")(labels=("bad", "good"))
     model = backbones.build(backbones.load(str(backbone), 64), task, "mean", seed=0, dropout=0.0)
