@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -321,12 +322,29 @@ def test_a_client_that_goes_away_frees_its_place(exported, tmp_path):
         assert server.predict("a")[0] == 200
 
 
-def test_nothing_of_a_text_is_logged(server, strict):
-    for one in (server, strict):
+def test_nothing_of_a_text_is_logged(server, strict, run, exported):
+    for one, model in ((server, run), (strict, exported)):
+        for _ in range(6):
+            assert one.predict([f"{SECRET} is here"], model.name)[0] == 200
         assert len(one.events("request")) > 5
         assert "Zanzibar" not in one.log.read_text()
         assert "Traceback" not in one.log.read_text()
         assert not one.events("internal error")
+
+
+def test_a_log_that_nobody_reads_ends_no_request(exported):
+    process = subprocess.Popen([sys.executable, "-m", "headstart", "serve", str(exported), "--port", "0"],
+                               stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    url = json.loads(next(line for line in process.stderr if '"serving"' in line))["url"]
+    process.stderr.close()
+    try:
+        for _ in range(5):
+            asked = urllib.request.Request(f"{url}/v1/predict", b'{"rows": "a"}', {"content-type": "application/json"})
+            assert urllib.request.urlopen(asked, timeout=30).status == 200
+    finally:
+        process.terminate()
+    assert process.wait(40) == 0
 
 
 def test_sigterm_finishes_what_is_in_flight(exported, tmp_path):
