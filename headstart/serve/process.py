@@ -62,8 +62,7 @@ def bind(settings: Settings) -> socket.socket:
     Workers of one socket take what comes as they happen to wake up, and often one of them takes nearly all
     connections. Linux shares them out among sockets that share a port. Raises ResourceError.
     """
-    listener = _socket(settings, settings.port)
-    listener.listen(BACKLOG)  # without sharing: so nobody else has this port
+    listener = _socket(settings, settings.port, listens=True)  # without sharing: so nobody else has this port
     if settings.workers == 1 or sys.platform != "linux":
         return listener
     port = listener.getsockname()[1]
@@ -71,12 +70,15 @@ def bind(settings: Settings) -> socket.socket:
     return _socket(settings, port, is_shared=True)
 
 
-def _socket(settings: Settings, port: int, *, is_shared: bool = False) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if is_shared else socket.SO_REUSEADDR, 1)
+def _socket(settings: Settings, port: int, *, is_shared: bool = False, listens: bool = False) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         bound.bind((settings.host, port))
+        if listens:
+            bound.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         bound.close()
         why = getattr(error, "strerror", None) or error
@@ -213,7 +215,7 @@ def _worker(settings: Settings, listener: socket.socket, is_ready: Any) -> None:
     threading.Thread(target=follow, daemon=True).start()
     try:
         if listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
-            listener = _socket(settings, listener.getsockname()[1], is_shared=True)
+            listener = _socket(settings, listener.getsockname()[1], is_shared=True, listens=True)
         work(settings, listener, is_ready)
     except HeadstartError as error:
         print(f"headstart: {error}", file=sys.stderr)
