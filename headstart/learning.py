@@ -77,6 +77,7 @@ class Learner:
                 self._put(start)
                 self._make_optimizer()
                 self.progress.begin_again()
+                self.show.say(f"training {self.progress.n_mean + 1} of {self.method.n_members}, from the first weights")
                 self._learn_once(windows, start, validation, log)
         self.stop.deferred = False
         self._keep_best(start, validation)
@@ -216,8 +217,11 @@ class Learner:
             kept = FIRST
         self._put(choices[kept]())
         self.kept = {"what": kept, "score": found[kept]}
+        best = 0 if kept == FIRST else progress.best_step
+        if kept == SOUP:  # it is of several: mark the best of them
+            best = max(progress.curve[1:], key=lambda entry: entry["scores"][self.task.metric])["step"]
         for entry in progress.curve:
-            entry["is_best"] = entry["step"] == (0 if kept == FIRST else progress.best_step)
+            entry["is_best"] = entry["step"] == best
         if kept not in (FIRST, TRAINED):
             self.show.say(f"kept: {kept}, validation {self.task.metric} {found[kept]:.4f}")
 
