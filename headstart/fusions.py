@@ -217,7 +217,6 @@ def _read(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto) -> set[str]:
     return {name for node in nodes for name in node.input if name}.union(out.name for out in graph.output)
 
 
-def _exchange(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    nodes = list(nodes)
+def _exchange(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     del graph.node[:]
     graph.node.extend(nodes)

@@ -6,7 +6,7 @@ import json
 import resource
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -157,19 +157,19 @@ class Learner:
     def _average(self, evaluate_at: dict[int, float], n_steps: int) -> None:
         """Bring a mean of steps' weights up to this step."""
         step = self.progress.step
-        now = {name: p.detach() for name, p in self.moving.items()}
         if self.method.averages == "ema":
-            self._take_in(now, 1 - self.method.ema_decay)
+            self._take_in(self.moving, 1 - self.method.ema_decay)
         elif self.method.averages == "swa" and step in evaluate_at and 2 * step >= n_steps:
-            self._take_in(now)
+            self._take_in(self.moving)
 
-    def _take_in(self, weights: Weights, share: float | None = None) -> None:
+    def _take_in(self, weights: Mapping[str, torch.Tensor], share: float | None = None) -> None:
         """Move the mean by `share` of the way towards `weights`; absent: it becomes the mean with one more."""
         self.progress.n_mean += 1
         if not self.mean:
-            self.mean = {name: p.clone() for name, p in weights.items()}
-        torch._foreach_lerp_(list(self.mean.values()), [weights[name].to(p.device) for name, p in self.mean.items()],
-                             1 / self.progress.n_mean if share is None else share)
+            self.mean = {name: p.detach().clone() for name, p in weights.items()}
+        torch._foreach_lerp_(
+            list(self.mean.values()), [weights[name].detach().to(p.device) for name, p in self.mean.items()],
+            1 / self.progress.n_mean if share is None else share)
 
     def _count(self, step: train.Step, log: TextIO) -> None:
         progress = self.progress

@@ -1,6 +1,6 @@
 """Artifacts over HTTP: `headstart serve RUN`. A request's way, top to bottom:
 
-    process.py     the socket, signals, workers
+    process.py     the port, signals, workers
     protocol.py    slow or endless heads of requests are cut off
     guard.py       request id, API key, security headers, errors in one shape, one line of log, counts
     api.py         routes; bodies within limits; what the OpenAPI page says

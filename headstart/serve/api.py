@@ -22,7 +22,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
 from ..types import Prediction, Row
-from .guard import CLIENT_GONE
 from .measures import Measures
 from .messages import (
     MAX_ROWS,
@@ -170,14 +169,10 @@ def _add_pages(app: FastAPI) -> None:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Every error in the one shape, also those that FastAPI raises."""
+    """What FastAPI raises, in the one shape that errors have; the guard answers what we raise."""
 
     async def refuse(request: Request, error: Exception) -> Response:
-        if isinstance(error, ClientGone):
-            return Response(status_code=CLIENT_GONE)
-        if isinstance(error, Refused):
-            refused = error
-        elif isinstance(error, HTTPException):
+        if isinstance(error, HTTPException):
             code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
             refused = Refused(error.status_code, code, f"{error.detail}.", headers=dict(error.headers or {}))
         else:
@@ -185,7 +180,7 @@ def _handle_errors(app: FastAPI) -> None:
         return Response(refused.body(request.scope["facts"].request_id), refused.status, refused.headers,
                         "application/json")
 
-    for kind in (Refused, ClientGone, HTTPException, Exception):
+    for kind in (HTTPException, Exception):
         app.add_exception_handler(kind, refuse)
 
 
