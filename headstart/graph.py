@@ -26,6 +26,7 @@ try:
     import onnx
     import onnx.helper
     import onnx.numpy_helper
+    import onnxruntime  # noqa: F401 - fusions needs it
     import onnxscript  # noqa: F401 - torch.onnx needs it, and would say so less clearly
     import torch
     from torch import nn

@@ -110,7 +110,8 @@ class PooledModel(nn.Module):
         else:
             hidden_BTD = torch.stack(self.encoder(**inputs, output_hidden_states=True).hidden_states
                                      [-self.last_layers:]).mean(0)
-        hidden_BTD = hidden_BTD[:, -n_tokens:]  # a prompt before the text is not pooled
+        if hidden_BTD.shape[1] != n_tokens:
+            hidden_BTD = hidden_BTD[:, -n_tokens:]  # a prompt before the text is not pooled
         logits: torch.Tensor = self.head(hidden_BTD, inputs["attention_mask"], *for_head)
         return logits
 

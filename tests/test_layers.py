@@ -13,7 +13,7 @@ FLOORS = [
     {"spec", "metrics", "registry", "heads", "drawing", "sources", "machine", "progress", "trust", "tagging",
      "wording"},
     {"sealed", "runtime", "backbone", "blocks", "memo", "duplicates", "sections", "squad",
-     "entities"},
+     "entities", "skipping"},
     {"data", "report", "batches", "adapters", "ranking", "fusions"},
     {"features", "splits", "prefix"},
     {"tasks", "methods"},

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import headstart
-from headstart import artifact, exporting, graph, methods, parity, runtime, tasks
+from headstart import artifact, exporting, fusions, graph, methods, parity, runtime, tasks
 from headstart import backbone as backbones
 from headstart.errors import ArtifactError, DataError, ParityError, RunFolderError, SpecError
 from headstart.parity import Gate, Rows
@@ -165,6 +166,10 @@ def kinds_of(path: Path) -> Counter:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
+def attentions(path: Path) -> list:
+    return [node for node in onnx.load(path).graph.node if node.op_type == "MultiHeadAttention"]
+
+
 def test_there_are_tasks_to_export():
     assert len(TASKS) >= 8
 
@@ -186,6 +191,7 @@ def test_every_task_passes_its_gate(name, backbone, tmp_path):
     assert kinds["LayerNormalization"] == 2 * n_blocks + 1
     assert not kinds["SkipLayerNormalization"]  # slower than what it stands for
     assert runtime.open_model(path).skips_padding
+    assert all(node.input[4:] == [fusions.KEYS] for node in attentions(path))
     plans = graph.plans(path)
     assert len(plans) >= 3
     assert [len(plan.keep) for plan in plans] == sorted({len(plan.keep) for plan in plans})
@@ -234,6 +240,60 @@ def test_every_family_passes_its_gate(family, tmp_path):
     found = shipped(gate, model, tmp_path / "model.onnx")
     assert found["fused"] == (family not in NOT_FUSED)
     assert runtime.open_model(tmp_path / "model.onnx").skips_padding == (family in SKIPPING)
+
+
+@pytest.mark.parametrize("pooling", ["first", "native", "mean"])
+def test_tokens_that_no_head_reads_are_not_computed(pooling, backbone, tmp_path):
+    loaded, kind = backbones.load(str(backbone), 64), tasks.find("text-classification")
+    task = kind().learn(kind.examples)
+    model = backbones.build(loaded, task, pooling, seed=0)
+    gate, path, small = gate_of(task, model, loaded.reader), tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    assert shipped(gate, model, path)["agreement"] == 1
+    graph.quantize(path, small, graph.plans(path)[0], True)
+    assert gate.close(runtime.open_model(small), 100, 100, 0)["passed"]
+    written = onnx.load(path)
+    inner = [node.output[0] for node in written.graph.node if node.op_type == "BiasGelu"]
+    written.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inner)
+    session = onnxruntime.InferenceSession(written.SerializeToString())
+    inputs = {"input_ids": np.full((2, 5), 7), "attention_mask": np.array([[1] * 5, [1] * 3 + [0] * 2])}
+    n_computed = [out.size // out.shape[-1] for out in session.run(inner, inputs)]
+    assert len(n_computed) == loaded.config.num_hidden_layers > 1
+    assert n_computed == [8] * (len(inner) - 1) + [8 if pooling == "mean" else 2]
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_only_a_plain_mask_of_padding_is_read_as_such(is_causal):
+    def const(name, value, kind=np.float32):
+        return numpy_helper.from_array(np.array(value, kind), name)
+
+    def node(kind, inputs, out, **options):
+        return helper.make_node(kind, inputs.split(), [out], **options)
+
+    rng, shape = np.random.default_rng(0), ["B", "T"]
+    kept = node("Trilu", "both_int no", "kept_int", upper=0) if is_causal else node("Identity", "both_int", "kept_int")
+    nodes = [node("Gather", "table input_ids", "text"), *(node("MatMul", f"text w{k}", k) for k in "qkv"),
+             node("Cast", "attention_mask", "real", to=TensorProto.BOOL), node("Unsqueeze", "real key_axes", "keys"),
+             node("Unsqueeze", "real query_axes", "queries"), node("Not", "queries", "others"),
+             node("Or", "queries others", "all"), node("And", "all keys", "both"),
+             node("Cast", "both", "both_int", to=TensorProto.INT64), kept,
+             node("Cast", "kept_int", "kept", to=TensorProto.BOOL), node("Where", "kept zero far", "added"),
+             helper.make_node("MultiHeadAttention", ["q", "k", "v", "", "", "added"], ["logits"],
+                              domain=fusions.ONNXRUNTIME, num_heads=2)]
+    model = helper.make_model(helper.make_graph(
+        nodes, "causal", [helper.make_tensor_value_info(name, TensorProto.INT64, shape)
+                          for name in ("input_ids", "attention_mask")],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [*shape, 8])],
+        [const("table", rng.normal(size=(9, 8))), *(const(f"w{k}", rng.normal(size=(8, 8))) for k in "qkv"),
+         const("zero", 0), const("far", fusions.FAR), const("key_axes", [1, 2], np.int64),
+         const("query_axes", [1, 3], np.int64), const("no", 0, np.int64)]),
+        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(fusions.ONNXRUNTIME, 1)], ir_version=10)
+    inputs = {"input_ids": rng.integers(0, 9, (2, 5)), "attention_mask": np.array([[1] * 5, [1] * 3 + [0] * 2])}
+    before = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)[0]
+    fusions.tuned(model)
+    after = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)[0]
+    np.testing.assert_allclose(after, before, atol=1e-5)
+    assert ("added" in model.graph.node[-1].input) == is_causal
+    assert (fusions.KEYS in model.graph.node[-1].input) == (not is_causal)
 
 
 @pytest.mark.slow
