@@ -118,6 +118,8 @@ def by_length(lengths_N: np.ndarray, order: np.ndarray, tokens_per_batch: int,
     sizes_N: how many windows each stands for, all of its length; one when absent. What is longer than the budget gets
     a batch of its own.
     """
+    if len(order) == 1:  # a lone text waits for every line here
+        return [order]
     order = order[np.argsort(lengths_N[order], kind="stable")]
     lengths = lengths_N[order]
     n_before = np.arange(len(order) + 1) if sizes_N is None else np.append(0, np.cumsum(sizes_N[order]))

@@ -43,6 +43,9 @@ class Reader:
         n_cut_tokens).
         """
         if text_pair is None:
+            one = self.tokenizer.encode(text)
+            if len(one) <= self.max_tokens:
+                return {"input_ids": one.ids or [self.pad_id]}, 0
             return self.read_all([text])[0]
         first = self.tokenizer.encode(text, add_special_tokens=False)
         second = self.tokenizer.encode(text_pair, add_special_tokens=False)
@@ -160,7 +163,7 @@ class Batch:
 
 def pad(values: Sequence[Any], fill: int, dtype: Any = np.int64) -> np.ndarray:
     """Stack numbers to [B], or sequences of numbers to [B, T] with `fill` behind the shorter ones."""
-    if np.ndim(values[0]) == 0:
+    if len(values) == 1 or (not isinstance(values[0], list) and np.ndim(values[0]) == 0):
         return np.asarray(values, dtype)
     out = np.full((len(values), max(len(v) for v in values)), fill, dtype)
     for line, value in zip(out, values, strict=True):
@@ -170,9 +173,11 @@ def pad(values: Sequence[Any], fill: int, dtype: Any = np.int64) -> np.ndarray:
 
 def collate(inputs: dict[str, Sequence[Any]], target: dict[str, Sequence[Any]], pad_id: int) -> Batch:
     """Pad the fields of some windows to one batch. The attention mask follows from the lengths."""
-    lengths_B = np.fromiter((len(ids) for ids in inputs["input_ids"]), np.int64)
+    lengths = [len(ids) for ids in inputs["input_ids"]]
     arrays = {name: pad(v, pad_id if name == "input_ids" else 0) for name, v in inputs.items()}
-    arrays["attention_mask"] = (np.arange(lengths_B.max()) < lengths_B[:, None]).astype(np.int64)
+    arrays["attention_mask"] = mask_BT = np.zeros((len(lengths), max(lengths)), np.int64)
+    for mask_T, length in zip(mask_BT, lengths, strict=True):
+        mask_T[:length] = 1
     floats = {name: np.asarray(v[0]).dtype.kind == "f" for name, v in target.items()}
     targets = {name: pad(v, IGNORE, np.float32 if floats[name] else np.int64) for name, v in target.items()}
-    return Batch(arrays, targets, int(lengths_B.sum()))
+    return Batch(arrays, targets, sum(lengths))
