@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,11 +29,10 @@ from .settings import Settings
 
 INLINE_CHARS = 4000  # of a request: fewer are tokenized faster than another thread is woken
 MAX_RETRY_S = 30
-COMPANY_S, COMPANY_SHARE = 0.004, 0.05  # how long a next batch waits for company at most: of the last one's seconds
+COMPANY_S, COMPANY_SHARE = 0.004, 0.2  # how long a next batch waits for company at most; of the last one's seconds
 PADDED_TOKENS = 1024  # of one call of the runtime, as in `artifact.predict`
 # What a call of the runtime costs by itself, and how many pairs in attention cost as much as one token: measured with
-# MiniLM-L6. (What attention gives padding is a denormal number, slow to multiply; that onnxruntime can take them for
-# zeros would be so for all of the thread that opened the model, its user's, too.)
+# MiniLM-L6; half or twice as many make no difference that can be seen.
 CALL_TOKENS, PAIRS_PER_TOKEN = 16, 256
 
 
@@ -76,6 +76,7 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._cache: OrderedDict[bytes, Prediction] = OrderedDict()
         self._worker: asyncio.Task[None] | None = None
+        self._n_enough, self._enough = 0, asyncio.Event()  # jobs that a next batch waits for, and whether they are here
 
     async def answer(self, rows: Sequence[Row]) -> tuple[list[Prediction], int, int]:
         """(answers, tokens read, tokens that did not fit). A cancelled call frees its place at once.
@@ -142,6 +143,8 @@ class Batcher:
         self.tokens.inc(n_tokens)
         self.cut_tokens.inc(n_cut)
         self._jobs.append(job)
+        if len(self._jobs) >= self._n_enough:
+            self._enough.set()
         self._show()
         if self._worker is None or self._worker.done():
             self._worker = asyncio.get_running_loop().create_task(self._work())
@@ -176,8 +179,12 @@ class Batcher:
                     job.done.set_exception(said)
                 else:
                     job.done.set_result(said)
-            if len(finished) > 1:  # those who were answered together often ask again together
-                await asyncio.sleep(min(COMPANY_S, COMPANY_SHARE * seconds))
+            if 1 < len(finished) > len(self._jobs):  # those who were answered together often ask again together
+                self._n_enough = len(finished)
+                self._enough.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(COMPANY_S, COMPANY_SHARE * seconds)):
+                        await self._enough.wait()
 
     def _take(self) -> Taken:
         """The next batch: one window of each job in turn until the budget is used."""

@@ -192,6 +192,7 @@ def test_every_task_passes_its_gate(name, backbone, tmp_path):
     assert not kinds["SkipLayerNormalization"]  # slower than what it stands for
     assert runtime.open_model(path).skips_padding
     assert all(node.input[4:] == [fusions.KEYS] for node in attentions(path))
+    assert {one.f for node in attentions(path) for one in node.attribute if one.name == "mask_filter_value"} == {-60}
     plans = graph.plans(path)
     assert len(plans) >= 3
     assert [len(plan.keep) for plan in plans] == sorted({len(plan.keep) for plan in plans})
@@ -294,6 +295,8 @@ def test_only_a_plain_mask_of_padding_is_read_as_such(is_causal):
     np.testing.assert_allclose(after, before, atol=1e-5)
     assert ("added" in model.graph.node[-1].input) == is_causal
     assert (fusions.KEYS in model.graph.node[-1].input) == (not is_causal)
+    far = [one.f for one in model.graph.node[-1].attribute if one.name == "mask_filter_value"]
+    assert far == ([] if is_causal else [pytest.approx(fusions.FAR)])  # padding is no copy of a real token here
 
 
 @pytest.mark.slow

@@ -1,13 +1,22 @@
-"""How the server cuts what waits into calls of the runtime."""
+"""How the server makes batches of what waits, and cuts them into calls of the runtime."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
-from headstart.serve.batching import CALL_TOKENS, PADDED_TOKENS, PAIRS_PER_TOKEN, groups
+from headstart import tasks
+from headstart.serve.batching import CALL_TOKENS, PADDED_TOKENS, PAIRS_PER_TOKEN, Batcher, groups
+from headstart.serve.measures import Measures
+from headstart.serve.settings import Settings
+from headstart.types import Reader
 
 
 def cost(lengths: list[int], cuts: list[slice], skips_padding: bool) -> float:
@@ -37,3 +46,29 @@ def test_like_lengths_are_one_call_and_a_long_text_stands_alone():
     assert groups([8, 10, 12, 300], skips_padding=True) == [slice(0, 3), slice(3, 4)]
     assert groups([5000]) == [slice(0, 1)]
     assert groups([]) == []
+
+
+def test_clients_that_were_answered_together_are_answered_together_again():
+    n_clients, n_times, n_rows = 4, 8, []
+
+    def runtime(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        n_rows.append(len(inputs["input_ids"]))
+        time.sleep(0.03)
+        return np.zeros((n_rows[-1], 2))
+
+    kind = tasks.find("text-classification")
+    reader = Reader(Tokenizer(models.WordLevel({"?": 0}, "?")), 8, 0)
+    with ThreadPoolExecutor(1) as thread:
+        batcher = Batcher("one", kind().learn(kind.examples), reader, runtime, Settings(()), Measures(), thread, thread)
+
+        async def ask(i: int) -> None:
+            for _ in range(n_times):
+                await batcher.answer([{"text": f"client {i}"}])
+                await asyncio.sleep(0.0005 * i)  # the slowest is back after half of what a batch waits for company
+
+        async def ask_all() -> None:
+            await asyncio.gather(*map(ask, range(1, n_clients + 1)))
+
+        asyncio.run(ask_all())
+    assert sum(n_rows) == n_clients * n_times
+    assert np.mean(n_rows) > 0.75 * n_clients
