@@ -110,3 +110,11 @@ def test_the_cache_tells_pairs_apart(backbone, paraphrases, tmp_path):
         scores[cache] = [json.dumps(a) for a in headstart.fit(spec, out=tmp_path / cache).predict(
             [{"text": r["text_a"], "text_pair": r["text_b"]} for r in pairs(8, seed=5)])]
     assert scores["fp32"] == scores["off"]
+
+
+@pytest.mark.parametrize("text", ["", "the film", "the film was a delight from start to end", "房间" * 9, "\u200b"])
+def test_a_text_alone_is_read_as_among_others(backbone, text):
+    for n in (4, 8, 64):
+        reader = backbones.load(str(backbone), n).reader
+        assert reader.read(text) == reader.read_all(["another", text])[1]
+        assert len(reader.read(text)[0]["input_ids"]) <= n
