@@ -43,10 +43,7 @@ class Reader:
         n_cut_tokens).
         """
         if text_pair is None:
-            one = self.tokenizer.encode(text)
-            if len(one) <= self.max_tokens:
-                return {"input_ids": one.ids or [self.pad_id]}, 0
-            return self.read_all([text])[0]
+            return self._fitted(self.tokenizer.encode(text, add_special_tokens=False))
         first = self.tokenizer.encode(text, add_special_tokens=False)
         second = self.tokenizer.encode(text_pair, add_special_tokens=False)
         room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(True)
@@ -60,14 +57,14 @@ class Reader:
 
     def read_all(self, texts: Sequence[str]) -> list[tuple[dict[str, list[int]], int]]:
         """`read` of each single text, several at a time on several cores."""
-        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(False)
-        found = []
-        for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
-            n_cut = max(0, len(one) - room)
-            one.truncate(min(len(one), room))
-            found.append(({"input_ids": self.tokenizer.post_process(one).ids or [self.pad_id]}, n_cut))
-        return found
+        return [self._fitted(one) for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def _fitted(self, one: Any) -> tuple[dict[str, list[int]], int]:
+        """One text's tokens, without special ones, as `read` gives them."""
+        n_cut = max(0, len(one) + self.tokenizer.num_special_tokens_to_add(False) - self.max_tokens)
+        if n_cut:
+            one.truncate(len(one) - n_cut)
+        return {"input_ids": self.tokenizer.post_process(one).ids or [self.pad_id]}, n_cut
 
     def read_windows(self, text: str, before: str | None = None, overlap: int = 0) -> list[Piece]:
         """All of `text` as windows that overlap by `overlap` tokens, each behind `before` (a question) if there is one.
