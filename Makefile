@@ -36,6 +36,7 @@ check: lint types test  ## what CI runs, less the README's own commands
 
 docs: setup  ## the pages that are generated from the code
 	$(BIN)/python -c "from headstart import methods; print(methods.reference(), end='')" > docs/methods.md
+	$(BIN)/python docs/architecture.py
 
 bench: setup  ## every table in bench/results; hours
 	$(BIN)/python -m bench

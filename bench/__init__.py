@@ -114,7 +114,7 @@ def measure_here(bench: str, cell: Cell) -> None:
     result = importlib.import_module(f"bench.{bench}").measure(**cell)
     import torch
 
-    from headstart import machine
+    from headstart.core import machine
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     times = os.times()

@@ -57,7 +57,7 @@ def cells(quick: bool) -> list[Cell]:
 
 def measure(name: str, change: dict[str, Any], data: str, seed: int, n_train: int, n_test: int) -> dict[str, Any]:
     import headstart
-    from headstart import spec as specs
+    from headstart.core import spec as specs
 
     rows = list(read_jsonl(DATA / data / "train.jsonl"))
     with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +117,7 @@ def difference(right: str, default: str) -> str:
     """The paired difference in points, with its bootstrap interval."""
     import numpy as np
 
-    from headstart.metrics import bootstrap, interval
+    from headstart.core.statistics import bootstrap, interval
 
     both = [np.array(list(bits), int) for bits in (right, default)]
     resampled_SR = bootstrap(lambda some: float(some.mean()), both, 2000, 0)

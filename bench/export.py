@@ -134,7 +134,7 @@ def bare(folder: Path, size: int = 32) -> Answer:
     import onnxruntime
     from tokenizers import Tokenizer
 
-    from headstart import machine
+    from headstart.core import machine
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = machine.usable_cpus()

@@ -61,7 +61,7 @@ def theirs(train: list[Any], test: list[Any], seed: int, folder: Path, settings:
 
 def ours(train: list[Any], test: list[Any], seed: int, folder: Path, settings: Any) -> tuple[float, list[str]]:
     import headstart
-    from headstart import workbench  # noqa: F401
+    from headstart.runs import fit as workbench  # noqa: F401
 
     paths = write_jsonl(folder, train=train, test=test)
     began = time.perf_counter()

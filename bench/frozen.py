@@ -76,7 +76,7 @@ def blocks(folder: Path, system: str, repeat: int, n_rows: int) -> dict[str, Any
 
 def our_blocks(rows: list[dict[str, str]], folder: Path) -> tuple[float, Any]:
     import headstart
-    from headstart import workbench  # noqa: F401
+    from headstart.runs import fit as workbench  # noqa: F401
 
     method = {"name": "fine-tuning", "last_blocks": N_MOVING}
     spec = {"data": write_jsonl(folder, train=rows, test=test_rows()), "method": method,
@@ -132,7 +132,7 @@ def their_probe(rows: list[dict[str, str]], test: list[dict[str, str]]) -> Any:
     from sentence_transformers import SentenceTransformer
     from sklearn.linear_model import LogisticRegression
 
-    from headstart import backbone
+    from headstart.models import backbone
 
     model = SentenceTransformer(str(backbone.locate("minilm-l6")), local_files_only=True)
     regression = LogisticRegression(max_iter=1000)
@@ -144,7 +144,7 @@ def their_probe(rows: list[dict[str, str]], test: list[dict[str, str]]) -> Any:
 
 
 def cached(folder: Path, seeds: int, n_rows: int) -> dict[str, Any]:
-    from headstart.compare import compare
+    from headstart.studies.compare import compare
 
     files = {"train": str(DATA / "trec" / "train.jsonl"), "test": str(DATA / "trec" / "test.jsonl")}
     found = {}

@@ -3,7 +3,7 @@
 Made-up rows of 15 words, two labels, in a temporary CSV; the backbone is a random BERT of 2 layers, 32 wide, so that
 what headstart itself does shows. Peak memory is the kernel's count (ru_maxrss) of the one process that ran the command.
 Time of `predict` at growing sizes is taken inside one process, after a warm-up, from the first row read to the last
-answer written (workbench.answers, which is what the command writes out): what a run of any size needs to start is not
+answer written (use.answers, which is what the command writes out): what a run of any size needs to start is not
 in it. Medians over the rounds; sizes take turns within a round.
 """
 
@@ -67,10 +67,10 @@ def grow(work: Path, sizes: Sequence[int], rounds: int, seed: int) -> list[dict[
     """Seconds to answer a file of each size, each `rounds` times."""
     import json
 
-    from headstart import workbench
+    from headstart.use.answers import answers as answers_of
 
     def seconds(path: Path) -> dict[str, float]:
-        answers = workbench.answers(work / "run", str(path))
+        answers = answers_of(work / "run", str(path))
         began, cpu = time.perf_counter(), time.process_time()
         with (work / "answers.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)

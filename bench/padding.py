@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import DATA, Cell, Run, markdown, met
+from headstart.core.windows import WindowStore
 
 LIMIT = 0.08
 N_EPOCHS = 3
@@ -25,7 +26,11 @@ def cells(quick: bool) -> list[Cell]:
 def measure(name: str, n_rows: int | None, seed: int) -> dict[str, Any]:
     import numpy as np
 
-    from headstart import backbone, batches, data, resolving, tasks
+    from headstart import tasks
+    from headstart.data import table as data
+    from headstart.models import backbone
+    from headstart.runs import resolve as resolving
+    from headstart.training import batches
 
     source, errors = SOURCES[name]
     spec, _, _ = resolving.resolve([("bench", {"data": {"train": source.format(data=DATA), "errors": errors}})])
@@ -34,7 +39,7 @@ def measure(name: str, n_rows: int | None, seed: int) -> dict[str, Any]:
     reader = backbone.load(spec.backbone, spec.data.max_tokens).reader
     lengths_N = np.array([len(reader.read(task.text(row))[0]["input_ids"]) for row in rows])
     budget = spec.train.tokens_per_batch
-    windows = batches.WindowStore({}, {}, lengths_N, np.arange(len(rows)), np.zeros(len(rows), int), 0)
+    windows = WindowStore({}, {}, lengths_N, np.arange(len(rows)), np.zeros(len(rows), int), 0)
     epochs = [batches.epoch(windows, budget, seed, number) for number in range(N_EPOCHS)]
     order = np.random.default_rng(seed).permutation(len(rows))
     sixteens = [order[at : at + 16] for at in range(0, len(order), 16)]

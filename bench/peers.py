@@ -20,7 +20,7 @@ def _load(rows: list[dict[str, str]]) -> tuple[Any, Any, list[str]]:
     import torch
     import transformers
 
-    from headstart import backbone
+    from headstart.models import backbone
 
     folder = backbone.locate("minilm-l6")
     labels = sorted({row["label"] for row in rows})
@@ -96,7 +96,7 @@ def setfit(rows: list[dict[str, str]], folder: Path, *, seed: int, **settings: A
     from setfit import SetFitModel, Trainer, TrainingArguments
     from sklearn.linear_model import LogisticRegression
 
-    from headstart import backbone
+    from headstart.models import backbone
 
     body = SentenceTransformer(str(backbone.locate("minilm-l6")), local_files_only=True)
     model = SetFitModel(model_body=body, model_head=LogisticRegression(max_iter=1000))

@@ -62,7 +62,7 @@ def cells(quick: bool) -> list[Cell]:
 def measure(**cell: Any) -> dict[str, Any]:
     """One fit, its folder deleted afterwards."""
     import headstart
-    from headstart import spec as specs
+    from headstart.core import spec as specs
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -69,7 +69,7 @@ def our_answers(name: str, train: list[Any], test: list[Any], seed: int, folder:
 
     os.environ["HEADSTART_CACHE"] = str(folder / "cache")
     import headstart
-    from headstart import workbench  # noqa: F401
+    from headstart.runs import fit as workbench  # noqa: F401
 
     paths = write_jsonl(folder, train=train, test=test)
     began = time.perf_counter()

@@ -39,8 +39,8 @@ from typing import TYPE_CHECKING, Any
 from bench import DATA, ROOT, Cell, Run, markdown, met, of, read_jsonl, write_jsonl
 
 if TYPE_CHECKING:
-    from headstart.artifact import Artifact
-    from headstart.types import Prediction, Row
+    from headstart.core.values import Prediction, Row
+    from headstart.runs.artifact import Artifact
 
 N_ROUNDS = 3
 N_WORDS = range(5, 10)  # of a text
@@ -151,7 +151,7 @@ def classifier() -> Path:
     out = FOLDER.with_name(FOLDER.name + "-onnx")
     if not out.exists():
         import headstart
-        from headstart import exporting
+        from headstart.exporters import export as exporting
 
         with tempfile.TemporaryDirectory() as folder:
             rows = itertools.islice(read_jsonl(DATA / "sst2" / "train.jsonl"), 500)
@@ -166,7 +166,7 @@ def in_process(folder: Path, texts: list[str]) -> dict[str, float]:
 
     "cut" is what a server could at most reach whose clients are answered together.
     """
-    from headstart import artifact
+    from headstart.runs import artifact
 
     loaded = artifact.load(folder)
     loaded.predict(texts[:200])
@@ -193,7 +193,7 @@ def in_process(folder: Path, texts: list[str]) -> dict[str, float]:
 
 def answer_cut(loaded: Artifact, texts: list[str]) -> list[Prediction]:
     """Answers to a few texts, cut into calls of the runtime as the server cuts them."""
-    from headstart.predict import decode
+    from headstart.core.predict import decode
     from headstart.serve.batching import run_few
 
     rows: list[Row] = [{"text": text} for text in texts]

@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 from bench import DATA, Cell, Run, markdown, met, of, read_jsonl
+from headstart.core.windows import store
 
 N_TRAIN = 10_000
 N_WARM_UP = 5  # steps
@@ -61,11 +62,12 @@ def sst2_rows(n: int) -> list[dict[str, str]]:
 def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, method: Any = "fine-tuning",
             cache: str = "fp16", **settings: float) -> tuple[Any, Any]:
     """A Learner as `fit` makes it with its defaults, for one epoch, and the windows of `rows`."""
-    from headstart import backbone as backbones
-    from headstart import batches, resolving, tasks
-    from headstart.learning import Learner
-    from headstart.progress import Show
-    from headstart.runfolder import Stop
+    from headstart import tasks
+    from headstart.core.progress import Show
+    from headstart.models import backbone as backbones
+    from headstart.runs import resolve as resolving
+    from headstart.training.learner import Learner
+    from headstart.training.signals import Stop
 
     train = {"epochs": 1, "checkpoint_every_s": 1e9, **settings}
     asked = {"task": "text-classification", "data": {"train": "sst2"}, "method": method, "train": train, "cache": cache}
@@ -75,7 +77,7 @@ def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, method: 
     model = backbones.build(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     how.prepare(model)
     encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, backbone.reader))
-    windows = batches.store(encoded, folder / "windows", backbone.reader.pad_id)
+    windows = store(encoded, folder / "windows", backbone.reader.pad_id)
     return Learner(spec, task, how, model, backbone.reader, folder, Stop(), show or Show(quiet=True)), windows
 
 
@@ -84,7 +86,7 @@ def loops(rows: list[dict[str, str]]) -> dict[str, Any]:
 
     This machine's speed drifts by several per cent in a minute: two loops one after the other measure that drift.
     """
-    from headstart.progress import Show
+    from headstart.core.progress import Show
 
     class Turns(Show):
         """Told of each step by the Learner; takes the bare step when it is."""
@@ -110,7 +112,7 @@ def loops(rows: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def batches_of(windows: Any, spec: Any) -> list[Any]:
-    from headstart import batches
+    from headstart.training import batches
 
     return batches.epoch(windows, spec.train.tokens_per_batch, spec.seed, 0)
 
@@ -120,7 +122,7 @@ def bare_loop(rows: list[dict[str, str]], folder: Path) -> Callable[[int], float
     import torch
     from torch.nn.functional import cross_entropy
 
-    from headstart import train
+    from headstart.training import loop as train
 
     ours, windows = learner(rows, folder)
     settings, model = ours.spec.train, ours.model

@@ -35,7 +35,7 @@ def measure(name: str, seed: int, **settings: Any) -> dict[str, Any]:
             return quality.measure(**cell)
         return known.result | {"taken_from": f"quality, {known.finished}, sources of headstart {known.sources}"}
     from bench import peers
-    from headstart.metrics import bootstrap, interval
+    from headstart.core.statistics import bootstrap, interval
 
     rows = list(read_jsonl(DATA / "sst2" / "train.jsonl"))[: settings["n_rows"]]
     test = list(read_jsonl(DATA / "sst2" / "validation.jsonl"))

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench import Cell, Run, markdown, met, of
 from bench.understanding import NAMES, VARIANTS, shipped
+from headstart.core.windows import store
 
 N_ROWS, N_STEPS, N_WARM_UP = 400, 24, 4
 AIM = 0.9
@@ -27,8 +28,11 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def measure(name: str, n_steps: int) -> dict[str, Any]:
-    from headstart import backbone as backbones
-    from headstart import batches, data, resolving, tasks
+    from headstart import tasks
+    from headstart.data import table as data
+    from headstart.models import backbone as backbones
+    from headstart.runs import resolve as resolving
+    from headstart.training import batches
 
     spec, _, method = resolving.resolve([("bench", shipped(name))])
     task = tasks.build(spec.task)
@@ -37,7 +41,7 @@ def measure(name: str, n_steps: int) -> dict[str, Any]:
     loaded = backbones.load(spec.backbone, spec.data.max_tokens)
     with tempfile.TemporaryDirectory() as folder:
         encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, loaded.reader))
-        windows = batches.store(encoded, Path(folder), loaded.reader.pad_id, task.together)
+        windows = store(encoded, Path(folder), loaded.reader.pad_id, task.together)
         order = batches.epoch(windows, spec.train.tokens_per_batch, spec.seed, 0)
         chosen = [windows.batch(order[n % len(order)]) for n in range(n_steps)]
     plain = tasks.find("text-classification")(labels=("a", "b"))
@@ -59,8 +63,9 @@ def _steps(task: Any, loaded: Any, spec: Any, method: Any) -> Callable[[Any, Any
     import numpy as np
     import torch
 
-    from headstart import backbone as backbones
-    from headstart import blocks, train
+    from headstart.models import backbone as backbones
+    from headstart.models import blocks
+    from headstart.training import loop as train
 
     model = backbones.build(loaded, task, spec.head.pooling, spec.seed, spec.train.dropout)
     method.prepare(model)

@@ -105,7 +105,7 @@ def practice(seed: int) -> dict[str, Any]:
 
 def shipped(name: str) -> dict[str, Any]:
     """A shipped Spec, with its data and its model where they lie here."""
-    from headstart import spec as specs
+    from headstart.core import spec as specs
 
     asked = specs.read(ROOT / "specs" / f"{name}.yaml")
     for key, value in asked["data"].items():

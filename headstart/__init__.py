@@ -14,17 +14,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .artifact import Artifact, load
-    from .errors import HeadstartError
-    from .exporting import export
-    from .spec import Spec
-    from .workbench import fit
+    from .core.errors import HeadstartError
+    from .core.spec import Spec
+    from .exporters.export import export
+    from .runs.artifact import Artifact, load
+    from .runs.fit import fit
 
 __version__ = "0.1.0"
 __all__ = ["Artifact", "HeadstartError", "Spec", "export", "fit", "load"]
 
-_HOMES = {"Artifact": "artifact", "HeadstartError": "errors", "Spec": "spec", "export": "exporting",
-          "fit": "workbench", "load": "artifact"}
+_HOMES = {"Artifact": "runs.artifact", "HeadstartError": "core.errors", "Spec": "core.spec",
+          "export": "exporters.export", "fit": "runs.fit", "load": "runs.artifact"}
 
 
 def __getattr__(name: str) -> Any:

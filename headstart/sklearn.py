@@ -19,8 +19,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
-from . import artifact, extract, workbench
-from .errors import DataError
+from .core.errors import DataError
+from .runs import artifact
+from .runs import fit as workbench
+from .use import vectors as extract
 
 Texts = Sequence[str]
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from headstart import backbone as backbones
-from headstart import sealed, tasks, weights
-from headstart import spec as specs
+from headstart import tasks
+from headstart.core import files as sealed
+from headstart.core import spec as specs
+from headstart.models import backbone as backbones
+from headstart.runs import weights
 
 JSON = {"content-type": "application/json"}
 

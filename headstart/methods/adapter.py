@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from . import Method
+from ..core.method import Method
 
 if TYPE_CHECKING:
-    from ..heads import Model
+    from ..models.heads import Model
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,6 @@ class Adapter(Method):
         return {"train": {"lr": 1e-3, "dropout": 0.0}}
 
     def prepare(self, model: Model) -> None:
-        from .. import adapters
+        from ..models import adapters
 
         adapters.insert(model, adapters.places(model.encoder, self.placement == "houlsby", self.last_blocks), self.size)

@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import Average, Method
+from ..core.method import Average, Method
 from .fine_tuning import FineTuning
 
 if TYPE_CHECKING:
-    from ..heads import Model
+    from ..models.heads import Model
 
 STEPS = FineTuning()
 

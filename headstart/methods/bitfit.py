@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import SpecError
-from . import Method
+from ..core.errors import SpecError
+from ..core.method import Method
 
 if TYPE_CHECKING:
-    from ..heads import Model
+    from ..models.heads import Model
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,6 @@ class BitFit(Method):
     """Biases move."""
 
     name: ClassVar = "bitfit"
-
 
     @property
     def defaults(self) -> dict[str, Any]:

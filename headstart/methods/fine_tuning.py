@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from ..errors import SpecError
-from . import Average, Method, by_axes
+from ..core.errors import SpecError
+from ..core.method import Average, Method, by_axes
 
 if TYPE_CHECKING:
     import torch
 
-    from ..heads import Model
+    from ..models.heads import Model
 
 SOUP_OF = 3  # trainings
 
@@ -87,7 +87,7 @@ class FineTuning(Method):
                             "Leave it out, or add average: soup")
 
     def prepare(self, model: Model) -> None:
-        from .. import blocks
+        from ..models import blocks
 
         n = len(blocks.of(model.encoder))
         for option, given in (("last_blocks", self.last_blocks), ("gradual", self.gradual or None),
@@ -104,14 +104,14 @@ class FineTuning(Method):
             blocks.base(model.encoder).get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
 
     def depths(self, model: Model, epochs: int) -> list[int]:
-        from .. import blocks
+        from ..models import blocks
 
         n, least = len(blocks.of(model.encoder)), blocks.n_frozen(model.encoder)
         return [max(least, n - 1 - epoch) for epoch in range(epochs)] if self.gradual else [least]
 
     def at_epoch(self, model: Model, epoch: int, moving: Sequence[torch.nn.Parameter]) -> None:
         if self.gradual:
-            from .. import blocks
+            from ..models import blocks
 
             for p in moving:
                 p.requires_grad_(True)
@@ -120,7 +120,7 @@ class FineTuning(Method):
     def groups(self, model: Model, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         if self.layer_decay == 1:
             return super().groups(model, lr, weight_decay)
-        from .. import blocks
+        from ..models import blocks
 
         layers = blocks.of(model.encoder)
         block_of = {id(p): i for i, layer in enumerate(layers) for p in layer.parameters()}

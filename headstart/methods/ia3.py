@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from . import Method
+from ..core.method import Method
 
 if TYPE_CHECKING:
-    from ..heads import Model
+    from ..models.heads import Model
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Ia3(Method):
         return {"train": {"lr": 3e-3, "dropout": 0.0}}
 
     def prepare(self, model: Model) -> None:
-        from .. import adapters, blocks
+        from ..models import adapters, blocks
 
         found = adapters.linears(model.encoder, self.last_blocks)
         behind = adapters.feed_forward_out(found, blocks.base(model.encoder).config)
@@ -50,6 +50,6 @@ class Ia3(Method):
         adapters.wrap(model, config)
 
     def finish(self, model: Model) -> Model:
-        from .. import adapters
+        from ..models import adapters
 
         return model if self.alone else adapters.merged(model)

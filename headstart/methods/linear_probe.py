@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import Method
+from ..core.method import Method
 
 if TYPE_CHECKING:
-    from ..heads import Model
+    from ..models.heads import Model
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from . import Method
+from ..core.method import Method
 
 if TYPE_CHECKING:
-    from ..heads import Model
+    from ..models.heads import Model
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Lora(Method):
         return {"train": {"lr": 1e-3, "dropout": 0.0}}
 
     def prepare(self, model: Model) -> None:
-        from .. import adapters
+        from ..models import adapters
 
         names = adapters.named(adapters.linears(model.encoder, self.last_blocks), self.targets)
         config = adapters.peft().LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout,
@@ -55,6 +55,6 @@ class Lora(Method):
         adapters.wrap(model, config)
 
     def finish(self, model: Model) -> Model:
-        from .. import adapters
+        from ..models import adapters
 
         return model if self.alone else adapters.merged(model)

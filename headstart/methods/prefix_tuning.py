@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from ..errors import SpecError
-from . import Method
+from ..core.errors import SpecError
+from ..core.method import Method
 
 if TYPE_CHECKING:
-    from ..heads import Model
+    from ..models.heads import Model
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PrefixTuning(Method):
         return self.n_tokens
 
     def prepare(self, model: Model) -> None:
-        from .. import adapters, blocks
+        from ..models import adapters, blocks
 
         family = blocks.base(model.encoder).config.model_type  # type: ignore[union-attr]
         if family not in adapters.TAKES_PREFIX:

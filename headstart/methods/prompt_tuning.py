@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from . import Method
+from ..core.method import Method
 
 if TYPE_CHECKING:
-    from ..heads import Model
+    from ..models.heads import Model
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PromptTuning(Method):
         return self.n_tokens
 
     def prepare(self, model: Model) -> None:
-        from .. import adapters, blocks
+        from ..models import adapters, blocks
 
         table = blocks.base(model.encoder).get_input_embeddings()  # type: ignore[operator]
         config = adapters.peft().PromptTuningConfig(

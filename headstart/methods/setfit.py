@@ -16,14 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import SpecError
-from . import Method
+from ..core.errors import SpecError
+from ..core.method import Method
 from .fine_tuning import FineTuning
 
 if TYPE_CHECKING:
     import torch
 
-    from ..heads import Model
+    from ..models.heads import Model
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
-from ..types import Prediction, Row
+from ..core.values import Prediction, Row
 from .measures import Measures
 from .messages import (
     MAX_ROWS,

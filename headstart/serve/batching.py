@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from pydantic_core import to_json
 
-from ..predict import decode, run
-from ..tasks import Task
-from ..types import Prediction, Reader, Row, Runtime, Window
+from ..core.predict import decode, run
+from ..core.task import Task
+from ..core.values import Prediction, Row, Runtime, Window
+from ..readers.text import Reader
 from .measures import Measures
 from .refused import Refused
 from .settings import Settings

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..tasks import Task
+from ..core.task import Task
 from .models import Served, kind_of
 
 MAX_ROWS = 10_000

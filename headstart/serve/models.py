@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import artifact as artifacts
-from ..artifact import Artifact
-from ..errors import ArtifactError, HeadstartError
-from ..tasks import Task
-from ..trust import sha256
-from ..types import Row
+from ..core.errors import ArtifactError, HeadstartError
+from ..core.files import sha256
+from ..core.task import Task
+from ..core.values import Row
+from ..runs import artifact as artifacts
+from ..runs.artifact import Artifact
 from .batching import Batcher
 from .log import say
 from .measures import Measures

@@ -23,8 +23,8 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
-from .. import machine
-from ..errors import HeadstartError, MissingExtraError, ResourceError
+from ..core import machine
+from ..core.errors import HeadstartError, MissingExtraError, ResourceError
 from .log import say
 from .log import start as start_log
 from .settings import SHARED_FOLDER, Settings

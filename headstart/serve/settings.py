@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SpecError
+from ..core.errors import SpecError
 
 MIN_KEY_CHARS = 16
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # with several workers: where each writes what all of them show

@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from .. import metrics
-from ..errors import DataError, shorten
-from ..types import Prediction, Reader, Row, Window
-from . import N_MISTAKES_SHOWN, Task, flaw_of_text, listed
+from ..core import metrics
+from ..core.errors import DataError, shorten
+from ..core.task import N_MISTAKES_SHOWN, Task, flaw_of_text, listed
+from ..core.values import Prediction, Row, Window
+from ..features import tfidf
+from ..readers.text import Reader
 from .text_classification import TextClassification
 
 if TYPE_CHECKING:
     import torch
 
-    from ..features import LinearMap
-    from ..heads import Head
+    from ..core.values import LinearMap
+    from ..models.heads import Head
 
 MIN_POSITIVES = 10  # validation rows with a label that its own threshold needs
 YES, NO = ("1", "true", "yes", "y", "是"), ("0", "false", "no", "n", "", "否")
@@ -128,7 +130,7 @@ class MultiLabelClassification(Task):
         return len(self.labels)
 
     def head(self, width: int, pooling: str) -> Head:
-        from ..heads import PoolHead
+        from ..models.heads import PoolHead
 
         return PoolHead(width, len(self.labels), pooling)
 
@@ -149,7 +151,7 @@ class MultiLabelClassification(Task):
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from .. import features
+        from ..features import solve as features
 
         gold_NK = target["labels"].reshape(-1, len(self.labels))
         return features.solve_yes_or_no(features_MD, gold_NK, score, class_weights)
@@ -203,13 +205,13 @@ class MultiLabelClassification(Task):
         from sklearn.dummy import DummyClassifier
         from sklearn.linear_model import LogisticRegression
 
-        from .. import features
+        from ..features import solve as features
 
         gold_NK = np.array([self._gold_K(row) for row in train])
         shares_K = gold_NK.mean(0)
         tuned = self.tune([self.answer(shares_K)] * len(validation), validation)
         yield "majority", [tuned.answer(shares_K)] * len(test)
-        matrices = features.tf_idf(*([self.text(row) for row in rows] for rows in (train, validation, test)))
+        matrices = tfidf.tf_idf(*([self.text(row) for row in rows] for rows in (train, validation, test)))
         shares = []
         for gold_N in gold_NK.T:
             kind = LogisticRegression(C=10.0, max_iter=features.MAX_ITERATIONS) if 0 < gold_N.mean() < 1 else \

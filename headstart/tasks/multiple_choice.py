@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from .. import metrics
-from ..errors import shorten
-from ..types import Prediction, Reader, Row, Window
-from . import N_MISTAKES_SHOWN, Task, flaw_of_text, listed
+from ..core import metrics
+from ..core.errors import shorten
+from ..core.task import N_MISTAKES_SHOWN, Task, flaw_of_text, listed
+from ..core.values import Prediction, Row, Window
+from ..features import tfidf
+from ..readers.text import Reader
 
 if TYPE_CHECKING:
     import torch
 
-    from ..features import LinearMap
-    from ..heads import Head
+    from ..core.values import LinearMap
+    from ..models.heads import Head
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class MultipleChoice(Task):
         return 1
 
     def head(self, width: int, pooling: str) -> Head:
-        from ..heads import PoolHead
+        from ..models.heads import PoolHead
 
         return PoolHead(width, 1, pooling)
 
@@ -134,7 +136,7 @@ class MultipleChoice(Task):
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
         """Logistic regression on "is this choice right?"; what rows share falls out when choices are compared."""
-        from .. import features
+        from ..features import solve as features
 
         return features.solve_yes_or_no(features_MD, target["is_right"][:, None], score, class_weights)
 
@@ -157,7 +159,6 @@ class MultipleChoice(Task):
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
-        from .. import features
 
         usual = Counter(self._gold(row) for row in train)
         yield "majority", [self.answer(row, np.array([usual[k] + 1.0 for k, _ in enumerate(self._choices(row))]))
@@ -165,7 +166,7 @@ class MultipleChoice(Task):
         asked = [[f"{row['question']}\n{choice}" for row in rows for choice in self._choices(row)]
                  for rows in (train, test)]
         gold_N = np.array([int(k == self._gold(row)) for row in train for k, _ in enumerate(self._choices(row))])
-        right_M = features.tf_idf_logistic_regression(asked[0], gold_N, asked[1], 2)[:, 1]
+        right_M = tfidf.tf_idf_logistic_regression(asked[0], gold_N, asked[1], 2)[:, 1]
         ends = np.cumsum([len(self._choices(row)) for row in test])
         yield "tf-idf", [self.answer(row, shares_C / shares_C.sum())
                          for row, shares_C in zip(test, np.split(right_M, ends[:-1]), strict=True)]

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .. import metrics
-from ..errors import shorten
-from ..tagging import splits_character
-from ..types import Prediction, Reader, Row, Window
-from . import flaw_of_text
+from ..core import metrics
+from ..core.errors import shorten
+from ..core.task import flaw_of_text
+from ..core.values import Prediction, Row, Window
+from ..readers.text import Reader
+from ..readers.words import splits_character
 from .text_classification import TextClassification
 
 if TYPE_CHECKING:
-    from ..heads import Head
+    from ..models.heads import Head
 
 NONE = ("other", "no_relation", "none", "na", "无")  # labels that say that there is no relation
 DIRECTED = re.compile(r"(.+)\((?:e1,\s*e2|(e2,\s*e1))\)")
@@ -88,7 +89,7 @@ class RelationExtraction(TextClassification):
         return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
 
     def head(self, width: int, pooling: str) -> Head:
-        from ..heads import SpansHead
+        from ..models.heads import SpansHead
 
         return SpansHead(width, len(self.labels), pooling)
 

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from .. import metrics
-from ..errors import DataError, Problem, shorten
-from ..types import Prediction, Reader, Row, Window
-from . import N_MISTAKES_SHOWN, Task, flaw_of_text
+from ..core import metrics
+from ..core.errors import DataError, Problem, shorten
+from ..core.task import N_MISTAKES_SHOWN, Task, flaw_of_text
+from ..core.values import Prediction, Row, Window
+from ..features import tfidf
+from ..readers.text import Reader
 
 if TYPE_CHECKING:
     import torch
 
-    from ..features import LinearMap
-    from ..heads import Head
+    from ..core.values import LinearMap
+    from ..models.heads import Head
 
 IN_SCOPE_KEPT = 0.95
 
@@ -131,7 +133,7 @@ class TextClassification(Task):
         return len(self.labels)
 
     def head(self, width: int, pooling: str) -> Head:
-        from ..heads import PoolHead
+        from ..models.heads import PoolHead
 
         return PoolHead(width, len(self.labels), pooling)
 
@@ -146,7 +148,7 @@ class TextClassification(Task):
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from .. import features
+        from ..features import solve as features
 
         return features.solve_head(features_MD, target["label"], self.n_outputs, score, class_weights)
 
@@ -188,12 +190,11 @@ class TextClassification(Task):
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
-        from .. import features
 
         gold_N = np.array([self._index[self._gold(row)] for row in train])
         shares_K = np.bincount(gold_N, minlength=len(self.labels)) / len(gold_N)
         yield "majority", [self.answer(shares_K)] * len(test)
-        scores_NK = features.tf_idf_logistic_regression(
+        scores_NK = tfidf.tf_idf_logistic_regression(
             [self.text(r) for r in train], gold_N, [self.text(r) for r in test], len(self.labels))
         yield "tf-idf", [self.answer(shares_K) for shares_K in scores_NK]
 

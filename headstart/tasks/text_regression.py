@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from .. import metrics
-from ..errors import DataError, shorten
-from ..types import Prediction, Reader, Row, Window
-from . import LARGEST, N_MISTAKES_SHOWN, Task, finite_number, flaw_of_text
+from ..core import metrics
+from ..core.errors import DataError, shorten
+from ..core.task import LARGEST, N_MISTAKES_SHOWN, Task, finite_number, flaw_of_text
+from ..core.values import Prediction, Row, Window
+from ..features import tfidf
+from ..readers.text import Reader
 from .text_classification import TextClassification
 
 if TYPE_CHECKING:
     import torch
 
-    from ..features import LinearMap
-    from ..heads import Head
+    from ..core.values import LinearMap
+    from ..models.heads import Head
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class TextRegression(Task):
         return 1
 
     def head(self, width: int, pooling: str) -> Head:
-        from ..heads import PoolHead
+        from ..models.heads import PoolHead
 
         return PoolHead(width, 1, pooling)
 
@@ -126,7 +128,7 @@ class TextRegression(Task):
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from .. import features
+        from ..features import solve as features
 
         return features.solve_ridge(features_MD, target["score"], score)
 
@@ -150,17 +152,15 @@ class TextRegression(Task):
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
         from sklearn.linear_model import LinearRegression, Ridge
 
-        from .. import features
-
         yield "mean", [self.answer(self.mean)] * len(test)
         gold_N = np.array([_gold(row) for row in train])
         if self.has_pair:
             pairs = [[row[column] for row in rows] for rows in (train, test) for column in ("text", "text_pair")]
-            _, *others = features.tf_idf(pairs[0] + pairs[1], *pairs)
+            _, *others = tfidf.tf_idf(pairs[0] + pairs[1], *pairs)
             cosines = [np.asarray(a.multiply(b).sum(1)) for a, b in (others[:2], others[2:])]
             said_M = LinearRegression().fit(cosines[0], gold_N).predict(cosines[1])
         else:
-            known, asked = features.tf_idf([self.text(row) for row in train], [self.text(row) for row in test])
+            known, asked = tfidf.tf_idf([self.text(row) for row in train], [self.text(row) for row in test])
             said_M = Ridge(alpha=1.0).fit(known, gold_N).predict(asked)
         yield "tf-idf-cosine" if self.has_pair else "tf-idf-ridge", [self.answer(score) for score in said_M]
 

@@ -10,10 +10,11 @@ import tiny
 import torch
 
 import headstart
-from headstart import adapters, blocks, methods, tasks
-from headstart import backbone as backbones
-from headstart.errors import SpecError
-from headstart.types import collate
+from headstart import methods, tasks
+from headstart.core.errors import SpecError
+from headstart.core.values import collate
+from headstart.models import adapters, blocks
+from headstart.models import backbone as backbones
 
 ENTERED = [name for name in tiny.FAMILIES if name in blocks.PLACES]
 ADAPTED = ["lora", "ia3", "adapter", "bitfit", "dora", "prompt-tuning", "prefix-tuning"]

@@ -9,9 +9,10 @@ import tiny
 import torch
 
 import headstart
-from headstart import backbone as backbones
-from headstart import methods, tasks, train
-from headstart.types import collate
+from headstart import methods, tasks
+from headstart.core.values import collate
+from headstart.models import backbone as backbones
+from headstart.training import loop as train
 
 NAMES = methods.names()
 PAIRS = [(t, m) for t in tasks.names() for m in NAMES]

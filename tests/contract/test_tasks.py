@@ -10,12 +10,13 @@ import pytest
 import tiny
 import torch
 
-from headstart import backbone as backbones
 from headstart import tasks
-from headstart.errors import SpecError
-from headstart.predict import predict, torch_runtime
-from headstart.tasks import Task
-from headstart.types import IGNORE, collate
+from headstart.core.errors import SpecError
+from headstart.core.predict import predict
+from headstart.core.task import Task
+from headstart.core.values import IGNORE, collate
+from headstart.models import backbone as backbones
+from headstart.models.runtime import torch_runtime
 
 NAMES = tasks.names()
 CPU = torch.device("cpu")

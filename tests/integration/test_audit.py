@@ -8,8 +8,10 @@ import random
 import pytest
 import tiny
 
-from headstart import audit, cli
-from headstart.errors import SpecError
+from headstart.cli import app as cli
+from headstart.core.errors import SpecError
+from headstart.report import audit as page
+from headstart.studies import audit
 
 
 def audited(path, backbone, **settings):
@@ -98,15 +100,15 @@ def test_chinese_is_recognized(tmp_path, backbone):
     rows = [{"text": f"房间很干净，服务也很好，下次还会再来住{i}号房", "label": "好差"[i % 2]} for i in range(20)]
     found = audited(tiny.write_csv(tmp_path / "a.csv", rows), backbone)
     assert found["languages"]["n_rows"] == {"zh": 20}
-    assert "房间" in audit.markdown(found)
+    assert "房间" in page.markdown(found)
 
 
 def test_a_sound_file_has_no_faults(tmp_path, backbone):
     rows = [{**row, "text": f"{row['text']} {tiny.GOOD[i % 6]} number {i * i}"} for i, row in enumerate(tiny.rows(12))]
     found = audit.audit({"data": {"train": str(tiny.write_csv(tmp_path / "a.csv", rows))}, "backbone": str(backbone)},
                         suspects=False)
-    assert audit.headline(found).title == "Nothing was found to be wrong"
-    assert [section.name for section in audit.sections(found)] == ["balance", "lengths", "languages"]
+    assert page.headline(found).title == "Nothing was found to be wrong"
+    assert [section.name for section in page.sections(found)] == ["balance", "lengths", "languages"]
 
 
 def test_on_the_command_line(faulty, backbone, tmp_path, capsys):
@@ -133,4 +135,4 @@ def test_other_questions_are_looked_through_too(tmp_path, backbone):
     assert found["task"] == "token-classification"
     assert found["balance"] == {"LOC": {"train": 30}, "PER": {"train": 30}}
     assert found["conflicts"]["n_texts"] == 1
-    assert "Quito" in audit.markdown(found)
+    assert "Quito" in page.markdown(found)

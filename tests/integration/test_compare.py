@@ -15,11 +15,11 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import headstart
-from headstart import compare as comparing
-from headstart.cli import app, main
-from headstart.errors import DataError, RunFolderError, SpecError
-from headstart.extract import Extractor
+from headstart.cli.app import app, main
+from headstart.core.errors import DataError, RunFolderError, SpecError
 from headstart.sklearn import TextClassifier, TextFeatures
+from headstart.studies import compare as comparing
+from headstart.use.vectors import Extractor
 
 METHODS = ["linear-probe", "lora:rank=2"]
 

@@ -17,7 +17,8 @@ import pytest
 import tiny
 import yaml
 
-from headstart import runfolder, sealed
+from headstart.core import files as sealed
+from headstart.training import checkpoint as runfolder
 
 LONG = {"epochs": 4, "checkpoint_every_s": 0.05, "tokens_per_batch": 128, "evaluations_per_epoch": 2, "patience": 99}
 

@@ -18,13 +18,16 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import headstart
-from headstart import artifact, exporting, fusions, graph, methods, parity, runtime, tasks
-from headstart import backbone as backbones
-from headstart.errors import ArtifactError, DataError, ParityError, RunFolderError, SpecError
-from headstart.parity import Gate, Rows
-from headstart.predict import torch_runtime
-from headstart.progress import Show
-from headstart.sealed import seal
+from headstart import methods, tasks
+from headstart.core.errors import ArtifactError, DataError, ParityError, RunFolderError, SpecError
+from headstart.core.files import seal
+from headstart.core.progress import Show
+from headstart.exporters import export as exporting
+from headstart.exporters import fusions, graph, parity
+from headstart.exporters.parity import Gate, Rows
+from headstart.models import backbone as backbones
+from headstart.models.runtime import torch_runtime
+from headstart.runs import artifact, runtime
 
 HEAVY = {"torch", "transformers", "yaml", "sklearn", "scipy", "onnx", "peft", "safetensors", "pandas", "pyarrow"}
 ROOT = Path(__file__).parent.parent.parent
@@ -428,7 +431,7 @@ def test_an_export_that_answers_otherwise_does_not_load(copy):
 
 
 def test_an_export_is_no_run_to_train_from(exported):
-    from headstart import weights
+    from headstart.runs import weights
 
     loaded = artifact.load(exported)
     with pytest.raises(ArtifactError, match="is exported and holds no weights"):

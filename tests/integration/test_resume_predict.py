@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import tiny
 
-from headstart import artifact, machine
-from headstart.cli import main
-from headstart.errors import DataError, RunFolderError
-from headstart.predict import ROWS_AT_ONCE
-from headstart.sealed import write_on
+from headstart.cli.app import main
+from headstart.core import machine
+from headstart.core.errors import DataError, RunFolderError
+from headstart.core.files import write_on
+from headstart.core.predict import ROWS_AT_ONCE
+from headstart.runs import artifact
 
 
 def numbers(n: int, fail_at: int | None = None):

@@ -26,8 +26,11 @@ import tiny
 from served import Server, finished_run, wait_for
 
 import headstart
-from headstart import artifact, exporting, sealed, tasks
-from headstart.predict import alike
+from headstart import tasks
+from headstart.core import files as sealed
+from headstart.core.predict import alike
+from headstart.exporters import export as exporting
+from headstart.runs import artifact
 
 SECRET = "Zanzibar-7731"  # stands in every text of these tests; no log and no error may hold it
 KEY = "k" * 20

@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 import headstart
-from headstart import triples
-from headstart.errors import SpecError
+from headstart.core.errors import SpecError
+from headstart.use import triples
 
 
 def sentence(rng):

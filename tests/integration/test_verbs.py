@@ -14,9 +14,9 @@ import yaml
 from typer.testing import CliRunner
 
 import headstart
-from headstart import sealed
-from headstart.cli import app
-from headstart.errors import ArtifactError, DataError, HeadstartError
+from headstart.cli.app import app
+from headstart.core import files as sealed
+from headstart.core.errors import ArtifactError, DataError, HeadstartError
 
 
 def cli(*arguments: object, stdin: str | bytes = "", code: int = 0) -> tuple[str, str]:

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from headstart import evidence, metrics, tasks
-from headstart.types import collate, pad
+from headstart import tasks
+from headstart.core import metrics, statistics
+from headstart.core.values import collate, pad
+from headstart.runs import evidence
 
 pairs = st.integers(2, 6).flatmap(lambda k: st.lists(
     st.tuples(st.integers(0, k - 1), st.integers(0, k - 1)), min_size=1, max_size=60).map(lambda p: (k, np.array(p))))
@@ -28,8 +30,8 @@ def test_scores_equal_scikit_learn(made):
 def test_the_bootstrap_interval_is_about_right():
     rng = np.random.default_rng(0)
     outcomes = (rng.random(400) < 0.8).astype(float)
-    scores_SR = metrics.bootstrap(lambda o: float(o.mean()), [outcomes], 2000, 0)
-    low, high = metrics.interval(scores_SR[0])
+    scores_SR = statistics.bootstrap(lambda o: float(o.mean()), [outcomes], 2000, 0)
+    low, high = statistics.interval(scores_SR[0])
     half = 1.96 * np.sqrt(outcomes.mean() * (1 - outcomes.mean()) / 400)
     assert low == pytest.approx(outcomes.mean() - half, abs=0.006)
     assert high == pytest.approx(outcomes.mean() + half, abs=0.006)
@@ -38,7 +40,7 @@ def test_the_bootstrap_interval_is_about_right():
 def test_systems_are_compared_on_the_same_resamples():
     rng = np.random.default_rng(0)
     a = (rng.random(300) < 0.7).astype(float)
-    scores_SR = metrics.bootstrap(lambda o: float(o.mean()), [a, a, 1 - a], 200, 1)
+    scores_SR = statistics.bootstrap(lambda o: float(o.mean()), [a, a, 1 - a], 200, 1)
     assert np.array_equal(scores_SR[0], scores_SR[1])
     assert scores_SR[0] + scores_SR[2] == pytest.approx(np.ones(200))
 

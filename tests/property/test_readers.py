@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headstart import data, duplicates, splits
-from headstart.data import COUNTS, Table
-from headstart.errors import HeadstartError
-from headstart.spec import DataSpec
+from headstart.core.errors import HeadstartError
+from headstart.core.spec import DataSpec
+from headstart.data import duplicates, splits
+from headstart.data import table as data
+from headstart.data.table import COUNTS, Table
 from headstart.tasks.text_classification import TextClassification
 
 TASK = TextClassification()

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from headstart import tasks
+from headstart.readers.text import Reader
 from headstart.serve.batching import CALL_TOKENS, PADDED_TOKENS, PAIRS_PER_TOKEN, Batcher, groups
 from headstart.serve.measures import Measures
 from headstart.serve.settings import Settings
-from headstart.types import Reader
 
 
 def cost(lengths: list[int], cuts: list[slice], skips_padding: bool) -> float:

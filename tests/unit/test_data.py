@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from headstart import data
-from headstart.errors import DataError, HeadstartError, SpecError
-from headstart.sources import hub, open_source, parts
-from headstart.sources import lines as sources_lines
-from headstart.spec import DataSpec
+from headstart.core.errors import DataError, HeadstartError, SpecError
+from headstart.core.spec import DataSpec
+from headstart.data import table as data
+from headstart.data.sources import hub, open_source, parts
+from headstart.data.sources import lines as sources_lines
 from headstart.tasks.text_classification import TextClassification
 
 TASK = TextClassification()

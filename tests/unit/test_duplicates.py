@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from headstart import duplicates
+from headstart.data import duplicates
 
 SYLLABLES = ["ba", "ko", "tri", "slu"], ["men", "dor", "vix"], ["t", "sa", "ling"]
 WORDS = ["".join(word) for word in itertools.product(*SYLLABLES)]

@@ -5,9 +5,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from headstart.features import STRENGTHS, LinearMap, once, solve_head
-from headstart.metrics import softmax
-from headstart.progress import Show
+from headstart.core.metrics import softmax
+from headstart.core.progress import Show
+from headstart.core.values import LinearMap
+from headstart.features.solve import STRENGTHS, once, solve_head
+from headstart.models.heads import put_on
 
 
 def rows(n_labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +35,7 @@ def test_a_map_on_a_layer_says_what_the_map_says() -> None:
     features_ND, gold_N = rows(5)
     head = solve_head(features_ND, gold_N, 5, lambda head: head.strength, "none")
     layer = torch.nn.Linear(24, 5)
-    head.put_on(layer)
+    put_on(layer, head)
     assert isinstance(head, LinearMap)
     assert np.allclose(layer(torch.from_numpy(features_ND)).detach(), head(features_ND), atol=1e-4)
 

@@ -11,9 +11,11 @@ import torch
 from safetensors.numpy import load_file
 
 import headstart
-from headstart import backbone as backbones
-from headstart import blocks, methods, tasks, weights
-from headstart.errors import ArtifactError, SpecError
+from headstart import methods, tasks
+from headstart.core.errors import ArtifactError, SpecError
+from headstart.models import backbone as backbones
+from headstart.models import blocks
+from headstart.runs import weights
 
 
 @pytest.fixture
@@ -222,7 +224,7 @@ def test_a_merged_lora_is_a_plain_model(backbone, reviews, tmp_path):
 
 
 def test_an_adapter_folder_that_headstart_did_not_write_is_refused(backbone, reviews, tmp_path):
-    from headstart import adapters
+    from headstart.models import adapters
 
     run = fit_alone(backbone, reviews, tmp_path / "run", "lora")
     folder = run.folder / "adapter"

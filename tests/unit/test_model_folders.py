@@ -10,9 +10,9 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from headstart import backbone as backbones
 from headstart import tasks
-from headstart.errors import ModelError
+from headstart.core.errors import ModelError
+from headstart.models import backbone as backbones
 
 
 @pytest.fixture

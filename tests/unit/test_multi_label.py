@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, label_ranking_average_precision_score
 
-from headstart import data, metrics, tasks
-from headstart.errors import DataError, SpecError
-from headstart.spec import DataSpec
+from headstart import tasks
+from headstart.core import metrics
+from headstart.core.errors import DataError, SpecError
+from headstart.core.spec import DataSpec
+from headstart.data import table as data
 
 TASK = tasks.build({"name": "multi-label-classification"})
 

@@ -6,8 +6,10 @@ import tiny
 import torch
 
 import headstart
-from headstart import backbone as backbones
-from headstart import batches, tasks
+from headstart import tasks
+from headstart.core.windows import store
+from headstart.models import backbone as backbones
+from headstart.training import batches
 
 TASK = tasks.build({"name": "multiple-choice"})
 ROW = {"question": "how is it?", "choices": ["warm", "cold", "loud"], "label": 1}
@@ -66,7 +68,7 @@ def test_batches_and_their_pieces_hold_rows_whole(backbone, tmp_path):
     rng = np.random.default_rng(0)
     rows = [{"question": " ".join(rng.choice(tiny.FILL, rng.integers(1, 12))), "label": 0,
              "choices": [" ".join(rng.choice(tiny.GOOD, j + 1)) for j in range(rng.integers(2, 6))]} for _ in range(60)]
-    windows = batches.store((w for i, row in enumerate(rows) for w in TASK.encode(i, row, reader)), tmp_path, 0, True)
+    windows = store((w for i, row in enumerate(rows) for w in TASK.encode(i, row, reader)), tmp_path, 0, True)
     seen = []
     for chosen in batches.epoch(windows, 200, 0, 0):
         n_tokens = int(windows.lengths_N[chosen].max()) * len(chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headstart.errors import DataError
+from headstart.core.errors import DataError
 from headstart.tasks import build
 
 ROWS = [{"text": "my card is lost", "label": "card"}, {"text": "pay rent", "label": "pay"},

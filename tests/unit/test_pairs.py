@@ -9,10 +9,13 @@ import pytest
 import tiny
 
 import headstart
-from headstart import backbone as backbones
-from headstart import data, predict, tasks, workbench
-from headstart.errors import DataError
-from headstart.spec import DataSpec
+from headstart import tasks
+from headstart.core.errors import DataError
+from headstart.core.spec import DataSpec
+from headstart.data import table as data
+from headstart.models import backbone as backbones
+from headstart.models import runtime
+from headstart.use.answers import answers
 
 TASK = tasks.find("text-classification")
 
@@ -81,7 +84,7 @@ def test_every_family_reads_pairs(family, tmp_path):
     task = TASK(labels=("a", "b"), has_pair=True)
     window, = task.encode(0, {"text": "the film", "text_pair": "a room"}, loaded.reader)
     assert ("token_type_ids" in window.inputs) == (family in ("bert", "electra", "albert"))
-    predict.torch_runtime(backbones.build(loaded, task, "mean", seed=0), "cpu")(
+    runtime.torch_runtime(backbones.build(loaded, task, "mean", seed=0), "cpu")(
         {**{k: np.array([v]) for k, v in window.inputs.items()}, "attention_mask": np.ones((1, len(window)), int)})
 
 
@@ -100,7 +103,7 @@ def test_a_model_of_pairs_answers_pairs(fitted):
 def test_a_file_of_single_texts_is_refused_by_a_model_of_pairs(fitted, tmp_path):
     path = tiny.write_csv(tmp_path / "new.csv", [{"text": "a", "more": "b"}])
     with pytest.raises(DataError, match='no column is called "text_b"'):
-        list(workbench.answers(fitted.folder, str(path)))
+        list(answers(fitted.folder, str(path)))
 
 
 def test_the_cache_tells_pairs_apart(backbone, paraphrases, tmp_path):

@@ -13,10 +13,10 @@ import pytest
 import tiny
 
 import headstart
-from headstart import memo as memos
-from headstart.errors import SpecError
-from headstart.progress import Show
-from headstart.types import collate
+from headstart.core.errors import SpecError
+from headstart.core.progress import Show
+from headstart.core.values import collate
+from headstart.features import store as memos
 
 
 class Told(Show):

@@ -20,12 +20,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import headstart
-from headstart import backbone as backbones
-from headstart import data, resolving, squad, tasks
-from headstart.errors import DataError, SpecError
-from headstart.sections import sections
-from headstart.spec import DataSpec
-from headstart.types import Reader, collate
+from headstart import tasks
+from headstart.core.errors import DataError, SpecError
+from headstart.core.spec import DataSpec
+from headstart.core.values import collate
+from headstart.data import table as data
+from headstart.models import backbone as backbones
+from headstart.readers.text import Reader
+from headstart.report.run import sections
+from headstart.runs import resolve as resolving
+from headstart.tasks.question_answering import squad
 
 TASK = tasks.find("question-answering")
 CONTEXT = "The staff found a phone. The phone was broken."
@@ -629,7 +633,8 @@ def test_thousands_of_rows_a_second(word_pieces):
 
 def test_answers_need_no_torch():
     code = ("import numpy as np\nfrom tokenizers import Tokenizer, models, pre_tokenizers\n"
-            "from headstart.tasks.question_answering import QuestionAnswering\nfrom headstart.types import Reader\n"
+            "from headstart.readers.text import Reader\n"
+            "from headstart.tasks.question_answering import QuestionAnswering\n"
             "t = Tokenizer(models.WordLevel({'the': 0, 'staff': 1}, unk_token='the'))\n"
             "t.pre_tokenizer = pre_tokenizers.Whitespace()\n"
             "row = {'question': 'the', 'context': 'staff the'}\ntask = QuestionAnswering()\n"

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
 import headstart
-from headstart import metrics, tasks
-from headstart.errors import DataError, SpecError
+from headstart import tasks
+from headstart.core import metrics
+from headstart.core.errors import DataError, SpecError
 
 TASK = tasks.build({"name": "text-regression"})
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart import backbone as backbones
-from headstart import metrics, tasks
+from headstart import tasks
+from headstart.core import metrics
+from headstart.models import backbone as backbones
 from headstart.tasks import relation_extraction as relations
 
 TASK = tasks.build({"name": "relation-extraction"})

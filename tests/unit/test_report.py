@@ -11,8 +11,10 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from headstart import drawing, report, sections
-from headstart.errors import ArtifactError
+from headstart.core.errors import ArtifactError
+from headstart.report import drawing, model_card
+from headstart.report import page as report
+from headstart.report import run as sections
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report.md"
 SPEC = "task: text-classification  # default\nbackbone: minilm-l6  # default\n"
@@ -288,7 +290,7 @@ def test_summary_for_a_notebook():
 
 
 def test_model_card_front_matter_carries_the_real_score():
-    card = report.model_card(SCORES, SPEC)
+    card = model_card.model_card(SCORES, SPEC)
     front = yaml.safe_load(card.split("---\n")[1])
     (result,) = front["model-index"][0]["results"]
     assert result["metrics"][0]["value"] == 0.7125
@@ -304,7 +306,7 @@ def test_model_card_front_matter_carries_the_real_score():
 def test_model_card_of_a_native_head_a_folder_and_known_languages():
     scores = scores_with(head={"pooling": "native"}, backbone="./models/mine", base_model=None)
     scores["data"]["languages"] = ["zh", "en"]
-    card = report.model_card(scores, SPEC)
+    card = model_card.model_card(scores, SPEC)
     front = yaml.safe_load(card.split("---\n")[1])
     assert "base_model" not in front
     assert front["language"] == ["zh", "en"]

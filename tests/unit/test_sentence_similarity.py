@@ -14,15 +14,22 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 import headstart
-from headstart import artifact, data, resolving, search, sections, tasks
-from headstart import backbone as backbones
-from headstart.cli import app
-from headstart.errors import DataError, SpecError
-from headstart.predict import predict, torch_runtime
-from headstart.ranking import Candidates
-from headstart.spec import DataSpec
-from headstart.tasks.sentence_similarity import SentenceSimilarity
-from headstart.types import collate
+from headstart import tasks
+from headstart.cli.app import app
+from headstart.core.errors import DataError, SpecError
+from headstart.core.predict import predict
+from headstart.core.spec import DataSpec
+from headstart.core.values import collate
+from headstart.data import table as data
+from headstart.data.columns import infer_columns
+from headstart.models import backbone as backbones
+from headstart.models.runtime import torch_runtime
+from headstart.report import run as sections
+from headstart.runs import artifact
+from headstart.runs import resolve as resolving
+from headstart.tasks.sentence_similarity.ranking import Candidates
+from headstart.tasks.sentence_similarity.task import SentenceSimilarity
+from headstart.use import retrieval as search
 
 CPU = torch.device("cpu")
 FAQ = [{"text": f"question about {word}", "text_pair": f"the answer is {word} and nothing more"}
@@ -99,14 +106,14 @@ def test_no_garbage_breaks_the_check(junk):
     (("query",), {"text": "query"}),
 ])
 def test_columns_are_found_by_their_usual_names(header, columns):
-    assert data.infer_columns(header, DataSpec(train="x"), SentenceSimilarity(), "x") == columns
+    assert infer_columns(header, DataSpec(train="x"), SentenceSimilarity(), "x") == columns
 
 
 def test_a_column_that_may_lack_is_not_asked_for_again_when_predicting():
     task, spec = SentenceSimilarity(has_scores=False), DataSpec(train="x", columns={"text": "q", "text_pair": "answer"})
-    assert data.infer_columns(["q"], spec, task, "x", gold="ignored", lenient=True) == {"text": "q"}
+    assert infer_columns(["q"], spec, task, "x", gold="ignored", lenient=True) == {"text": "q"}
     with pytest.raises(DataError, match='no column is called "answer"'):
-        data.infer_columns(["q", "other"], spec, task, "x")
+        infer_columns(["q", "other"], spec, task, "x")
 
 
 def test_learns_what_the_rows_are():

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart import methods, resolving, spec, tasks
-from headstart.errors import SpecError
+from headstart import methods, tasks
+from headstart.core import spec
+from headstart.core.errors import SpecError
+from headstart.runs import resolve as resolving
 
 DATA = {"data": {"train": "a.csv"}}
 

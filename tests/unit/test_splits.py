@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from headstart import duplicates, splits
-from headstart.data import COUNTS, Table
-from headstart.errors import DataError
-from headstart.spec import DataSpec
+from headstart.core.errors import DataError
+from headstart.core.spec import DataSpec
+from headstart.data import duplicates, splits
+from headstart.data.table import COUNTS, Table
 from headstart.tasks.text_classification import TextClassification
 
 TASK = TextClassification()

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from headstart import resolving, tasks
-from headstart.errors import SpecError
+from headstart import tasks
+from headstart.core.errors import SpecError
+from headstart.runs import resolve as resolving
 
 
 @pytest.mark.parametrize(("header", "found"), [

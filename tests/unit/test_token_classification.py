@@ -18,13 +18,16 @@ from seqeval.scheme import BILOU, IOB1, IOB2, IOBES
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 import headstart
-from headstart import backbone as backbones
-from headstart import data, tasks
-from headstart.errors import DataError, SpecError
-from headstart.spec import DataSpec
-from headstart.tagging import PLAIN, join_tokens, scheme_of, spans_to_tags, split_words, tags_to_spans, viterbi
-from headstart.tasks.token_classification import TokenClassification
-from headstart.types import IGNORE, Reader
+from headstart import tasks
+from headstart.core.errors import DataError, SpecError
+from headstart.core.spec import DataSpec
+from headstart.core.values import IGNORE
+from headstart.data import table as data
+from headstart.models import backbone as backbones
+from headstart.readers.text import Reader
+from headstart.readers.words import join_tokens, split_words
+from headstart.tasks.token_classification.tags import PLAIN, scheme_of, spans_to_tags, tags_to_spans, viterbi
+from headstart.tasks.token_classification.task import TokenClassification
 
 WHO = {"tokens": ["Ada", "Lund", "met", "Bo", "in", "Rome"], "tags": ["B-PER", "I-PER", "O", "B-PER", "O", "B-LOC"]}
 POS = {"tokens": ["the", "dull", "film"], "tags": ["DET", "ADJ", "NOUN"]}

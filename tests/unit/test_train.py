@@ -9,9 +9,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from headstart import batches, train
-from headstart.errors import DivergenceError
-from headstart.types import Batch, Window
+from headstart.core.errors import DivergenceError
+from headstart.core.values import Batch, Window
+from headstart.core.windows import WindowStore, store
+from headstart.training import batches
+from headstart.training import loop as train
 
 
 def line(n: int = 64, seed: int = 0) -> tuple[torch.nn.Linear, torch.Tensor, torch.Tensor]:
@@ -95,9 +97,9 @@ def test_schedules_rise_to_the_peak_and_fall(name):
     assert values[-1] == 1.0 if name == "constant" else values[-1] < 0.06
 
 
-def windows(lengths, tmp_path) -> batches.WindowStore:
+def windows(lengths, tmp_path) -> WindowStore:
     made = (Window(i, {"input_ids": [1] * n}, {"label": i % 2}) for i, n in enumerate(lengths))
-    return batches.store(made, tmp_path / "w", 0)
+    return store(made, tmp_path / "w", 0)
 
 
 def test_batches_keep_the_budget_and_every_window(tmp_path):

@@ -1,0 +1,1 @@
+"""What everything else stands on: values, contracts, errors, files. numpy only, no torch."""

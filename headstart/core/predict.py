@@ -1,0 +1,64 @@
+"""Rows in, answers out, through any runtime: a function from arrays to arrays. Bounded memory, order kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..readers.text import Reader
+from .task import Task
+from .values import Prediction, Row, Runtime, Window, collate
+from .windows import by_length
+
+if TYPE_CHECKING:
+
+    pass
+
+ROWS_AT_ONCE = 4096  # enough to sort by length, few enough to hold
+
+
+def predict(task: Task, rows: Iterable[Row], reader: Reader, runtime: Runtime, *,
+            tokens_per_batch: int = 1024) -> Iterator[Prediction]:
+    """Answer `rows` in their order; they are read, encoded, run and decoded a few thousand at a time."""
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, ROWS_AT_ONCE)):
+        windows = [w for i, row in enumerate(chunk) for w in task.encode(i, row, reader)]
+        yield from decode(task, chunk, windows, run(windows, reader, runtime, tokens_per_batch))
+
+
+def decode(task: Task, rows: Sequence[Row], windows: Sequence[Window],
+           logits: Sequence[np.ndarray]) -> Iterator[Prediction]:
+    """The answer to each row from the logits of its windows; windows stand in the order of the rows."""
+    at = 0
+    for i, row in enumerate(rows):
+        end = at
+        while end < len(windows) and windows[end].row == i:
+            end += 1
+        yield task.decode(row, windows[at:end], logits[at:end])
+        at = end
+
+
+def run(windows: list[Window], reader: Reader, runtime: Runtime, tokens_per_batch: int) -> list[np.ndarray]:
+    """The logits of each window, in order; batches are of like length."""
+    lengths_N = np.fromiter((len(w) for w in windows), np.int64, len(windows))
+    logits: list[np.ndarray] = [np.empty(0)] * len(windows)
+    for chosen in by_length(lengths_N, np.arange(len(windows)), tokens_per_batch):
+        inputs: dict[str, Sequence[list[int]]] = {
+            name: [windows[i].inputs[name] for i in chosen] for name in windows[chosen[0]].inputs}
+        for i, one in zip(chosen, runtime(collate(inputs, {}, reader.pad_id).inputs), strict=True):
+            logits[i] = one
+    return logits
+
+
+def alike(a: Any, b: Any, tolerance: float) -> bool:
+    """Whether two answers are equal, numbers up to `tolerance`; of numbers beyond 1, up to that share of them."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(alike(a[k], b[k], tolerance) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(alike(x, y, tolerance) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= tolerance * max(1.0, abs(a))
+    return bool(a == b)

@@ -1,0 +1,39 @@
+"""How far to trust a score: resamples of its rows, and intervals over them. numpy only.
+
+Shape suffixes: N rows, S systems that are compared, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+
+def bootstrap(score: Callable[[np.ndarray], float], systems: Sequence[np.ndarray], n_resamples: int,
+              seed: int) -> np.ndarray:
+    """Score every system on the same resamples of the rows.
+
+    systems: for each, its outcomes on the same N rows in the same order; resampling rows jointly is what makes
+             differences between systems paired.
+    Returns  scores_SR.
+    Cost     S * R calls of `score`.
+    Source   Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile intervals).
+    """
+    rng = np.random.default_rng(seed)
+    n = len(systems[0])
+    scores_SR = np.empty((len(systems), n_resamples))
+    for r in range(n_resamples):
+        chosen = rng.integers(n, size=n)
+        for s, outcomes in enumerate(systems):
+            scores_SR[s, r] = score(outcomes[chosen])
+    return scores_SR
+
+
+def interval(values_R: np.ndarray, confidence: float = CONFIDENCE) -> list[float]:
+    """[low, high]: the central `confidence` of resampled values."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values_R, [tail, 1 - tail])
+    return [float(low), float(high)]

@@ -1,0 +1,98 @@
+"""Which column of a file is which of a task's: by name, by usual name, or as the only one left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Protocol
+
+from ..core.errors import DataError, Problem, SpecError, nearest, shorten
+from ..core.spec import DataSpec
+from ..core.values import Row
+from .sources import Rules, open_source, parts
+
+NUMBERS = ("id", "idx", "index", "no", "number", "key", "uuid")  # columns that are never taken for the last one missing
+Gold = Literal["required", "optional", "ignored"]  # what becomes of the columns that hold the answer
+
+
+class Question(Protocol):
+    """What this file asks of a task."""
+
+    name: ClassVar[str]
+    columns: ClassVar[dict[str, str]]
+    gold: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]]
+    usual_names: ClassVar[dict[str, tuple[str, ...]]]
+
+    @property
+    def needed(self) -> tuple[str, ...]: ...
+
+    def check(self, row: Row) -> str | None: ...
+
+
+def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source: str, *,
+                  gold: Gold = "required", lenient: bool = False) -> dict[str, str]:
+    """The task's column -> the file's column.
+
+    lenient: a column that the Spec names and the file lacks is looked for under its other names; so a model that was
+    fitted to "review" also reads a file that says "text"; and what a file may lack may lack here too.
+
+    The Spec has the first word, then an equal name, then the one column that goes by a usual name; where all but one
+    are found so, the last column of the file is the last of the task. Anything less certain raises DataError.
+    """
+    for column in data.columns:
+        if column not in task.columns:
+            raise SpecError(f"data.columns.{column}", f'is not a column of task "{task.name}"; '
+                            + nearest(column, task.columns))
+    if repeated := [name for i, name in enumerate(header) if name in header[:i]]:
+        raise DataError(source, f"has two columns called {shorten(repeated[0])}.", "Rename one of them.")
+    wanted = [column for column in task.columns if column not in task.gold or gold != "ignored"]
+    found: dict[str, str] = {}
+    missing: dict[str, str] = {}  # column -> complaint
+    for column in sorted(wanted, key=lambda column: column not in header):  # equal names are not up for grabs
+        names = _candidates(column, [n for n in header if n not in found.values()], data, task, lenient)
+        if len(names) == 1:
+            found[column] = names[0]
+        elif names:
+            missing[column] = f'{" and ".join(map(shorten, names))} could each be the task\'s "{column}"'
+        elif (column in task.needed or (column in data.columns and not (lenient and column in task.optional))
+              or (column in task.gold and column not in task.optional and gold == "required")):
+            missing[column] = f'no column is called {shorten(data.columns.get(column, column))}'
+    left = [name for name in header if name not in found.values()]
+    if found and len(missing) == len(left) == 1 and next(iter(missing)) not in data.columns and left[0] not in NUMBERS:
+        found[next(iter(missing))] = left[0]
+        missing = {}
+    if missing:
+        raise _no_columns(missing, header, source, data)
+    return {column: found[column] for column in wanted if column in found}
+
+
+def _candidates(column: str, header: list[str], data: DataSpec, task: Question, lenient: bool) -> list[str]:
+    """The file's columns that could be the task's `column`, by the first rule that finds any."""
+    if column in data.columns and (data.columns[column] in header or not lenient):
+        return [name for name in header if name == data.columns[column]]
+    if column in header:
+        return [column]
+    usual = task.usual_names.get(column, ())
+    return [n for n in header if n.lower() == column.lower()] or [n for n in header if n.lower() in usual]
+
+
+def _no_columns(missing: dict[str, str], header: Sequence[str], source: str, data: DataSpec) -> DataError:
+    shown = [shorten(name)[1:-1] for name in header]
+    problems = []
+    for column, complaint in missing.items():
+        known = nearest(data.columns.get(column, column), shown).replace("Known: ", "The file has: ")
+        problems.append(Problem(source, f"{complaint}. {known[0].upper()}{known[1:]}."))
+    fix = f"Say which one it is: --set data.columns.{next(iter(missing))}=NAME"
+    if len(header) == 1 and re.search(r"\W", header[0]):
+        fix += "\n  If these are several columns in one, name what parts them: --set data.delimiter=CHARACTER"
+    return DataError.of(problems, fix)
+
+
+def header(data: DataSpec) -> list[str]:
+    """The columns of the train rows' source."""
+    source = parts(data.train)["train"]
+    opened = open_source(source, Rules(data.encoding, data.delimiter, data.errors, data.max_chars, data.max_bytes))
+    if opened.lines:
+        opened.lines.close()
+    return list(opened.header)

@@ -1,0 +1,119 @@
+"""Files as records: each knows the line it began on, and carries what is wrong with it.
+
+    path --lines.py--> Lines --CSV | JSON lines | JSON | plain text--> Record --table.py--> Row
+
+A flaw of one record travels inside it, so that the caller may skip that record alone. What makes the rest of a file
+unreadable, such as a quote that never closes, raises DataError here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ...core.errors import DataError, MissingExtraError, shorten
+from . import conll
+from .delimited import open_csv
+from .json_records import open_json, open_jsonl
+from .lines import Lines, Rules, open_lines, too_large
+from .records import Opened, Record
+
+BATCH_ROWS = 1000  # Parquet rows in memory at once
+
+
+def open_text(lines: Lines) -> Opened:
+    """One text a line. The only column is called "text"; a blank line is an empty text, so that answers line up."""
+    def records(_: list[str]) -> Iterator[Record]:
+        for line in lines:
+            yield Record(lines.number, {"text": line.rstrip("\r\n")}, "", lines.record_n_bad_bytes)
+            lines.begin_record()
+
+    return Opened(["text"], records, "line", lines)
+
+
+def open_conll(lines: Lines) -> Opened:
+    """A sentence a record: "tokens" is its first column, "tags" its last, "column_2" ... what stands between."""
+    found = conll.layout(lines.peek(conll.SAMPLE_LINES), lines.rules.delimiter)
+    header = ["tokens", *(f"column_{i}" for i in range(2, found.width)), "tags"][: found.width]
+
+    def records(columns: list[str]) -> Iterator[Record]:
+        wanted = [(name, header.index(name)) for name in columns if name in header]
+        for line, rows, flaw in conll.sentences(lines, found):
+            values = {} if flaw else {name: [row[i] for row in rows] for name, i in wanted}
+            yield Record(line, values, flaw, lines.record_n_bad_bytes)
+
+    return Opened(header, records, "line", lines)
+
+
+def open_txt(lines: Lines) -> Opened:
+    """CoNLL where every line is columns that end in a tag; otherwise one text a line."""
+    return open_conll(lines) if conll.is_conll(lines.peek(conll.SAMPLE_LINES)) else open_text(lines)
+
+
+def open_stdin(lines: Lines) -> Opened:
+    """JSON lines when the first character that is not blank is "{", otherwise one text a line."""
+    for n in itertools.count(1):
+        ahead = lines.peek(n)
+        if len(ahead) < n or ahead[-1].strip():
+            break
+    return open_jsonl(lines) if ahead and ahead[-1].lstrip("\ufeff \t").startswith("{") else open_text(lines)
+
+
+def open_parquet(path: Path, source: str, rules: Rules) -> Opened:
+    """Parquet, a batch of rows at a time; its own count of bytes is believed only to refuse it."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError("reading Parquet", "pyarrow", "train") from None
+    broken = (pyarrow.ArrowException, OSError, ValueError, OverflowError)
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        n_bytes = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        header = list(file.schema_arrow.names)
+    except broken as error:
+        raise DataError(source, f"cannot be read as Parquet: {shorten(str(error), 200)}.",
+                        "Write or download the file again.") from None
+    if n_bytes > rules.max_bytes:
+        raise too_large(source, "", n_bytes, rules.max_bytes)
+
+    def records(columns: list[str]) -> Iterator[Record]:
+        n_rows = n_read_bytes = 0
+        try:
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+                n_read_bytes += batch.nbytes  # a dictionary page may unpack to far more than the metadata says
+                if n_read_bytes > rules.max_bytes:
+                    raise too_large(source, "more than ", rules.max_bytes, rules.max_bytes)
+                for values in batch.to_pylist():
+                    n_rows += 1
+                    yield Record(n_rows, values)
+        except broken as error:
+            what = f"cannot be read as Parquet: {shorten(str(error), 200)}."
+            raise DataError(f"{source}: after row {n_rows:,}", what,
+                            "Write or download the file again.") from None
+
+    return Opened(header, records, "row")
+
+
+OPENERS: dict[str, Callable[[Lines], Opened]] = {
+    ".csv": open_csv, ".tsv": open_csv, ".jsonl": open_jsonl, ".ndjson": open_jsonl, ".json": open_json,
+    ".txt": open_txt, ".conll": open_conll, ".bio": open_conll, ".iob": open_conll,
+}
+SUFFIXES = (*OPENERS, *(f"{suffix}.gz" for suffix in OPENERS), ".parquet")
+
+
+def suffix(path: Path) -> str:
+    """The part of a file's name that says its format: ".csv", ".csv.gz"; "" when it says none."""
+    return next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
+
+
+def open_file(path: Path, source: str, rules: Rules) -> Opened:
+    """A file by the suffix of its name. Raises DataError when there is no format of that name."""
+    ending = suffix(path)
+    if not ending:
+        raise DataError(source, f"has a name that ends in none of {', '.join(SUFFIXES)}.",
+                        "Rename it after its format.")
+    if ending == ".parquet":
+        return open_parquet(path, source, rules)
+    return OPENERS[ending.removesuffix(".gz")](open_lines(path, source, rules))

@@ -1,0 +1,161 @@
+"""JSON lines, and JSON documents that are one list."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from ...core.errors import DataError, shorten
+from .lines import Lines
+from .records import Opened, Record
+
+SAMPLE_RECORDS = 100  # records whose keys together are the header
+
+
+def _decoder(flaws: list[str]) -> json.JSONDecoder:
+    """JSON as RFC 8259 has it; what Python would let pass, or quietly change, is noted in `flaws`."""
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(items)
+        if len(values) < len(items):
+            names = [name for name, _ in items]
+            flaws.append(f"the key {shorten(next(n for n in names if names.count(n) > 1))} stands twice")
+        return values
+
+    def constant(name: str) -> None:
+        flaws.append(f"{name} is not JSON; write null")
+
+    def whole(text: str) -> int:
+        if len(text) < 19 or (len(text) < 21 and -(2**63) <= int(text) < 2**63):
+            return int(text)
+        flaws.append(f"the number {shorten(text)[1:-1]} does not fit into 64 bits")
+        return 0
+
+    def real(text: str) -> float:
+        if abs(value := float(text)) == float("inf"):
+            flaws.append(f"the number {shorten(text)[1:-1]} does not fit into 64 bits")
+        return value
+
+    return json.JSONDecoder(object_pairs_hook=pairs, parse_constant=constant, parse_int=whole, parse_float=real)
+
+
+def open_jsonl(lines: Lines) -> Opened:
+    """One JSON object a line."""
+    return _with_keys(_json_lines(lines), lines, "line")
+
+
+def _json_lines(lines: Lines) -> Iterator[Record]:
+    flaws: list[str] = []
+    decoder = _decoder(flaws)
+    lines.begin_record()
+    for line in lines:
+        values: Any = None
+        if not (text := line.strip()):
+            lines.n_blank_lines += 1
+        else:
+            try:
+                values = decoder.decode(text)
+            except json.JSONDecodeError as error:
+                flaws[:] = [f"is not JSON: {error.msg}, column {error.colno}"]
+            except RecursionError:
+                flaws[:] = ["is nested too deeply"]
+            yield _json_record(lines.number, values, flaws, lines.record_n_bad_bytes)
+        flaws.clear()
+        lines.begin_record()
+
+
+def _json_record(line: int, values: Any, flaws: list[str], n_bad_bytes: int = 0) -> Record:
+    if not flaws and not isinstance(values, dict):
+        flaws = [f"is {shorten(values)}, not a JSON object"]
+    return Record(line, {}, flaws[0], n_bad_bytes) if flaws else Record(line, values, "", n_bad_bytes)
+
+
+# `[`, or `{"data": [` with nothing but plain values before it, as question-answering files have a version there.
+_LIST_OPENS = re.compile(r'\s*(?:\{(?:\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[-+.\w]+)\s*,)*\s*"data"\s*:\s*)?\[')
+_BLANKS = re.compile(r"[ \t\r\n]*")
+
+
+def _skip_blanks(text: str, at: int) -> int:
+    blanks = _BLANKS.match(text, at)
+    return blanks.end() if blanks else at
+
+
+def open_json(lines: Lines) -> Opened:
+    """One JSON document: a list of objects, or {"data": [...]}. Its text is held in memory; JSON lines are not.
+
+    Articles as SQuAD nests them give a row for every question.
+    """
+    text = "".join(lines)
+    lines.begin_record()
+    if not text.strip():
+        return Opened([], lambda _: iter(()), "row", lines)
+    opening = _LIST_OPENS.match(text)
+    if not opening:
+        fix = "If every line is an object of its own, name the file .jsonl." if text.lstrip().startswith("{") else ""
+        raise DataError(lines.source, f"begins with {shorten(text.strip(), 30)}; a JSON file must hold a list of "
+                        'objects, or {"data": [...]}.', fix)
+    return _with_keys(_flattened(_json_elements(text, opening.end(), lines.source)), lines, "row")
+
+
+def _json_elements(text: str, at: int, source: str) -> Iterator[Record]:
+    """The objects of the list whose bracket opens before `at`, one at a time."""
+    flaws: list[str] = []
+    decoder = _decoder(flaws)
+    head, n = text[:at], 0
+    try:
+        at = _skip_blanks(text, at)
+        while text[at : at + 1] != "]" or n:
+            value, at = decoder.raw_decode(text, at)
+            n += 1
+            yield _json_record(n, value, flaws)
+            flaws.clear()
+            at = _skip_blanks(text, at)
+            if text[at : at + 1] != ",":
+                break
+            at = _skip_blanks(text, at + 1)
+        if text[at : at + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+        decoder.decode(head + text[at:])  # without its elements, what remains must be a document
+    except json.JSONDecodeError as error:
+        line = text.count("\n", 0, max(at, error.pos)) + 1
+        raise DataError(f"{source}:{line}", f"is not JSON: {error.msg}, in or after row {n:,}.",
+                        "Mend the file at that line.") from None
+    except RecursionError:
+        raise DataError(f"{source}: row {n + 1}", "is nested too deeply.", "Flatten it: one object a row.") from None
+
+
+def _flattened(records: Iterator[Record]) -> Iterator[Record]:
+    """Records of SQuAD's shape, {"title", "paragraphs": [{"context", "qas": [{"question", ...}]}]}, as one a question.
+
+    They are numbered in the order of the questions; what is damaged inside is the flaw of one record.
+    """
+    n = 0
+    for record in records:
+        paragraphs = record.values.get("paragraphs")
+        is_nested = isinstance(paragraphs, list) and any(isinstance(p, dict) and "qas" in p for p in paragraphs)
+        for values in _questions(record.values) if is_nested else [record.values]:
+            n += 1
+            flaw = record.flaw if isinstance(values, dict) else values
+            yield Record(n, {} if flaw else values, flaw, record.n_bad_bytes)
+
+
+def _questions(article: dict[str, Any]) -> Iterator[Any]:
+    """The values of every question of an article, or what is wrong with it, in words."""
+    above = {"title": article["title"]} if "title" in article else {}
+    for paragraph in article["paragraphs"]:
+        if not isinstance(paragraph, dict) or not isinstance(paragraph.get("qas"), list):
+            yield f'holds the paragraph {shorten(paragraph)}, which has no list "qas"'
+            continue
+        inner = {**above, **({"context": paragraph["context"]} if "context" in paragraph else {})}
+        for question in paragraph["qas"]:
+            is_sound = isinstance(question, dict)
+            yield {**question, **inner} if is_sound else f"holds the question {shorten(question)}, not a JSON object"
+
+
+def _with_keys(records: Iterator[Record], lines: Lines, unit: Literal["line", "row"]) -> Opened:
+    """The header of JSON records is all the keys of the first ones, in order."""
+    first = list(itertools.islice(records, SAMPLE_RECORDS))
+    header = list(dict.fromkeys(key for record in first for key in record.values))
+    return Opened(header, lambda _: itertools.chain(first, records), unit, lines)

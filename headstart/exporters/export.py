@@ -1,0 +1,216 @@
+"""Ship a finished run: one ONNX file with its tokenizer that answers without torch, or nothing at all.
+
+    write the graph -> ask it what the run is asked -> (8 bits, and ask again) -> write the folder -> read it back
+
+    export("runs/reviews")                  runs/reviews-onnx
+    export("runs/reviews", int8=True)       runs/reviews-int8, a quarter of the size
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .. import tasks
+from ..core import files, machine
+from ..core import files as sealed
+from ..core.errors import ArtifactError, DataError, HeadstartError, ParityError, SpecError
+from ..core.predict import predict
+from ..core.progress import Show
+from ..core.spec import Spec
+from ..core.values import Row
+from ..data import splits
+from ..data import table as data
+from ..models.heads import Model
+from ..runs import artifact, runtime, weights
+from ..runs.artifact import EXPORT, GOLDEN_TOLERANCE, MODEL, Artifact
+from ..use.answers import data_spec
+from . import graph, parity
+from .parity import Gate, Rows
+
+MAX_LOSS = 0.5  # points
+MAX_ROWS = 2_000
+INT8_TOLERANCE = 1e-2  # of a golden score: sums of rounded numbers differ a little more between machines
+COPIED = ("tokenizer.json", "task.json", "scores.json")
+
+
+def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None, rows: str | None = None,
+           max_loss: float = MAX_LOSS, overwrite: bool = False, settings: Mapping[str, Any] | None = None,
+           show: Show | None = None) -> Artifact:
+    """Export a finished run to a folder that answers without torch, proven to answer as the run does.
+
+    int8:     weights in 8 bits; what the gate needs stays in 32.
+    out:      absent: the run's folder with "-onnx" or "-int8" behind it.
+    rows:     a source of rows to compare on; absent: the run's validation rows, read again, or its golden inputs.
+    max_loss: points of the task's metric that 8 bits may cost; see parity.
+    settings: how `rows` is read, where it is not read as the run's own data.
+
+    Returns  the exported artifact, read back with its golden inputs answered.
+    Raises   ParityError when the gate is not passed; `out` is then as it was.
+    """
+    run, show = Path(run), show or Show(quiet=True)
+    final = Path(out) if out is not None else run.with_name(run.name + ("-int8" if int8 else "-onnx"))
+    if (run / MODEL).exists():
+        raise ArtifactError(str(run), "is exported already.", "Export the run that it came from.")
+    if not max_loss >= 0:
+        raise SpecError("--max-loss", f"is {max_loss}; it must be 0 at least.", "It is in points: 0.5 is 0.005.")
+    files.refuse_existing(final, overwrite)
+    loaded = artifact.load(run, "cpu")
+    chosen = _rows(loaded, rows, settings, show)
+    if int8 and not chosen.is_labelled:
+        raise DataError("--int8", f"needs labelled rows to prove that the metric holds; there are {chosen.origin}.",
+                        "Name a file with labelled rows: --rows FILE")
+    show.say(f"comparing on {len(chosen.rows):,} rows: {chosen.origin}")
+    spec = loaded.spec
+    gate = Gate.of(loaded.task, loaded.reader, loaded.runtime, chosen, spec.evaluate.tokens_per_batch)
+    with sealed.writing(final) as folder:
+        model, _ = weights.open_model(run, loaded.task, spec)
+        found: dict[str, Any] = {"fp32": in_32_bits(gate, model, folder / MODEL, show=show)}
+        del model
+        show.say(f"fp32: every answer agrees; numbers to {found['fp32']['largest_difference']:.1g}")
+        if int8:
+            found["int8"] = _in_8_bits(gate, folder / MODEL, max_loss, spec, show)
+        _fill(folder, loaded, found)
+        sealed.seal(folder)
+        artifact.load(folder)  # what was written is read back and asked again before anyone sees it
+    return artifact.load(final)
+
+
+def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | None, show: Show) -> Rows:
+    """What to compare on: the rows named, the run's validation rows, or, said aloud, its golden inputs alone."""
+    golden = [one["row"] for one in artifact.golden(loaded.folder)]
+    if source is not None:
+        table = data.read(source, data_spec(loaded, settings), loaded.task, gold="optional", lenient=True)
+        return Rows(table.rows, f"the rows of {source}", _is_labelled(loaded, table.rows))
+    try:
+        if loaded.spec.data.train == "-":
+            raise DataError("-", "standard input cannot be read twice.")
+        question = tasks.build(loaded.spec.task)
+        tables = data.read_splits(loaded.spec.data, question)
+        rows = splits.make(tables, loaded.spec.data, question, loaded.spec.seed).validation.rows[:MAX_ROWS]
+        if parity.blind(loaded.task, rows[: len(golden)]) != golden:
+            raise DataError(loaded.spec.data.train, "no longer holds the rows that the run was fitted on.")
+        return Rows(rows, "the run's validation rows", is_labelled=True)
+    except HeadstartError as error:
+        show.say(f"the run's validation rows cannot be read again: {error.where}: {error.what} "
+                 "Comparing on its golden inputs alone; name more rows with --rows FILE.")
+        return Rows(golden, "the run's golden inputs", is_labelled=False)
+
+
+def _is_labelled(loaded: Artifact, rows: Sequence[Row]) -> bool:
+    """Whether all rows have their gold. Raises DataError when some of it means nothing to this artifact."""
+    task = loaded.task
+    if any(column not in row for row in rows for column in task.gold if column not in task.optional):
+        return False
+    if set(task.gold) <= set(task.optional) and task.check_gold(rows):
+        return False
+    loaded.check_gold(rows)
+    return True
+
+
+def in_32_bits(gate: Gate, model: Model, path: Path, *, show: Show) -> dict[str, Any]:
+    """Write `model` to `path` and prove it; returns what the gate found. Raises ParityError or ModelError.
+
+    Attention and the like are one operation each, if this model can be proven so.
+    """
+    example = parity.batch(gate.windows(), 2, min(8, gate.reader.max_tokens), gate.reader.pad_id)
+    try:
+        graph.write(model, example, path, fuse=True)
+        return gate.exact(runtime.open_model(path)) | {"fused": True}
+    except HeadstartError as error:
+        show.say(f"onnxruntime's fused operations do not fit this model: {error.what} Exporting it without them.")
+    graph.write(model, example, path, fuse=False)
+    return gate.exact(runtime.open_model(path)) | {"fused": False}
+
+
+def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Show) -> dict[str, Any]:
+    """Put the model at `path` into 8 bits in its place, by the first plan that passes. Raises ParityError."""
+    plans = graph.plans(path)
+    candidate = path.with_name("int8.onnx")
+    reduce_range = _better_range(gate, path, candidate, plans[0])
+    tried = []
+    for plan in plans:
+        graph.quantize(path, candidate, plan, reduce_range)
+        found = gate.close(runtime.open_model(candidate), max_loss, spec.evaluate.n_resamples, spec.seed)
+        found |= {"plan": plan.name, "n_kept": len(plan.keep), "reduce_range": reduce_range}
+        tried.append(found)
+        show.say(f"int8, {plan.name}: {found['metric']} {found['score_of_original']:.4f} -> {found['score']:.4f}, loss "
+                 f"at most {found['loss_points_at_most']:.2f} points; {found['agreement']:.1%} of the answers agree")
+        if found["passed"]:
+            candidate.replace(path)
+            return {**found, "has_vnni": machine.has_vnni(), "tried": [one["plan"] for one in tried]}
+        candidate.unlink()
+    best = min(tried, key=lambda one: one["loss_points_at_most"])
+    raise ParityError("export --int8", f"{best['metric']} went from {best['score_of_original']:.4f} to "
+                      f"{best['score']:.4f} on {best['n_rows']:,} rows at best; the loss is at most "
+                      f"{best['loss_points_at_most']:.2f} points (95 %), and {max_loss:g} are allowed "
+                      f"({best['plan']}; {best['agreement']:.1%} of the answers agree).",
+                      "More labelled rows narrow the interval: --rows FILE. Allow more: --max-loss POINTS. Or export "
+                      "without --int8.")
+
+
+def _better_range(gate: Gate, path: Path, candidate: Path, plan: graph.Plan) -> bool:
+    """Whether 7 of 8 bits come nearer to 32 on this CPU. Without VNNI they should: products of 8 bits are cut off."""
+    off = {}
+    for reduce_range in (False, True) if machine.has_vnni() else (True, False):
+        graph.quantize(path, candidate, plan, reduce_range)
+        off[reduce_range] = gate.distance(runtime.open_model(candidate))
+        candidate.unlink()
+    return min(off, key=off.__getitem__)  # of equals the first
+
+
+def _fill(folder: Path, loaded: Artifact, found: Mapping[str, Any]) -> None:
+    """The files beside model.onnx: all that serving reads, as JSON, and a page for people."""
+    for name in COPIED:
+        (folder / name).write_bytes((loaded.folder / name).read_bytes())
+    reader, golden, is_int8 = loaded.reader, artifact.golden(loaded.folder), "int8" in found
+    facts = {"format": sealed.FORMAT, "precision": "int8" if is_int8 else "fp32",
+             "tolerance": INT8_TOLERANCE if is_int8 else GOLDEN_TOLERANCE,
+             "reader": {"max_tokens": reader.max_tokens, "pad_id": reader.pad_id, "has_types": reader.has_types},
+             "spec": loaded.spec.model_dump(), "gate": found,
+             "run_manifest_sha256": sealed.identity(loaded.folder),
+             "model_bytes": (folder / MODEL).stat().st_size, "versions": machine.versions(),
+             "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    if is_int8:  # in 32 bits the answers must stay those of the run itself
+        answer = runtime.open_model(folder / MODEL)
+        rows = [one["row"] for one in golden]
+        said = predict(loaded.task, rows, reader, answer, tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
+        golden = [{"row": row, "prediction": prediction} for row, prediction in zip(rows, said, strict=True)]
+    lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in golden)
+    for name, text in {EXPORT: json.dumps(facts, ensure_ascii=False, indent=1), "golden.jsonl": lines,
+                       "README.md": page(loaded, facts)}.items():
+        (folder / name).write_text(text, "utf-8")
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """What export.json of an exported run holds."""
+    found: dict[str, Any] = json.loads((folder / EXPORT).read_text("utf-8"))
+    return found
+
+
+def page(loaded: Artifact, facts: Mapping[str, Any]) -> str:
+    """README.md of an exported run: what it is, how it was proven, how to use it. Holds no text of the user's rows."""
+    scores, gate = loaded.scores, facts["gate"]
+    fp32, int8 = gate["fp32"], gate.get("int8")
+    proof = [f"In 32 bits every answer to {fp32['n_rows']:,} rows ({_plain(fp32['rows'])}) is the run's own, numbers "
+             f"to {fp32['largest_difference']:.1g}; {fp32['shapes']['n']} shapes of batches were tried."]
+    if int8:
+        proof.append(f"In 8 bits ({int8['plan']}) {int8['metric']} went from {int8['score_of_original']:.4f} to "
+                     f"{int8['score']:.4f} on {int8['n_rows']:,} rows: a loss of at most "
+                     f"{max(0.0, int8['loss_points_at_most']):.2f} points (95 %). {int8['agreement']:.1%} of the "
+                     "answers agree. What is rounded depends on the batch as a whole, so numbers can differ a little.")
+    return "\n\n".join([
+        f"# {_plain(str(scores.get('backbone', 'a model')))}, fitted for {loaded.task.name}, exported in "
+        f"{facts['precision']}", f"{_plain(scores['metric'])} {scores['score']:.4f} on {scores['n_test']:,} test rows.",
+        *proof, "```sh\npip install 'headstart[runtime]'\nheadstart predict . rows.csv\n```",
+        '```python\nimport headstart\n\nartifact = headstart.load(".")\nartifact.predict(rows)\n```',
+        "It answers without torch. Its golden inputs are answered again at every load."]) + "\n"
+
+
+def _plain(text: str) -> str:
+    """A name or a path without what Markdown or HTML would act on."""
+    return re.sub(r"[^\w\s.,:/()'-]", "", text)

@@ -1,0 +1,224 @@
+"""A memo on disk: arrays by keys, shared by runs, sound under kills, damage and two processes at once.
+
+    memo = Memo("name", width=384, dtype="<f2")
+    with memo.adding(show):
+        memo.write(keys_N, lengths_N, pieces)
+    memo.get(keys_B)                            [n, D] for each key, or None
+
+Deleting any of it changes nothing but time. Shape suffixes: B windows, T tokens, D width, M windows in a memo.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from ..core.errors import SpecError, shorten
+from ..core.progress import Show
+
+LIMIT_BYTES = 10_000_000_000  # of all memos together; HEADSTART_CACHE_BYTES says otherwise
+FREE_BYTES = 1_000_000_000  # of the disk, left alone
+RECORD = np.dtype([("memo", "<u8"), ("key", "<u8"), ("begin", "<i8"), ("n", "<i4"), ("crc", "<u4")])
+
+
+def folder() -> Path:
+    """Where memos lie: $HEADSTART_CACHE, or the platform's cache folder."""
+    given = os.environ.get("HEADSTART_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given).expanduser() if given else home / "headstart"
+
+
+def limit_bytes() -> int:
+    """How large all memos together may grow."""
+    given = os.environ.get("HEADSTART_CACHE_BYTES")
+    return parse_size(given) if given else LIMIT_BYTES
+
+
+def parse_size(text: str | None) -> int:
+    """Bytes of "2GB", "500 MB" or "1000000". Raises SpecError."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)B?\s*", text or "", re.IGNORECASE)
+    try:
+        return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " ")) if found else int(text or "")
+    except ValueError:
+        raise SpecError("size", f"{shorten(text)} is not a size.", "For example: 2GB") from None
+
+
+class Memo:
+    """Arrays [n, D] by 64-bit keys, in segments: NAME.bin holds values, NAME.npy says where; no index, no segment."""
+
+    def __init__(self, name: str, width: int, dtype: str) -> None:
+        self.folder, self.width, self.dtype = folder() / name, width, np.dtype(dtype)
+        self.identity = np.uint64(int(hashlib.sha256(name.encode()).hexdigest()[:16], 16))
+        self.n_damaged = 0
+        self.open()
+
+    def open(self) -> None:
+        """Read the indices there are. A segment that does not fit together is left out, and said to be damaged."""
+        self.segments: list[np.ndarray] = []
+        self.paths: list[Path] = []
+        self.broken: list[Path] = []
+        indices = []
+        for path in sorted(self.folder.glob("*.npy")):
+            found = self._index(path)
+            if found is None:
+                self.n_damaged += 1
+                self.broken.append(path)
+                continue
+            with suppress(OSError):
+                os.utime(path)  # it was used: the clean-up takes the longest unused first
+            values = np.memmap(path.with_suffix(".bin"), self.dtype, "r").reshape(-1, self.width)
+            indices.append((len(self.segments), found))
+            self.segments.append(values)
+            self.paths.append(path)
+        index_M = np.concatenate([found for _, found in indices]) if indices else np.empty(0, RECORD)
+        segment_M = np.concatenate([np.full(len(found), i) for i, found in indices]) if indices else np.empty(0, int)
+        order_M = np.argsort(index_M["key"], kind="stable")
+        self.index_M, self.segment_M = index_M[order_M], segment_M[order_M]
+        self.keys_M = np.ascontiguousarray(self.index_M["key"])
+
+    def _index(self, path: Path) -> np.ndarray | None:
+        try:
+            found = np.load(path, allow_pickle=False)
+            size = path.with_suffix(".bin").stat().st_size
+        except (OSError, ValueError, EOFError):
+            return None
+        sound = (found.dtype == RECORD and len(found) and (found["memo"] == self.identity).all()
+                 and int((found["begin"] + found["n"]).max()) * self.width * self.dtype.itemsize == size
+                 and (found["begin"] >= 0).all() and (found["n"] > 0).all())
+        return found if sound else None
+
+    def knows(self, keys_N: np.ndarray) -> np.ndarray:
+        """Which of `keys_N` are there, [N] bool."""
+        if not len(self.keys_M):
+            return np.zeros(len(keys_N), bool)
+        at_N = np.minimum(np.searchsorted(self.keys_M, keys_N), len(self.keys_M) - 1)
+        return np.asarray(self.keys_M[at_N] == keys_N)
+
+    def get(self, keys_B: np.ndarray) -> list[np.ndarray] | None:
+        """The arrays of `keys_B`; None when one is not known or was damaged on the disk since it was written."""
+        if not self.knows(keys_B).all():
+            return None
+        out = []
+        for at in np.searchsorted(self.keys_M, keys_B):
+            record = self.index_M[at]
+            begin, n = int(record["begin"]), int(record["n"])
+            value = self.segments[self.segment_M[at]][begin : begin + n]
+            if zlib.crc32(value.data) != record["crc"]:
+                self.n_damaged += 1
+                self._forget(int(self.segment_M[at]))
+                return None
+            out.append(value)
+        return out
+
+    def _forget(self, segment: int) -> None:
+        """Leave a damaged segment out from now on, and let the next run compute it again."""
+        self.paths[segment].unlink(missing_ok=True)
+        kept_M = self.segment_M != segment
+        self.index_M, self.segment_M, self.keys_M = self.index_M[kept_M], self.segment_M[kept_M], self.keys_M[kept_M]
+
+    @contextmanager
+    def adding(self, show: Show) -> Iterator[None]:
+        """Hold the memo for writing: two processes that want the same do the work once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                show.say("cache: another process is computing frozen layers for it; waiting")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            for path in [*self.broken, *self.folder.glob("*.tmp"), *self.folder.glob("*.bin")]:
+                if path in self.broken or path.suffix == ".tmp" or not path.with_suffix(".npy").exists():
+                    path.unlink(missing_ok=True)  # left by a process that was killed
+            self.open()
+            yield
+
+    def unwritable(self, error: OSError) -> str:
+        """What a run says when it could not add."""
+        return f"cache: {self.folder} cannot be written ({error.strerror}); going on without it"
+
+    def write(self, keys_N: np.ndarray, lengths_N: np.ndarray,
+              pieces: Iterator[tuple[np.ndarray, list[np.ndarray]]]) -> None:
+        """Publish one segment. pieces: (places in keys_N, arrays [n, D] of each), in any order."""
+        index_N = np.zeros(len(keys_N), RECORD)
+        index_N["memo"], index_N["key"], index_N["n"] = self.identity, keys_N, lengths_N
+        index_N["begin"] = np.cumsum(lengths_N) - lengths_N
+        path = self.folder / f"{int(keys_N[0]):016x}-{len(keys_N)}-{os.getpid()}"
+        n_bytes = int(lengths_N.sum()) * self.width * self.dtype.itemsize
+        with path.with_suffix(".bin").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)  # a full disk says so now, not by SIGBUS later
+        mapped = np.memmap(path.with_suffix(".bin"), self.dtype, "r+")
+        values = mapped.reshape(-1, self.width)
+        for places, arrays in pieces:
+            for i, array in zip(places, arrays, strict=True):
+                begin, n = index_N["begin"][i], lengths_N[i]
+                values[begin : begin + n] = array
+                index_N["crc"][i] = zlib.crc32(values[begin : begin + n].data)
+        mapped.flush()
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.save(file, index_N, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path.with_suffix(".npy"))
+
+
+def keys_of(inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """The key of each window of a padded batch, [B] uint64."""
+    lengths_B = inputs["attention_mask"].sum(1)
+    return np.fromiter((key_of({name: a[i, :n] for name, a in inputs.items() if name != "attention_mask"})
+                        for i, n in enumerate(lengths_B)), np.uint64, len(lengths_B))
+
+
+def key_of(inputs: dict[str, np.ndarray]) -> int:
+    """64 bits of a hash of a window's inputs, padding left away."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(inputs):
+        digest.update(name.encode() + np.ascontiguousarray(inputs[name], np.int32).tobytes())
+    return int.from_bytes(digest.digest(), "little")
+
+
+def used() -> list[tuple[Path, int, float]]:
+    """Every segment's index file, its bytes with its values, and when it was last used; longest unused first."""
+    found = []
+    for path in folder().glob("*/*.npy"):
+        try:
+            values = path.with_suffix(".bin").stat().st_size
+            found.append((path, values + path.stat().st_size, path.stat().st_mtime))
+        except FileNotFoundError:
+            continue
+    return sorted(found, key=lambda one: one[2])
+
+
+def prune(to_bytes: int, keep: Path | None = None) -> int:
+    """Delete the longest unused segments until at most `to_bytes` are left; those under `keep` stay.
+
+    Returns bytes freed. A process that still reads one keeps its memory map; the space comes back when it ends.
+    """
+    segments = used()
+    total, freed = sum(size for _, size, _ in segments), 0
+    for path, size, _ in segments:
+        if total - freed <= to_bytes:
+            break
+        if keep is None or path.parent != keep:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".bin").unlink(missing_ok=True)
+            freed += size
+    return freed
+
+
+def make_room(n_bytes: int, memo: Path) -> bool:
+    """Whether `n_bytes` more fit under the limit and on the disk, after a clean-up where that is needed."""
+    if n_bytes > limit_bytes():
+        return False
+    prune(limit_bytes() - n_bytes, keep=memo)
+    return (sum(size for _, size, _ in used()) + n_bytes <= limit_bytes()
+            and shutil.disk_usage(memo).free >= n_bytes + FREE_BYTES)

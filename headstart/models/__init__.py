@@ -1,0 +1,1 @@
+"""Pretrained backbones and their heads, in torch: loading, freezing, adapters, entering in the middle."""

@@ -1,0 +1,207 @@
+"""Small weights beside a frozen backbone: those of peft, and bottleneck adapters of our own.
+
+    wrap(model, peft_config)         peft's adapter around the encoder
+    insert(model, bottlenecks)       bottleneck adapters into it
+    save(model, folder)              the adapter alone, a few MB; peft's own in peft's own format
+    restore(model, folder)           ... and back onto a fresh backbone
+
+Shape suffixes: B windows, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ..core.errors import ArtifactError, MissingExtraError, SpecError, nearest, shorten
+from . import blocks
+from .heads import Model, NativeModel
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+BOTTLENECK = "BOTTLENECK"
+PEFT_KINDS = ("LORA", "IA3", "PREFIX_TUNING", "PROMPT_TUNING")  # what we write is what we read
+KEYS_AND_VALUES = ("key", "value", "k", "v", "k_lin", "v_lin", "k_proj", "v_proj", "key_proj", "value_proj", "Wqkv",
+                   "c_attn")
+TAKES_PREFIX = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "gpt2", "llama")
+# The last linear layer of a block's attention, by how families call it; that of its feed-forward part is the one that
+# reads the intermediate width.
+ATTENTION_OUT = ("attention.output.dense", "attention.out_lin", "attention.attn.o", "attn.Wo", "attn.c_proj",
+                 "self_attn.o_proj", "SelfAttention.o", "attention.dense")
+
+
+def linears(encoder: nn.Module, last_blocks: int | None = None) -> dict[str, nn.Module]:
+    """Every linear layer of the backbone's blocks (of the upper `last_blocks`), by its full name."""
+    model = blocks.base(encoder)
+    layers = blocks.of(encoder)
+    if last_blocks is not None and last_blocks > len(layers):
+        raise SpecError("method.last_blocks", f"is {last_blocks}, but the backbone has {len(layers)} blocks that can "
+                        "be told apart.", "Choose fewer, or leave it out.")
+    inside = {id(m) for layer in (layers[-last_blocks:] if last_blocks else layers or [model]) for m in layer.modules()}
+    return {name: m for name, m in model.named_modules()
+            if id(m) in inside and (isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D")
+            and not name.startswith("pooler")}
+
+
+def named(found: dict[str, nn.Module], targets: Sequence[str] | None) -> list[str]:
+    """The full names that end in one of `targets` (None: all). Raises SpecError that lists what there is."""
+    if not targets:
+        return list(found)
+    chosen = [name for name in found if any(name == t or name.endswith(f".{t}") for t in targets)]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in found):
+            ends = {name.rpartition(".")[2] for name in found} | {".".join(name.split(".")[-2:]) for name in found}
+            raise SpecError("method.targets", f"{shorten(target)} is no linear layer of this backbone; "
+                            + nearest(target, ends))
+    return chosen
+
+
+def feed_forward_out(found: dict[str, nn.Module], config: Any) -> list[str]:
+    """Of linear layers, those that end a block's feed-forward part: they read the intermediate width."""
+    width = next((getattr(config, name) for name in ("intermediate_size", "hidden_dim", "d_ff", "n_inner")
+                  if getattr(config, name, None)), 4 * int(config.hidden_size))
+    return [name for name, m in found.items() if m.weight.shape[1 if isinstance(m, nn.Linear) else 0] == width]  # type: ignore[index, union-attr]
+
+
+def wrap(model: Model, config: Any) -> None:
+    """Put peft's adapter around the encoder; the backbone freezes, the adapter and the head move."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's and transformers' talk among themselves
+        set_encoder(model, peft().get_peft_model(cast(Any, model.encoder), config))
+
+
+def peft() -> Any:
+    """The library, or the command that installs it."""
+    try:
+        import peft as library
+    except ImportError:
+        raise MissingExtraError("this method", "peft", "train") from None
+    return library
+
+
+def set_encoder(model: Model, encoder: nn.Module) -> None:
+    """Exchange the encoder inside of `model`."""
+    if isinstance(model, NativeModel):
+        setattr(model.model, str(model.model.base_model_prefix), encoder)
+    else:
+        model.encoder = encoder
+
+
+def merged(model: Model) -> Model:
+    """`model` with peft's low-rank changes added to the backbone's own weights."""
+    set_encoder(model, cast(Any, model).encoder.merge_and_unload())
+    return model
+
+
+@contextmanager
+def disabled(model: Model) -> Iterator[None]:
+    """While it is open, the encoder says what the backbone alone says."""
+    wrapper = cast(Any, model.encoder)
+    if not hasattr(wrapper, "disable_adapter"):
+        yield
+    elif wrapper.active_peft_config.is_prompt_learning:  # peft's own way fails for encoders that cannot generate
+        set_encoder(model, wrapper.get_base_model())
+        yield
+        set_encoder(model, wrapper)
+    else:
+        with wrapper.disable_adapter():
+            yield
+
+
+class Bottleneck(nn.Module):
+    """A linear layer of the backbone with a bottleneck behind it: y + up(gelu(down(y))), y = linear(x).
+
+    `up` begins at zero, so at first it says what the layer alone says.
+    Source  Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP".
+    """
+
+    def __init__(self, linear: nn.Module, width: int, size: int) -> None:
+        super().__init__()
+        self.linear = linear
+        self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
+        nn.init.normal_(self.down.weight, std=1e-2 / math.sqrt(width / 384))
+        for p in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(p)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """T5 looks at its layer's dtype."""
+        return cast(torch.Tensor, self.linear.weight)
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        said: torch.Tensor = self.linear(x_BTD)
+        return said + cast(torch.Tensor, self.up(nn.functional.gelu(self.down(said))))
+
+
+def places(encoder: nn.Module, both: bool, last_blocks: int | None) -> list[str]:
+    """The linear layers that get a bottleneck: behind each feed-forward part, and behind attention too if `both`."""
+    found = linears(encoder, last_blocks)
+    attention = [name for name in found if any(name.endswith(f".{end}") for end in ATTENTION_OUT)]
+    behind = [n for n in feed_forward_out(found, blocks.base(encoder).config) if n not in attention]
+    if not behind or (both and not attention):
+        raise SpecError("method.name", "\"adapter\" does not know where a block of this backbone ends.",
+                        "Use lora, bitfit or fine-tuning with last_blocks.")
+    return behind + (attention if both else [])
+
+
+def insert(model: Model, names: Sequence[str], size: int) -> None:
+    """Put a bottleneck behind each of the linear layers called `names`; the backbone freezes."""
+    encoder = blocks.base(model.encoder)
+    encoder.requires_grad_(False)
+    width = int(cast(Any, encoder).config.hidden_size)
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), last, Bottleneck(encoder.get_submodule(name), width, size))
+
+
+def is_on(model: Model) -> bool:
+    """Whether the model answers with an adapter that is not part of the backbone's weights."""
+    return hasattr(model.encoder, "peft_config") or any(isinstance(m, Bottleneck) for m in model.encoder.modules())
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write the adapter alone to `folder`; peft loads its own kinds with PeftModel.from_pretrained."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    if hasattr(model.encoder, "peft_config"):
+        cast(Any, model.encoder).save_pretrained(folder)
+        for path in folder.iterdir():
+            if path.name not in FILES:
+                path.unlink()  # its own model card: ours is one floor up
+        return
+    found = {name: m for name, m in model.encoder.named_modules() if isinstance(m, Bottleneck)}
+    described = {"peft_type": BOTTLENECK, "places": list(found), "size": next(iter(found.values())).down.out_features}
+    (folder / FILES[0]).write_text(json.dumps(described, indent=1), "utf-8")
+    save_file({f"{name}.{part}.{key}": value.detach().cpu().contiguous() for name, m in found.items()
+               for part in ("down", "up") for key, value in getattr(m, part).state_dict().items()}, folder / FILES[1])
+
+
+def restore(model: Model, folder: Path) -> None:
+    """Put a saved adapter onto a fresh backbone. Raises ArtifactError for what headstart does not write."""
+    from safetensors.torch import load_file
+
+    described = json.loads((folder / FILES[0]).read_text("utf-8"))
+    kind = described.get("peft_type")
+    unknown = sorted({path.name for path in folder.iterdir()} - set(FILES))
+    if unknown or kind not in (BOTTLENECK, *PEFT_KINDS):
+        raise ArtifactError(str(folder), f"holds {shorten(unknown[0] if unknown else kind)}, which headstart does not "
+                            "write.", "Fit it again.")
+    if kind != BOTTLENECK:
+        set_encoder(model, peft().PeftModel.from_pretrained(cast(Any, model.encoder), folder))
+        return
+    insert(model, described["places"], described["size"])
+    tensors = load_file(folder / FILES[1])
+    for name in described["places"]:
+        bottleneck = cast(Bottleneck, model.encoder.get_submodule(name))
+        for part in ("down", "up"):
+            prefix = f"{name}.{part}."
+            getattr(bottleneck, part).load_state_dict(
+                {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})

@@ -1,0 +1,1 @@
+"""How one kind of input becomes arrays. No labels, no torch."""

@@ -1,0 +1,110 @@
+"""How text becomes token ids: one text, a pair, or the windows of a long one. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one backbone reads text: a `tokenizers.Tokenizer` and the few facts a task may ask about it.
+
+    It needs no transformers, so training and serving read with the very same code.
+
+    max_tokens: the longest window, special tokens included.
+    has_types:  whether the model reads token_type_ids, which tell the two texts of a pair apart.
+    """
+
+    tokenizer: Any
+    max_tokens: int
+    pad_id: int
+    has_types: bool = False
+
+    def read(self, text: str, text_pair: str | None = None) -> tuple[dict[str, list[int]], int]:
+        """Token ids of one text (or a pair), and how many tokens did not fit.
+
+        A pair is cut from its longer side, one token at a time. A text of no token (nothing but characters that the
+        tokenizer drops, and a tokenizer that adds none) is read as one padding token.
+
+        Returns ({"input_ids": [T]} and, for a pair of a model that has them, "token_type_ids": [T]; T <= max_tokens),
+        n_cut_tokens).
+        """
+        if text_pair is None:
+            return self._fitted(self.tokenizer.encode(text, add_special_tokens=False))
+        first = self.tokenizer.encode(text, add_special_tokens=False)
+        second = self.tokenizer.encode(text_pair, add_special_tokens=False)
+        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(True)
+        keep, keep_pair = _fit(len(first), len(second), room)
+        n_cut = len(first) - keep + len(second) - keep_pair
+        first.truncate(keep)
+        second.truncate(keep_pair)
+        both = self.tokenizer.post_process(first, second)
+        types = {"token_type_ids": both.type_ids or [0]} if self.has_types else {}
+        return {"input_ids": both.ids or [self.pad_id], **types}, n_cut
+
+    def read_all(self, texts: Sequence[str]) -> list[tuple[dict[str, list[int]], int]]:
+        """`read` of each single text, several at a time on several cores."""
+        return [self._fitted(one) for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _fitted(self, one: Any) -> tuple[dict[str, list[int]], int]:
+        """One text's tokens, without special ones, as `read` gives them."""
+        n_cut = max(0, len(one) + self.tokenizer.num_special_tokens_to_add(False) - self.max_tokens)
+        if n_cut:
+            one.truncate(len(one) - n_cut)
+        return {"input_ids": self.tokenizer.post_process(one).ids or [self.pad_id]}, n_cut
+
+    def read_windows(self, text: str, before: str | None = None, overlap: int = 0) -> list[Piece]:
+        """All of `text` as windows that overlap by `overlap` tokens, each behind `before` (a question) if there is one.
+
+        `before` is cut to half of the window when it is longer.
+        """
+        of_text = self.tokenizer.encode(text, add_special_tokens=False)
+        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(before is not None)
+        first, n_cut = None, 0
+        if before is not None:
+            first = self.tokenizer.encode(before, add_special_tokens=False)
+            n_cut = max(0, len(first) - room // 2)
+            first.truncate(min(len(first), room // 2))
+            room -= len(first)
+        if len(of_text) > room:
+            of_text.truncate(room, stride=min(overlap, room - 1))
+        place = 0 if first is None else 1
+        pieces = []
+        for part in (of_text, *of_text.overflowing):
+            one = self.tokenizer.post_process(part) if first is None else self.tokenizer.post_process(first, part)
+            inside = [said == place for said in one.sequence_ids]
+            inputs = {"input_ids": one.ids}
+            if first is not None and self.has_types:
+                inputs["token_type_ids"] = one.type_ids
+            of_part = iter(part.offsets)  # byte-level tokenizers trim them again with every post_process
+            offsets = [next(of_part) if is_text else None for is_text in inside]
+            words = [at if is_text else None for at, is_text in zip(one.word_ids, inside, strict=True)]
+            if not one.ids:
+                inputs, offsets, words = {"input_ids": [self.pad_id]}, [None], [None]
+            pieces.append(Piece(inputs, offsets, words, n_cut))
+            n_cut = 0
+        return pieces
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One window of a text.
+
+    offsets_T: [start, end) of each token in the text, in characters; None for a special token or one of `before`.
+    words_T:   the number of the word, as the tokenizer parts them, that each token belongs to; None likewise.
+    """
+
+    inputs: dict[str, list[int]]
+    offsets_T: list[tuple[int, int] | None]
+    words_T: list[int | None]
+    n_cut_tokens: int
+
+
+def _fit(n_first: int, n_second: int, room: int) -> tuple[int, int]:
+    """How many tokens of each side stay when `room` is all there is and the longer side gives way."""
+    if n_first + n_second <= room:
+        return n_first, n_second
+    shorter = min(n_first, n_second, room // 2)
+    return (room - shorter, shorter) if n_first > n_second else (shorter, room - shorter)

@@ -1,0 +1,1 @@
+"""What scores look like to people: pages, pictures, model cards. Computes no score."""

@@ -1,0 +1,169 @@
+"""The folder of a finished run: it answers, it can be checked, and it never changes.
+
+    model.safetensors, config.json, tokenizer.json ...   what a Hugging Face user expects; loads with AutoModel
+    head.safetensors                                     the head's weights, when it is ours (pooling is not native)
+    adapter/                                             what was learned beside unchanged weights of the backbone; then
+                                                         model.safetensors is the backbone's own, or left out
+    task.json, spec.yaml                                 what is asked of the model, and the run's every setting
+    scores.json, steps.jsonl, README.md                  the certificate, the training log, the model card
+    outcomes.npy                                         gold and answer of each test row as numbers, in the source's
+                                                         order: what paired tests between runs read
+    golden.jsonl                                         ten inputs with their answers, re-answered at every load
+    MANIFEST.json                                        sha256 of each of the above
+    report.html, report.md                               may be written again at any time
+
+An exported run (exporters/export.py) answers without torch. In the place of weights and Spec it has
+
+    model.onnx, tokenizer.json                           the whole model, head and adapter included
+    export.json                                          how it reads text, its Spec, and what the parity gate found
+
+Nothing here imports torch: weights.py does, where the folder is not an exported one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import tasks
+from ..core import files as sealed, metrics
+from . import runtime
+from ..core.errors import ArtifactError, DataError, Problem, shorten
+from ..core.predict import alike, predict
+from ..core.spec import Spec
+from ..core.spec import read as read_yaml
+from ..core.task import Task
+from ..core.values import Prediction, Row, Runtime
+from ..readers.text import Reader
+from ..core import statistics
+
+N_GOLDEN = 10
+GOLDEN_TOLERANCE = 1e-3  # of a score, between machines; on one machine answers are equal to the last bit
+MODEL, EXPORT = "model.onnx", "export.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded run: `predict` and `evaluate` are all that most users need."""
+
+    folder: Path
+    task: Task
+    spec: Spec
+    reader: Reader
+    runtime: Runtime
+    scores: dict[str, Any]
+
+    def predict(self, texts_or_rows: Sequence[str | Row]) -> list[Prediction]:
+        """One answer a row, in order. Rows are mappings with the task's columns; a string is short for one text."""
+        return list(self.stream(texts_or_rows))
+
+    def stream(self, texts_or_rows: Iterable[str | Row]) -> Iterator[Prediction]:
+        """`predict` for more rows than memory holds: answers come while rows are read."""
+        rows = (self._checked(i, row) for i, row in enumerate(texts_or_rows))
+        yield from predict(self.task, rows, self.reader, self.runtime,
+                           tokens_per_batch=self.spec.evaluate.tokens_per_batch)
+
+    def evaluate(self, rows: Sequence[Row], seed: int | None = None) -> dict[str, Any]:
+        """All scores on labelled `rows`, with a bootstrap interval of the task's own metric.
+
+        seed: of the bootstrap; the run's own when absent.
+        """
+        if not rows:
+            raise DataError("evaluate", "got no rows; a score needs at least one.")
+        self.check_gold(rows)
+        blind = [self.task.blind(row) for row in rows]
+        outcomes = self.task.outcomes(self.predict(blind), rows)
+        metric = self.task.metric
+        resampled = statistics.bootstrap(lambda o: self.task.score(o)[metric], [outcomes],
+                                      self.spec.evaluate.n_resamples, self.spec.seed if seed is None else seed)[0]
+        scores = self.task.score(outcomes)
+        return {"metric": metric, "score": scores[metric], "interval": statistics.interval(resampled), "n": len(rows),
+                "scores": scores}
+
+    def check_gold(self, rows: Sequence[Row]) -> None:
+        """Raise DataError for rows whose gold this artifact cannot mean, such as a label never seen."""
+        problems = [Problem(f"row {i + 1}", what) for i, what in self.task.check_gold(rows)]
+        if problems:
+            raise DataError.of(problems, f"This artifact knows: {', '.join(getattr(self.task, 'labels', ()))[:300]}")
+
+    def _checked(self, i: int, row: str | Row) -> Row:
+        if isinstance(row, str):
+            row = {"text": row}
+        missing = [c for c in self.task.needed if c not in row]
+        what = f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row)
+        if what:
+            raise DataError(f"row {i + 1}", f"{what}; task \"{self.task.name}\" reads: "
+                            + ", ".join(f"{c} ({self.task.columns[c]})" for c in self.task.asked))
+        return self.task.blind(row)
+
+    def _repr_html_(self) -> str:
+        from ..report.page import html_summary  # a notebook asks for a picture; nothing else here knows the report
+
+        return html_summary(self.scores)
+
+
+def load(folder: str | Path, device: str | None = None, n_threads: int | None = None) -> Artifact:
+    """Open a finished run, or an exported one. Its hashes are checked and its golden inputs answered again first.
+
+    device:    "cpu", "cuda", ...; the best there is when absent. An exported run answers on the CPU.
+    n_threads: that an exported run computes with; as many as the process may use when absent.
+    Raises  ArtifactError when anything is missing, damaged, or does not answer as it did.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        unfinished = folder.with_name(folder.name + ".partial").exists()
+        what = "is not a run's folder" + ("; its run was not finished." if unfinished else ".")
+        raise ArtifactError(str(folder), what,
+                            "Finish it with the same headstart fit command and --resume." if unfinished
+                            else "Make one: headstart fit DATA --out FOLDER")
+    faults = sealed.faults(folder)
+    if faults:
+        raise ArtifactError(str(folder), "; ".join(faults[:10]) + ".", "Copy the folder again, or fit it again.")
+    described = json.loads((folder / "task.json").read_text("utf-8"))
+    if described.get("format") != sealed.FORMAT:
+        raise ArtifactError(str(folder), f"has format {shorten(described.get('format'))}; this version reads "
+                            f"{sealed.FORMAT}.",
+                            "Use the version of headstart that wrote it (versions in scores.json).")
+    task, tolerance = tasks.restore(described["name"], described["fields"]), GOLDEN_TOLERANCE
+    if (folder / MODEL).exists():
+        spec, reader, answer, tolerance = _exported(folder, device, n_threads)
+    else:
+        from . import weights  # torch
+
+        spec = Spec.model_validate(read_yaml(folder / "spec.yaml"))
+        reader, answer = weights.runtime(folder, task, spec, device)
+    scores = json.loads((folder / "scores.json").read_text("utf-8"))
+    artifact = Artifact(folder, task, spec, reader, answer, scores)
+    _answer_golden(artifact, tolerance)
+    return artifact
+
+
+def _exported(folder: Path, device: str | None, n_threads: int | None) -> tuple[Spec, Reader, Runtime, float]:
+    from tokenizers import Tokenizer
+
+    if device not in (None, "cpu"):
+        raise ArtifactError(str(folder), f"is exported and answers on the CPU, not on {shorten(device)}.",
+                            "Load the run that it was exported from.")
+    facts = json.loads((folder / EXPORT).read_text("utf-8"))
+    reader = Reader(Tokenizer.from_file(str(folder / "tokenizer.json")), **facts["reader"])
+    return (Spec.model_validate(facts["spec"]), reader, runtime.open_model(folder / MODEL, n_threads),
+            float(facts["tolerance"]))
+
+
+def golden(folder: Path) -> list[dict[str, Any]]:
+    """The artifact's own inputs, each {"row": ..., "prediction": ...}."""
+    with (folder / "golden.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _answer_golden(artifact: Artifact, tolerance: float) -> None:
+    """Raise ArtifactError when a golden input is not answered as it was when the artifact was made."""
+    inputs = golden(artifact.folder)
+    for i, (one, answer) in enumerate(zip(inputs, artifact.predict([one["row"] for one in inputs]), strict=True)):
+        if not alike(one["prediction"], answer, tolerance):
+            raise ArtifactError(str(artifact.folder), f"golden input {i + 1} was answered {shorten(one['prediction'])} "
+                                f"and is now answered {shorten(answer)}.",
+                                "Versions differ from those in scores.json, or the machine computes wrongly.")

@@ -1,0 +1,139 @@
+"""An exported model as a Runtime, through onnxruntime. No torch, and nothing in the file leads out of it.
+
+    answer = open_model(Path("runs/reviews-onnx/model.onnx"))
+    logits = answer({"input_ids": ..., "attention_mask": ...})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core import machine
+from ..core.errors import ArtifactError, MissingExtraError, shorten
+from ..core.values import Runtime
+
+MAX_BYTES = 2**31 - 1  # what one protobuf message may hold
+SKIPS_PADDING = "headstart.skips_padding"  # what a graph says of itself that computes real tokens only
+SLOWER = ["SkipLayerNormFusion"]  # of onnxruntime 1.32: two sums and a norm are faster than its one operation for them
+
+
+def open_model(path: Path, n_threads: int | None = None) -> Runtime:
+    """The model of an ONNX file as a function from inputs [B, T] to logits: one session, safe to call from threads.
+
+    Its attribute `skips_padding` says whether shorter windows beside a longer one cost little more than alone.
+
+    n_threads: that compute one answer; absent: as many as the process may use.
+    Raises  ArtifactError for a file that is too large, keeps weights in other files, or cannot be run.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("opening an exported model", error.name or "onnxruntime", "runtime") from None
+    check(path)
+    try:
+        session = onnxruntime.InferenceSession(
+            path, _options(onnxruntime, n_threads or machine.usable_cpus()), providers=["CPUExecutionProvider"],
+            disabled_optimizers=SLOWER)
+    except Exception as error:  # noqa: BLE001 - whatever onnxruntime raises, the file is at fault
+        raise ArtifactError(str(path), f"cannot be run: {shorten(str(error), 200)}.", "Export the run again.") from None
+    wanted, output = [one.name for one in session.get_inputs()], session.get_outputs()[0].name
+
+    def runtime(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        logits: np.ndarray = session.run([output], {name: inputs[name] for name in wanted})[0]
+        return logits
+
+    runtime.skips_padding = SKIPS_PADDING in session.get_modelmeta().custom_metadata_map  # type: ignore[attr-defined]
+    return runtime
+
+
+def _options(onnxruntime: Any, n_threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
+    options.enable_mem_pattern = False  # it keeps a plan for every shape that was ever seen: memory would grow
+    options.log_severity_level = 3
+    # Threads wait for work by spinning within one answer, and sleep between two: others want the processor too.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def check(path: Path) -> None:
+    """Raise ArtifactError unless `path` is one ONNX file that holds all of its weights itself."""
+    n_bytes = path.stat().st_size
+    if n_bytes > MAX_BYTES:
+        raise ArtifactError(str(path), f"has {n_bytes:,} bytes; an ONNX file has at most {MAX_BYTES:,}.")
+    try:
+        names_files = n_bytes and _names_files(memoryview(np.memmap(path, np.uint8, "r")))  # type: ignore[arg-type]
+    except (IndexError, ValueError):
+        raise ArtifactError(str(path), "is damaged: it is no ONNX file.", "Copy the folder again.") from None
+    if not n_bytes or names_files:
+        what = "keeps weights in other files, whose paths could lead anywhere" if n_bytes else "is empty"
+        raise ArtifactError(str(path), f"{what}; headstart reads one file that holds everything.",
+                            "Take it from headstart export.")
+
+
+# Where tensors can be in ONNX's messages: message -> field -> the message that stands there (onnx.proto).
+_INSIDE = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor
+
+
+def _names_files(data: memoryview) -> bool:
+    """Whether a tensor anywhere in a serialized ModelProto says that its data lie in a file.
+
+    The onnx package would tell too, but serving does without it. Without recursion: graphs may nest.
+    """
+    ahead = [("model", data)]
+    while ahead:
+        kind, part = ahead.pop()
+        for field, value in _fields(part):
+            if kind == "tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0)):
+                return True
+            inner = _INSIDE[kind].get(field)
+            if inner is not None:
+                if not isinstance(value, memoryview):
+                    raise ValueError(field)
+                ahead.append((inner, value))
+    return False
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """(number, value) of each field of a protobuf message. Raises ValueError or IndexError when it is none."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        wire = key & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        size = {1: 8, 5: 4}.get(wire)
+        if wire == 2:
+            size, at = _varint(data, at)
+        if size is None or at + size > len(data):
+            raise ValueError(wire)
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise ValueError(shift)

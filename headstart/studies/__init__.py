@@ -1,0 +1,1 @@
+"""Loops over runs: methods compared, data audited."""

@@ -1,0 +1,228 @@
+"""What is wrong with a data set, said before a model learns it: leaks, twins, contradictions, lengths, odd rows.
+
+    audit("reviews.csv")                          everything, as one mapping of JSON values
+    audit("specs/tweets.yaml", suspects=False)    without the part that needs a backbone's features
+
+Nothing is changed and nothing is left out silently: rows that cannot be used at all are listed with their lines.
+
+Shape suffixes: N rows of all parts, K labels, D width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import tasks
+from ..core.errors import DataError
+from ..core.progress import Show
+from ..core.spec import Spec
+from ..core.task import Task
+from ..core.values import Row
+from ..data import duplicates
+from ..data import table as data
+from ..data.table import Table
+from ..models import backbone as backbones
+from ..report.audit import MAX_LISTED
+from ..runs import resolve as resolving
+from ..use.vectors import Extractor
+
+Finding = dict[str, Any]
+
+LIMITS = (32, 64, 128, 256, 512)  # tokens: what each would cut
+N_FOLDS = 5
+MAX_SUSPECT_ROWS = 20_000  # of train, drawn by seed: cross-validation takes minutes with more
+MAX_LANGUAGE_ROWS = 2_000
+MIN_LANGUAGE_SHARE = 0.01  # short texts are often taken for a neighbor of their language
+TWIN = {True: "same text", False: "nearly the same"}
+
+
+def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True, show: Show | None = None,
+          layers: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> dict[str, Any]:
+    """Look through the rows that a Spec (or a data file) names, as they are, before any split is made.
+
+    suspects: also look for labels that are probably wrong; the Spec's backbone reads the train rows for that.
+    Returns   JSON values: parts, unusable, balance, twins, leaks, conflicts, lengths, languages, odd, suspects.
+    Raises    SpecError and DataError as `fit` does, but for bad rows: those are listed.
+    """
+    show = show or Show(quiet=True)
+    lenient = ("audit", {"data": {"errors": "skip"}})  # beneath what the caller says: bad rows are a finding here
+    spec, _, _ = resolving.resolve([lenient, resolving.first_layer(spec_or_path), *layers])
+    task = tasks.build(spec.task)
+    tables = data.read_splits(spec.data, task)
+    with suppress(DataError):  # what cannot be learned is a finding of its own: the balance shows it
+        task = task.learn(tables["train"].rows)
+    rows = _Rows(tables, task, spec.data.near_duplicate)
+    found = {
+        "source": spec.data.train, "task": task.name, "parts": {name: len(table) for name, table in tables.items()},
+        "unusable": _unusable(tables), "balance": _balance(tables, task), "twins": rows.twins(), "leaks": rows.leaks(),
+        "conflicts": rows.conflicts(), "lengths": _lengths(rows.texts, spec), "languages": _languages(rows.texts),
+        "odd": _odd(rows), "suspects": _suspects(tables["train"], task, spec, show) if suspects else None,
+    }
+    show.end()
+    return found
+
+
+class _Rows:
+    """The rows of all parts in one line, with the group of duplicates that each belongs to."""
+
+    def __init__(self, tables: Mapping[str, Table], task: Task, near: float) -> None:
+        self.where = [table.where(i) for table in tables.values() for i in range(len(table))]
+        self.part = [name for name, table in tables.items() for _ in table.rows]
+        self.texts = [task.text(row) for table in tables.values() for row in table.rows]
+        self.gold = [_gold(row, task) for table in tables.values() for row in table.rows]
+        self.exact_N = duplicates.groups(self.texts, 1.0)
+        self.group_N = self.exact_N if near == 1 else duplicates.groups(self.texts, near)
+
+    def _groups(self, of_N: np.ndarray) -> Iterator[list[int]]:
+        """The rows of each group that has several, in the order of the first."""
+        members = defaultdict(list)
+        for i, group in enumerate(of_N.tolist()):
+            members[group].append(i)
+        return (some for some in members.values() if len(some) > 1)
+
+    def _pair(self, i: int, j: int) -> Finding:
+        return {"first": self.where[i], "second": self.where[j], "kind": TWIN[bool(self.exact_N[i] == self.exact_N[j])],
+                "text": self.texts[i], "other_text": self.texts[j]}
+
+    def twins(self) -> Finding:
+        """Rows with a twin in their own part, exact or near; listed: each with the first of its group."""
+        parts = np.unique(self.part, return_inverse=True)[1]
+        some = list(self._groups(self.group_N * (parts.max() + 1) + parts))
+        pairs = ((group[0], i) for group in some for i in group[1:])
+        return {"n_groups": len(some), "n_rows": sum(map(len, some)),
+                **duplicates.count_duplicates(self.exact_N, self.group_N,
+                                              np.unique(self.gold, return_inverse=True)[1]),
+                "pairs": [self._pair(i, j) for i, j in itertools.islice(pairs, MAX_LISTED)]}
+
+    def leaks(self) -> Finding:
+        """Rows of validation and test with a twin in train: a score on them shows what was learned by heart."""
+        first: dict[int, int] = {}
+        for i, (group, part) in enumerate(zip(self.group_N.tolist(), self.part, strict=True)):
+            if part == "train":
+                first.setdefault(group, i)
+        leaked = [(first[group], i) for i, group in enumerate(self.group_N.tolist())
+                  if self.part[i] != "train" and group in first]
+        n = Counter(self.part[i] for _, i in leaked)
+        return {"n_rows": dict(n), "pairs": [self._pair(i, j) for i, j in leaked[:MAX_LISTED]]}
+
+    def conflicts(self) -> Finding:
+        """Texts that stand there more than once with different gold."""
+        found = []
+        for some in self._groups(self.exact_N):
+            if len({self.gold[i] for i in some}) > 1:
+                found.append({"text": self.texts[some[0]],
+                              "rows": [{"where": self.where[i], "gold": self.gold[i]} for i in some[:MAX_LISTED]]})
+        return {"n_texts": len(found), "texts": found[:MAX_LISTED]}
+
+
+def _gold(row: Row, task: Task) -> str:
+    """All that a row says is right, as one string."""
+    said = {column: row[column] for column in task.gold if row.get(column) is not None}
+    return json.dumps(said, ensure_ascii=False, sort_keys=True) if len(said) != 1 else str(next(iter(said.values())))
+
+
+def _unusable(tables: Mapping[str, Table]) -> Finding:
+    """Rows that no run can take, and what was replaced in others, as reading counted them."""
+    counts = Counter[str]()
+    for table in tables.values():
+        counts.update(table.counts)
+    rows = [{"where": problem.where, "what": problem.what} for table in tables.values() for problem in table.skipped]
+    return {"counts": {name: n for name, n in counts.items() if n and name != "n_read"}, "rows": rows}
+
+
+def _balance(tables: Mapping[str, Table], task: Task) -> dict[str, dict[str, int]]:
+    """How often every label stands in every part, the most frequent of train first."""
+    counts = {name: Counter(label for row in table.rows for label in task.labels_of(row))
+              for name, table in tables.items()}
+    every = sorted({label for one in counts.values() for label in one}, key=lambda k: (-counts["train"][k], k))
+    return {label: {name: one[label] for name, one in counts.items()} for label in every}
+
+
+def _lengths(texts: Sequence[str], spec: Spec) -> Finding:
+    """Lengths in tokens of the Spec's backbone, and how many rows and tokens each limit would cut."""
+    reader = backbones.load(spec.backbone, max_tokens=10**6).reader
+    encoded = reader.tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)
+    n_N = np.fromiter((len(one) for one in encoded), np.int64, len(texts))
+    at = {name: int(np.quantile(n_N, share)) for name, share in
+          (("shortest", 0.0), ("median", 0.5), ("95 %", 0.95), ("99 %", 0.99), ("longest", 1.0))}
+    return {"backbone": spec.backbone, "n_tokens": at, "max_tokens": spec.data.max_tokens, "limits": [
+        {"max_tokens": limit, "n_cut": int((n_N > limit).sum()),
+         "cut_tokens_share": float(np.maximum(n_N - limit, 0).sum() / n_N.sum())}
+        for limit in sorted({*LIMITS, spec.data.max_tokens})]}
+
+
+def _languages(texts: Sequence[str]) -> Finding:
+    """The language of each of some texts, drawn evenly, by py3langid (naive Bayes over byte n-grams)."""
+    import py3langid
+
+    drawn = texts[:: max(1, len(texts) // MAX_LANGUAGE_ROWS)][:MAX_LANGUAGE_ROWS]
+    counts = Counter(str(py3langid.classify(text)[0]) for text in drawn)
+    least = MIN_LANGUAGE_SHARE * len(drawn)
+    return {"n_looked_at": len(drawn), "n_rows": {name: n for name, n in counts.most_common() if n >= least},
+            "n_rarer": sum(n for n in counts.values() if n < least)}
+
+
+def _odd(rows: _Rows) -> Finding:
+    """Texts that can be used and hardly say anything, or say it in a broken way."""
+    kinds: dict[str, list[int]] = defaultdict(list)
+    for i, text in enumerate(rows.texts):
+        if not any(c.isalnum() for c in text):
+            kinds["no letter and no digit"].append(i)
+        elif len(text.split()) == 1 and "://" in text:
+            kinds["a link alone"].append(i)
+        if "\N{REPLACEMENT CHARACTER}" in text:
+            kinds["a replacement character: the encoding was wrong once"].append(i)
+        if not text.isascii() and any(unicodedata.category(c) in ("Cc", "Cf", "Co") and c not in "\n\t\r\u200d\ufeff"
+                                      for c in text):
+            kinds["invisible control or private characters"].append(i)
+    return {kind: {"n_rows": len(some), "rows": [{"where": rows.where[i], "text": rows.texts[i]}
+                                                  for i in some[:MAX_LISTED]]} for kind, some in kinds.items()}
+
+
+def _suspects(train: Table, task: Task, spec: Spec, show: Show) -> Finding:
+    """Train rows whose label a classifier that has not seen them confidently disputes.
+
+    The classifier is a logistic regression on the frozen backbone, cross-validated; confident is a probability at
+    least as high as that label's rows get on average. Most disputed first.
+    Source  Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels".
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    chosen = np.arange(len(train))
+    if len(chosen) > MAX_SUSPECT_ROWS:
+        chosen = np.sort(np.random.default_rng(spec.seed).choice(chosen, MAX_SUSPECT_ROWS, replace=False))
+    gold = np.array([task.stratum(train.rows[i]) for i in chosen])
+    labels, gold_N, n_K = np.unique(gold, return_inverse=True, return_counts=True)
+    often_N = (n_K >= N_FOLDS)[gold_N]  # a label must stand in every fold
+    chosen, gold = chosen[often_N], gold[often_N]
+    labels, gold_N = np.unique(gold, return_inverse=True)
+    if len(labels) < 2:
+        return {"n_looked_at": 0, "n_rows": 0, "rows": []}
+    texts = [task.text(train.rows[i]) for i in chosen]
+    features_ND = Extractor(spec.backbone, max_tokens=spec.data.max_tokens, store=spec.cache, show=show)(texts)
+    scaled_ND = features_ND / np.sqrt(np.mean(features_ND**2) * features_ND.shape[1] / 16)
+    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=spec.seed)
+    shares_NK = cross_val_predict(LogisticRegression(max_iter=1000), scaled_ND, gold_N, cv=folds,
+                                  method="predict_proba")
+    usual_K = np.array([shares_NK[gold_N == k, k].mean() for k in range(len(labels))])
+    confident_NK = np.where(shares_NK >= usual_K, shares_NK, 0.0)
+    best_N = confident_NK.argmax(1)
+    disputed = np.flatnonzero((confident_NK.max(1) > 0) & (best_N != gold_N))
+    disputed = disputed[np.argsort(shares_NK[disputed, gold_N[disputed]], kind="stable")]
+    rows = [{"where": train.where(int(chosen[i])), "text": texts[i], "gold": str(labels[gold_N[i]]),
+             "gold_share": float(shares_NK[i, gold_N[i]]), "predicted": str(labels[best_N[i]]),
+             "predicted_share": float(shares_NK[i, best_N[i]])} for i in disputed[:MAX_LISTED]]
+    return {"n_looked_at": len(chosen), "n_rows": len(disputed), "rows": rows}
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------

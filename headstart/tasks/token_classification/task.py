@@ -1,0 +1,385 @@
+"""A tag for every word: named entities, chunks; parts of speech.
+
+    tokens + tags  or  text + entities  ->  text, words_W, spans  ->  a tag for each word's first token
+
+The answer to a row is {"entities": [{"start", "end", "label", "text", "score"}]}; offsets count code points of the
+row's text (tokens are joined to one). Rows given as tokens get "tags" too, in the scheme that the train rows use. Where
+the tags have no scheme, as with parts of speech, every word is an entity of its own.
+
+Shape suffixes: W words, U units (words that have a token of their own), G tokens of the text, T tokens of a window,
+D width, K tags, L labels, N rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+import numpy as np
+from pydantic import Field
+
+from ...core import metrics
+from ...core.errors import DataError
+from ...core.task import N_MISTAKES_SHOWN, Task, flaw_of_text
+from ...core.values import IGNORE, Prediction, Row, Window
+from ...readers.text import Reader
+from ...readers.words import join_tokens, places, split_words
+from .entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens, mistakes
+from .tags import PLAIN, Span, flaw_of_sequence, scheme_of, spans_to_tags, tags_to_spans, units_of, viterbi
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...core.values import LinearMap
+    from ...models.heads import Head
+
+
+@dataclass(frozen=True)
+class TokenClassification(Task):
+    """Spans of words with a label, or a tag for every word.
+
+    stride:      tokens that neighboring windows of a long text share.
+    constrained: whether the best sequence that the scheme allows is the answer (Viterbi), or each word's best tag.
+    labels:      of entities, or the plain tags, sorted.
+    scheme:      of the train rows: IOB1, IOB2, BIOES, BILOU, BMES or plain. Inside, all but plain are IOB2: the other
+                 schemes have up to twice as many tags to learn, half of them rare in a small data set.
+    """
+
+    name: ClassVar = "token-classification"
+    columns: ClassVar = {"tokens": "a list of strings that are not empty",
+                         "text": "a string that is not empty",
+                         "tags": "a list of strings, one a token",
+                         "entities": "a list of {start, end, label}, in characters of the text, without overlap"}
+    gold: ClassVar = ("tags", "entities")
+    optional: ClassVar = ("tokens", "text", "tags", "entities")
+    usual_names: ClassVar = {
+        "tokens": ("tokens", "words", "token"),
+        "text": ("text", "sentence", "content", "文本", "内容"),
+        "tags": ("tags", "ner_tags", "pos_tags", "chunk_tags", "ner", "pos", "upos", "labels", "tag", "标签"),
+        "entities": ("entities", "spans", "entity", "实体"),
+    }
+    signs: ClassVar = (("tokens", "tags"), ("text", "entities"))
+    options: ClassVar = ("stride", "constrained")
+    native: ClassVar = "AutoModelForTokenClassification"
+    examples: ClassVar = (
+        {"tokens": ["Mira", "Holt", "moved", "to", "Lisbon", "."], "tags": ["B-PER", "I-PER", "O", "O", "B-LOC", "O"]},
+        {"text": "The film was found in Quito today.", "entities": [{"start": 22, "end": 27, "label": "LOC"}]},
+        {"text": "房间在北京很干净。", "entities": [{"start": 3, "end": 5, "label": "LOC"}]},
+        {"tokens": ["nobody", "answered", "the", "phone"], "tags": ["O", "O", "O", "O"]},
+    )
+
+    stride: Annotated[int, Field(ge=0)] = 64
+    constrained: bool = True
+    labels: tuple[str, ...] = ()
+    scheme: str = "IOB2"
+
+    @property
+    def metric(self) -> str:  # type: ignore[override]
+        """Entity F1, or with plain tags the accuracy of words, which is the same sum."""
+        return "accuracy" if self.scheme == PLAIN else "f1"
+
+    # ------------------------------------------------------------------------------------------------------- rows
+
+    def check(self, row: Row) -> str | None:
+        tokens, text = row.get("tokens"), row.get("text")
+        if tokens is None and text is None:
+            return '"tokens" is missing, and so is "text"; a row must have one of them'
+        if text is not None and (said := flaw_of_text("text", text)):
+            return said
+        return flaw_of_tokens(tokens, text) or self._flaw_of_gold(row)
+
+    def _flaw_of_gold(self, row: Row) -> str | None:
+        tags, entities = row.get("tags"), row.get("entities")
+        if tags is not None and entities is not None:
+            return '"entities" stands beside "tags"; a row must have one kind of gold: leave one column out'
+        if tags is not None:
+            return flaw_of_tags(tags, row.get("tokens"))
+        return None if entities is None else flaw_of_entities(entities, self.text(row))
+
+    def learn(self, rows: Sequence[Row]) -> Self:
+        n_without = sum(row.get("tags") is None and row.get("entities") is None for row in rows)
+        if n_without:
+            raise DataError("", f'{n_without:,} of {len(rows):,} train rows have neither "tags" nor "entities".',
+                            "Say which column holds them: --set data.columns.tags=NAME (or entities)")
+        tagged = [row["tags"] for row in rows if row.get("tags") is not None]
+        has_entities = len(tagged) < len(rows)
+        scheme = scheme_of(tagged) or "IOB2"
+        if scheme == PLAIN and has_entities:
+            raise DataError("tags", "are without a scheme (no B-, I-) in some rows, and other rows have \"entities\".",
+                            "Write the tags as IOB2: B-X begins an entity X, I-X goes on, O is none.")
+        task = replace(self, scheme=scheme)
+        labels = {label for row in rows for _, _, label in task.spans(row, *task.read(row))}
+        if not labels:
+            raise DataError("tags", "hold no entity at all; all words are \"O\".", "Is this the right column? "
+                            "--set data.columns.tags=NAME")
+        return replace(task, labels=tuple(sorted(labels)))
+
+    def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
+        """A label that no train row has is no complaint: it counts as missed."""
+        said = []
+        for i, row in enumerate(rows):
+            tags = row.get("tags")
+            if tags is None and row.get("entities") is None:
+                said.append((i, 'has neither "tags" nor "entities"'))
+            elif tags is None and self.scheme == PLAIN:
+                said.append((i, '"entities" cannot be compared with the plain tags of the train rows'))
+            elif tags is not None and (flaw := flaw_of_sequence(tags, self.scheme)):
+                said.append((i, f'"tags" {flaw}'))
+        return said
+
+    def stratum(self, row: Row) -> str:
+        """The same for every row: a sentence has many labels, and the rare ones would stop every split."""
+        return "any"
+
+    def labels_of(self, row: Row) -> list[str]:
+        return [label for _, _, label in self.spans(row, *self.read(row))]
+
+    def text(self, row: Row) -> str:
+        return self.read(row)[0]
+
+    def read(self, row: Row) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a row and [start, end) of its words: the tokens as given, or what `split_words` finds."""
+        text, tokens = row.get("text"), row.get("tokens")
+        if tokens is None:
+            assert text is not None
+            return text, split_words(text)
+        if text is None:
+            return join_tokens(tokens)
+        words, n_found = places(tokens, text)
+        assert n_found == len(tokens)
+        return text, words
+
+    def spans(self, row: Row, text: str, words_W: Sequence[tuple[int, int]]) -> list[Span]:
+        """The row's own gold in characters, in order; all of it, whether a model could answer so or not."""
+        entities = row.get("entities")
+        if entities is not None:
+            return sorted((one["start"], one["end"], one["label"]) for one in entities)
+        return [(words_W[first][0], words_W[end - 1][1], label)
+                for first, end, label in tags_to_spans(row["tags"], self.scheme)]
+
+    # ---------------------------------------------------------------------------------------------------- windows
+
+    def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
+        text, words_W = self.read(row)
+        stride = min(self.stride, reader.max_tokens // 3)  # more would read every token many times
+        pieces = reader.read_windows(text, overlap=stride)
+        units, asked = units_of(words_W, pieces, stride)
+        has_gold = row.get("tags") is not None or row.get("entities") is not None
+        tags_U = self._targets(self.spans(row, text, words_W), units, words_W) if has_gold else []
+        windows = []
+        for piece, chosen in zip(pieces, asked, strict=True):
+            if not chosen:
+                continue  # no word is asked here, such as in a text of nothing but invisible characters
+            target = {}
+            if has_gold:
+                target["tags"] = [IGNORE] * len(piece.words_T)
+                for u, at in chosen:
+                    target["tags"][at] = tags_U[u]
+            windows.append(Window(i, piece.inputs, target, {
+                "n_cut_tokens": piece.n_cut_tokens, "units": [units[u] for u, _ in chosen],
+                "at": [at for _, at in chosen]}))
+        return windows
+
+    def _targets(self, spans: Sequence[Span], units: Sequence[tuple[int, int]],
+                 words_W: Sequence[tuple[int, int]]) -> list[int]:
+        """The tag of each unit. A span that ends inside a word takes the whole word; a label never seen is IGNORE."""
+        tags_U = [IGNORE if self.scheme == PLAIN else 0] * len(units)
+        ends_U = [words_W[stop - 1][1] for _, stop in units]
+        u = 0
+        for start, end, label in spans:
+            while u < len(units) and ends_U[u] <= start:
+                u += 1
+            prefix = "" if self.scheme == PLAIN else "B-"
+            while u < len(units) and words_W[units[u][0]][0] < end:
+                tags_U[u] = self._index.get(prefix + label, IGNORE)
+                prefix = "I-" if prefix else ""
+                u += 1
+        return tags_U
+
+    # ------------------------------------------------------------------------------------------------------ model
+
+    @cached_property
+    def tags_K(self) -> tuple[str, ...]:
+        """What the logits mean, in their order."""
+        if self.scheme == PLAIN:
+            return self.labels
+        return ("O", *(f"{prefix}-{label}" for label in self.labels for prefix in "BI"))
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {tag: k for k, tag in enumerate(self.tags_K)}
+
+    @cached_property
+    def _barred_KK(self) -> np.ndarray:
+        """-inf where the second tag may not follow the first; the last line is for the beginning of a text."""
+        barred = np.zeros((self.n_outputs + 1, self.n_outputs))
+        for k, tag in enumerate(self.tags_K):
+            if self.scheme != PLAIN and tag[:2] == "I-":
+                barred[:, k] = -np.inf
+                barred[[k - 1, k], k] = 0  # its own B- and I-
+        return barred
+
+    @property
+    def n_outputs(self) -> int:
+        return len(self.tags_K)
+
+    def head(self, width: int, pooling: str) -> Head:
+        from ...models.heads import TokenHead
+
+        return TokenHead(width, self.n_outputs)
+
+    def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        is_asked_BT = target["tags"] != IGNORE
+        return logits[is_asked_BT], target["tags"][is_asked_BT]
+
+    def classes(self, target: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.asarray(target["tags"][target["tags"] != IGNORE])
+
+    def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
+              class_weights: str) -> LinearMap:
+        from ...features import solve as features
+
+        is_asked_M = target["tags"] != IGNORE
+        return features.solve_head(features_MD[is_asked_M], target["tags"][is_asked_M], self.n_outputs, score,
+                                   class_weights)
+
+    # ---------------------------------------------------------------------------------------------------- answers
+
+    def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
+        units, lines = [], []
+        for window, said_TK in zip(windows, logits, strict=True):
+            units += window.notes["units"]
+            lines.append(said_TK[window.notes["at"]])
+        if not units:
+            return self._answer(row, [], [], [])
+        order = sorted(range(len(units)), key=units.__getitem__)
+        logits_UK = np.concatenate(lines)[order]
+        tags_U = viterbi(logits_UK, self._barred_KK) if self.constrained else logits_UK.argmax(1)
+        shares_U = np.take_along_axis(metrics.softmax(logits_UK), tags_U[:, None], 1)[:, 0]
+        return self._answer(row, [units[u] for u in order], tags_U.tolist(), shares_U.tolist())
+
+    def _answer(self, row: Row, units: Sequence[tuple[int, int]], tags_U: Sequence[int],
+                shares_U: Sequence[float]) -> Prediction:
+        """The tags of units and their shares of one, as the user sees them."""
+        text, words_W = self.read(row)
+        said = [self.tags_K[k] for k in tags_U]
+        if self.scheme == PLAIN:
+            spans, shares = self._every_word(len(words_W), units, said, shares_U)
+        else:
+            found = tags_to_spans(said, "IOB2")
+            shares = [sum(shares_U[first:end]) / (end - first) for first, end, _ in found]
+            spans = [(units[first][0], units[end - 1][1], label) for first, end, label in found]
+        entities = []
+        for (first, stop, label), share in zip(spans, shares, strict=True):
+            start, end = words_W[first][0], words_W[stop - 1][1]
+            entities.append({"start": start, "end": end, "label": label, "text": text[start:end],
+                             "score": round(share, 6)})
+        answer: Prediction = {"entities": entities}
+        if row.get("tokens") is not None:
+            answer["tags"] = spans_to_tags(spans, len(words_W), self.scheme)
+        return answer
+
+    def _every_word(self, n_words: int, units: Sequence[tuple[int, int]], said: Sequence[str],
+                    shares_U: Sequence[float]) -> tuple[list[Span], list[float]]:
+        """A plain tag for each word; one that no token stands for has the tag of the word before."""
+        tag, share, u = said[0] if said else self.labels[0], 0.0, 0
+        spans, shares = [], []
+        for w in range(n_words):
+            while u < len(units) and units[u][1] <= w:
+                u += 1
+            is_asked = u < len(units) and units[u][0] <= w
+            tag, share = (said[u], shares_U[u]) if is_asked else (tag, 0.0)
+            spans.append((w, w + 1, tag))
+            shares.append(share)
+        return spans, shares
+
+    # ----------------------------------------------------------------------------------------------------- scores
+
+    def _both(self, prediction: Prediction, row: Row) -> tuple[set[Span], set[Span]]:
+        """(gold, predicted) spans of a row."""
+        gold = set(self.spans(row, *self.read(row)))
+        return gold, {(one["start"], one["end"], one["label"]) for one in prediction["entities"]}
+
+    def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
+        """[N, 3]: how many spans are right, how many were predicted and how many there are."""
+        pairs = (self._both(p, r) for p, r in zip(predictions, rows, strict=True))
+        return np.array([(len(gold & said), len(said), len(gold)) for gold, said in pairs], np.int64).reshape(-1, 3)
+
+    def score(self, outcomes: np.ndarray) -> dict[str, float]:
+        n_right, n_said, n_gold = (int(n) for n in outcomes.sum(0))
+        if self.scheme == PLAIN:
+            return {"accuracy": n_right / n_gold if n_gold else 0.0}
+        found = metrics.of_counts(n_right, n_gold, n_said)
+        return {name: found[name] for name in ("f1", "precision", "recall")}
+
+    def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
+                  seed: int) -> Iterator[tuple[str, list[Prediction]]]:
+        counts: dict[str, Counter[int]] = defaultdict(Counter)
+        for row in train:
+            text, words_W = self.read(row)
+            tags_W = self._targets(self.spans(row, text, words_W), _each(words_W), words_W)
+            for (start, end), k in zip(words_W, tags_W, strict=True):
+                counts[text[start:end]][k] += 1
+        total = sum(counts.values(), Counter())
+        usual = total if self.scheme == PLAIN else Counter({0: 1})
+        best = {word: _most_frequent(found) for word, found in counts.items()}
+        fallback = _most_frequent(usual)
+        answers = []
+        for row in test:
+            text, words_W = self.read(row)
+            said = [best.get(text[start:end], fallback) for start, end in words_W]
+            answers.append(self._answer(row, _each(words_W), [k for k, _ in said], [share for _, share in said]))
+        yield "majority-tag", answers
+
+    def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
+        both = [self._both(p, r) for p, r in zip(predictions, rows, strict=True)]
+        counts = {label: [0, 0, 0] for label in self.labels}
+        for gold, said in both:
+            for at, spans in enumerate((gold & said, said, gold)):
+                for _, _, label in spans:
+                    counts.setdefault(label, [0, 0, 0])[at] += 1
+        found: dict[str, Any] = {
+            "labels": sorted(counts), "counted": "words" if self.scheme == PLAIN else "entities",
+            "per_label": [{"label": label, **metrics.of_counts(n_right, n_gold, n_said)}
+                          for label, (n_right, n_said, n_gold) in sorted(counts.items())],
+            "mistakes": mistakes(lambda i: self.text(rows[i]), both, [p["entities"] for p in predictions],
+                                 N_MISTAKES_SHOWN),
+        }
+        if self.scheme == PLAIN:
+            found["confusion"] = self._confusion(both, found["labels"])
+        n_out_of_reach = sum(self._n_out_of_reach(gold, row) for (gold, _), row in zip(both, rows, strict=True))
+        if n_out_of_reach:
+            found["n_out_of_reach"] = n_out_of_reach
+        return found
+
+    @staticmethod
+    def _confusion(both: Sequence[tuple[set[Span], set[Span]]], labels: Sequence[str]) -> list[list[int]]:
+        index = {label: k for k, label in enumerate(labels)}
+        pairs = [(index[g[2]], index[p[2]]) for gold, said in both
+                 for g, p in zip(sorted(gold), sorted(said), strict=True)]
+        gold_N, said_N = np.array(pairs, np.int64).reshape(-1, 2).T
+        confusion_KK: list[list[int]] = metrics.confusion(gold_N, said_N, len(labels)).tolist()
+        return confusion_KK
+
+    def _n_out_of_reach(self, gold: set[Span], row: Row) -> int:
+        """How many gold spans no answer can be: they end inside a word, or no train row has their label."""
+        words_W = self.read(row)[1]
+        starts, ends = {start for start, _ in words_W}, {end for _, end in words_W}
+        return sum(s not in starts or e not in ends or label not in self.labels for s, e, label in gold)
+
+    def describe(self) -> dict[str, Any]:
+        return {"id2label": {str(k): tag for k, tag in enumerate(self.tags_K)}, "label2id": self._index}
+
+
+def _each(words_W: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Units of one word."""
+    return [(w, w + 1) for w in range(len(words_W))]
+
+
+def _most_frequent(counts: Counter[int]) -> tuple[int, float]:
+    """(the most frequent, of equals the smallest; its share)."""
+    best = min(counts, key=lambda k: (-counts[k], k))
+    return best, counts[best] / counts.total()

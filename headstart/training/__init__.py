@@ -1,0 +1,1 @@
+"""Moving weights: the loop, its batches, evaluation on the way, checkpoints, signals."""

@@ -1,0 +1,1 @@
+"""What finished runs are for: answers, vectors, search, triples."""

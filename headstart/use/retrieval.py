@@ -1,0 +1,145 @@
+"""Find texts by what they mean: those of a corpus that are nearest to a query, and near misses to learn from.
+
+    search("runs/faq", answers, ["How long is the warranty?"], top=3)     the nearest answers, with their similarity
+    mine("runs/faq", pairs)                                                the pairs with wrong texts that look right
+
+The search is exact: every query is compared with every text. Shape suffixes: Q queries, C texts of the corpus, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..core import spec as specs
+from ..core.errors import DataError, SpecError
+from ..core.progress import Show
+from ..core.task import Task
+from ..core.values import Row
+from ..data import table as data
+from ..runs import artifact
+from ..tasks.sentence_similarity.ranking import QUERIES_AT_ONCE, Candidates
+from ..tasks.sentence_similarity.task import SentenceSimilarity
+from .vectors import Extractor
+
+Hit = dict[str, Any]  # {"row": number in the corpus, from 0; "text": str; "similarity": float}
+
+
+def search(source: str | Path, corpus: Sequence[str], queries: Sequence[str], *, top: int = 5,
+           dimensions: int | None = None, show: Show | None = None) -> list[list[Hit]]:
+    """For each query the `top` texts of `corpus` that are nearest to it, nearest first; of equals the earlier.
+
+    source:     the folder of a run whose answer to a text is its embedding, or a pretrained model.
+    dimensions: compare only so many of the vectors' first numbers; for runs with `matryoshka`.
+    Cost        one forward pass over all texts; Q * C * D multiplications; 4 * D bytes of memory a text.
+    """
+    if top < 1:
+        raise SpecError("top", f"is {top}; it must be 1 at least.")
+    if not corpus:
+        raise DataError("corpus", "has no texts; there is nothing to search.", "Name a file with one row at least.")
+    vectors_ND = embed(source, [*corpus, *queries], dimensions=dimensions, show=show)
+    vectors_CD, queries_QD = vectors_ND[: len(corpus)], vectors_ND[len(corpus) :]
+    found = []
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        for said_C in queries_QD[start : start + QUERIES_AT_ONCE] @ vectors_CD.T:
+            found.append([{"row": i, "text": corpus[i], "similarity": round(float(said_C[i]), 6)}
+                          for i in _largest(said_C, top)])
+    return found
+
+
+def embed(source: str | Path, texts: Sequence[str], *, dimensions: int | None = None,
+          show: Show | None = None) -> np.ndarray:
+    """Vectors of norm one, [N, D] float32: what a run answers, or the mean that a pretrained model gives."""
+    vectors_ND = _said_by_run(Path(source), texts) if (Path(source) / "task.json").exists() else (
+        Extractor(source, show=show)(texts))
+    width = vectors_ND.shape[1]
+    if dimensions is not None and not 1 <= dimensions <= width:
+        raise SpecError("dimensions", f"is {dimensions}; these vectors have {width} numbers.", f"Choose 1 to {width}.")
+    vectors_ND = vectors_ND[:, :dimensions]
+    return np.asarray(vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def _said_by_run(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    loaded = artifact.load(folder)
+    vectors: list[np.ndarray] = []
+    for answer in loaded.stream(texts):
+        if "embedding" not in answer:
+            raise SpecError(str(folder), f'answers to a text with {", ".join(answer)}, not with an embedding.',
+                            "Fit one that does: headstart fit DATA --task sentence-similarity")
+        vectors.append(np.array(answer["embedding"], np.float32))
+    return np.stack(vectors) if vectors else np.empty((0, 1), np.float32)
+
+
+def _largest(said_C: np.ndarray, n: int) -> list[int]:
+    """The places of the `n` largest numbers, the largest first; of equals the first. -inf is none."""
+    n = min(n, len(said_C))
+    least = np.partition(said_C, len(said_C) - n)[len(said_C) - n]
+    places = np.flatnonzero((said_C >= least) & np.isfinite(said_C))
+    return [int(i) for i in places[np.argsort(-said_C[places], kind="stable")][:n]]
+
+
+def mine(source: str | Path, rows: Sequence[Row], *, corpus: Sequence[str] = (), n: int = 3, margin: float = 0.05,
+         show: Show | None = None) -> list[Row]:
+    """`rows` (text, text_pair) with "negatives": up to `n` texts that score high, but below the right one by `margin`.
+
+    corpus: more texts to choose from, beside the second texts and the negatives of `rows`.
+    What is right for the same query in any row, and the query itself, is never a negative. A text that scores nearly as
+    high as the right one may be right too: the margin keeps such texts out. Rows for which nothing is left have [].
+    Source  Xiong et al. 2021, "Approximate Nearest Neighbor Negative Contrastive Learning for Dense Text Retrieval"
+            (hard negatives); Moreira et al. 2024, "NV-Retriever" (the margin).
+    """
+    if n < 1:
+        raise SpecError("n", f"is {n}; it must be 1 at least.")
+    if not rows or any("text_pair" not in row for row in rows):
+        raise DataError("rows", "have no right texts; mining needs pairs of a query and its right text.",
+                        "Say which column it is: --set data.columns.text_pair=NAME")
+    pairs: list[Row] = [{key: row[key] for key in ("text", "text_pair", "negatives") if key in row} for row in rows]
+    candidates = Candidates([*pairs, *({"text": text, "text_pair": text} for text in corpus)])
+    n_candidates = len(candidates.texts)
+    vectors_ND = embed(source, [*candidates.texts, *(row["text"] for row in pairs)], show=show)
+    vectors_CD, queries_QD = vectors_ND[:n_candidates], vectors_ND[n_candidates:]
+    for start in range(0, len(pairs), QUERIES_AT_ONCE):
+        for i, said_C in enumerate(queries_QD[start : start + QUERIES_AT_ONCE] @ vectors_CD.T, start):
+            right = candidates.right[i]
+            said_C[said_C > said_C[right] - margin] = -np.inf
+            said_C[[right, *candidates.spared[i]]] = -np.inf
+            pairs[i]["negatives"] = [candidates.texts[c] for c in _largest(said_C, n)]
+    return pairs
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How `data` finds the texts of a corpus, or queries, in a file."""
+
+    name: ClassVar[str] = "search"
+    columns: ClassVar[dict[str, str]] = {"text": "a string that is not empty"}
+    gold: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
+    needed: ClassVar[tuple[str, ...]] = ("text",)
+    usual_names: ClassVar[dict[str, tuple[str, ...]]] = {
+        "text": ("sentence", "answer", "passage", "document", "positive", "content", "body", "query", "text_pair",
+                 "文本", "内容", "答案")}
+
+    def check(self, row: Row) -> str | None:
+        if not isinstance(row["text"], str) or not row["text"].strip():
+            return '"text" is empty or not a string'
+        return None
+
+
+def texts_of(source: str, settings: Mapping[str, Any] | None = None) -> list[str]:
+    """The texts of a file, one a row. Raises DataError for a file without any."""
+    table = data.read(source, specs.DataSpec.model_validate({"train": source, **(settings or {})}), Texts(),
+                      lenient=True)
+    return [row["text"] for row in table.rows]
+
+
+def pairs_of(source: str, settings: Mapping[str, Any] | None = None) -> list[Row]:
+    """The rows of a file as `mine` takes them."""
+    task: Task = SentenceSimilarity()
+    table = data.read(source, specs.DataSpec.model_validate({"train": source, **(settings or {})}),
+                      task, gold="ignored", lenient=True)
+    return table.rows

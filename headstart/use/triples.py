@@ -1,0 +1,71 @@
+"""From raw text to (head, relation, tail): one artifact finds the entities, another says how each two of them relate.
+
+    for answer in triples("runs/relations", "runs/entities", "news.txt"): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations, islice, permutations
+from pathlib import Path
+from typing import Any
+
+from ..core import spec as specs
+from ..core.errors import SpecError
+from ..core.values import Prediction, Row
+from ..data import table as data
+from ..runs import artifact
+from ..runs.artifact import Artifact
+from ..tasks import relation_extraction as relations
+
+TEXTS_AT_ONCE = 256  # enough pairs to sort by length, few enough to hold
+
+
+def triples(run: str | Path, entities: str | Path, source: str,
+            settings: Mapping[str, Any] | None = None, skip: int = 0) -> Iterator[Prediction]:
+    """The triples of each text of `source` (a file, or "-" for stdin), in order, in bounded memory.
+
+    skip:          leave out so many texts at the front: an earlier process answered them.
+    run, entities: artifacts of "relation-extraction" and of "token-classification".
+    Returns  {"entities": [...], "triples": [{"head", "relation", "tail", "score"}]} a text; what the model finds
+             unrelated is left out.
+    Raises   SpecError for artifacts of other tasks.
+    """
+    related, named = (_opened(*one) for one in ((run, "relation-extraction"), (entities, "token-classification")))
+    spec = specs.DataSpec.model_validate({**named.spec.data.model_dump(), **(settings or {})})
+    rows = (row for _, row in data.stream(source, spec, named.task, gold="ignored", lenient=True))
+    yield from of_rows(related, named, islice(rows, skip, None))
+
+
+def _opened(folder: str | Path, wanted: str) -> Artifact:
+    found = artifact.load(folder)
+    if found.task.name != wanted:
+        raise SpecError(str(folder), f'is a run of "{found.task.name}"; triples need one of "{wanted}" there.',
+                        "headstart predict RELATIONS TEXTS --entities ENTITIES")
+    return found
+
+
+def of_rows(related: Artifact, named: Artifact, rows: Iterable[Row]) -> Iterator[Prediction]:
+    """The same for rows that are read already; each has a "text" or what else the entities' task reads."""
+    labels = getattr(related.task, "labels", ())
+    either_way = any(relations.DIRECTED.fullmatch(label) for label in labels)  # then a label says which way
+    ahead = iter(rows)
+    while some := list(islice(ahead, TEXTS_AT_ONCE)):
+        found = named.predict(some)
+        pairs = [(i, *pair) for i, one in enumerate(found)
+                 for pair in (combinations if either_way else permutations)(one["entities"], 2)]
+        texts = [named.task.text(row) for row in some]
+        asked = [{"text": texts[i], "head_span": [a["start"], a["end"]], "tail_span": [b["start"], b["end"]]}
+                 for i, a, b in pairs]
+        said = [list[dict[str, Any]]() for _ in found]
+        for (i, a, b), answer in zip(pairs, related.predict(asked), strict=True):
+            if answer["relation"].casefold() not in relations.NONE:
+                head, tail = (b, a) if answer["direction"] == "tail-to-head" else (a, b)
+                said[i].append({"head": _named(head), "relation": answer["relation"], "tail": _named(tail),
+                                "score": answer["score"]})
+        yield from ({"entities": one["entities"], "triples": found_here}
+                    for one, found_here in zip(found, said, strict=True))
+
+
+def _named(entity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: entity[key] for key in ("text", "label", "start", "end")}

@@ -1,0 +1,174 @@
+"""Features of texts: what a backbone, or a fitted model, says of each one, as a vector.
+
+    Extractor("minilm-l6")(["great film", "dull"])          features_ND float32, in the given order
+    write("runs/reviews", "new.csv", Path("new.parquet"))    the same for a file, ids kept
+
+What was computed once is kept (memo.Memo): the second time it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from ..core import files as sealed
+from ..core import spec as specs
+from ..core.errors import SpecError, shorten
+from ..core.progress import Show
+from ..core.values import Row, Window
+from ..core.windows import store
+from ..data import table as data
+from ..features import extract
+from ..features.forward import Forward
+from ..models import backbone as backbones
+from ..models.heads import PooledModel, PoolHead
+from ..runs import artifact, weights
+
+POOLINGS = ("mean", "first", "max")
+SUFFIXES = (".npy", ".parquet")
+
+
+class Extractor:
+    """Texts to vectors, through one model.
+
+    source:      a backbone (a name, a folder, a hub id) or the folder of a finished run.
+    pooling:     "mean" over real tokens, "first" token or "max"; absent: mean, or what the run was fitted with.
+    last_layers: average the hidden states of so many of the last layers before pooling.
+    store:       "fp16" or "fp32" keeps what was computed in the cache, "off" does not.
+    """
+
+    def __init__(self, source: str | Path = "minilm-l6", *, pooling: str | None = None, last_layers: int = 1,
+                 max_tokens: int = 256, store: str = "fp16", tokens_per_batch: int = 1024,
+                 show: Show | None = None) -> None:
+        if pooling not in (None, *POOLINGS):
+            raise SpecError("pooling", f"{shorten(pooling)} is not a pooling.", f"Known: {', '.join(POOLINGS)}")
+        self.tokens_per_batch, self.show = tokens_per_batch, show or Show(quiet=True)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        folder = Path(source)
+        if (folder / "task.json").exists():
+            loaded = artifact.load(folder)
+            model, self.reader = weights.open_model(folder, loaded.task, loaded.spec)
+            if isinstance(model, PooledModel) and isinstance(model.head, PoolHead):
+                model.head.pooling = pooling or model.head.pooling
+            elif pooling or last_layers > 1 or isinstance(model, PooledModel):  # its own head reads tokens or spans
+                model = PooledModel(model.encoder, PoolHead(_width(model.encoder), 1, pooling or "mean"))
+        else:
+            found = backbones.load(str(source), max_tokens)
+            self.reader = found.reader
+            model = backbones.build(found, _Vector(), pooling or "mean", seed=0)
+        n_layers = int(model.encoder.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+        if not 1 <= last_layers <= n_layers:
+            raise SpecError("last_layers", f"is {last_layers}; the backbone has {n_layers} layers.",
+                            f"Choose 1 to {n_layers}.")
+        if isinstance(model, PooledModel):
+            model.last_layers = last_layers
+        self.model = model.to(device).eval()
+        self.model.requires_grad_(False)
+        self.forward = Forward(self.model, device, store, self.show)
+        self.n_cut = 0
+
+    @property
+    def width(self) -> int:
+        """D, the length of a vector."""
+        return int(self.model.output.in_features)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """features_ND float32, one line a text, in the given order. `n_cut` then says how many texts were cut."""
+        read = self.reader.read_all(texts)
+        self.n_cut = sum(n_cut > 0 for _, n_cut in read)
+        if not read:
+            return np.empty((0, self.width), np.float32)
+        with tempfile.TemporaryDirectory() as name:
+            work = Path(name)
+            windows = store((Window(i, inputs) for i, (inputs, _) in enumerate(read)), work / "windows",
+                                    self.reader.pad_id)
+            chosen = np.arange(len(windows))
+            self.forward.remember_features([(windows, chosen)], self.tokens_per_batch)
+            self.show.begin("features", len(windows), "texts")
+            found = extract.extract(self.forward.features, self.width, windows, chosen, work / "features.bin",
+                                     tokens_per_batch=self.tokens_per_batch, each=self.show.advance)
+            return np.array(found)
+
+
+def _width(encoder: Any) -> int:
+    return int(encoder.config.hidden_size)
+
+
+class _Vector:
+    """Stands where a task stands when a head is built: one output that nobody reads."""
+
+    n_outputs = 1
+    native: ClassVar[str | None] = "AutoModelForSequenceClassification"
+    name: ClassVar[str] = "extract"
+
+    def head(self, width: int, pooling: str) -> PoolHead:
+        return PoolHead(width, 1, pooling)
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How `data` finds the texts of a file, and their ids when it has some."""
+
+    name: ClassVar[str] = "extract"
+    columns: ClassVar[dict[str, str]] = {"text": "a string that is not empty", "id": "anything"}
+    gold: ClassVar[tuple[str, ...]] = ("id",)
+    optional: ClassVar[tuple[str, ...]] = ()
+    needed: ClassVar[tuple[str, ...]] = ("text",)
+    usual_names: ClassVar[dict[str, tuple[str, ...]]] = {
+        "text": ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
+                 "文本", "评论", "内容"),
+        "id": ("id", "uid", "row_id", "编号"),
+    }
+
+    def check(self, row: Row) -> str | None:
+        if not isinstance(row["text"], str) or not row["text"].strip():
+            return '"text" is empty or not a string'
+        return None
+
+
+def write(source: str | Path, rows: str, out: Path, *, settings: Mapping[str, Any] | None = None,
+          show: Show | None = None, **options: Any) -> dict[str, Any]:
+    """Features of a file's texts to `out` (.npy: the matrix; .parquet: a column "id" and a column "features").
+
+    options: as for Extractor.  Returns  what was written, in numbers.
+    """
+    if out.suffix not in SUFFIXES:
+        raise SpecError("--out", f"{shorten(out.name)} has no known ending.", f"Use one of: {', '.join(SUFFIXES)}")
+    table = data.read(rows, specs.DataSpec.model_validate({"train": rows, **(settings or {})}), Texts(),
+                      gold="optional", lenient=True)
+    extractor = Extractor(source, show=show, **options)
+    found = extractor([row["text"] for row in table.rows])
+    ids = [row.get("id", i) for i, row in enumerate(table.rows)]
+    with sealed.disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = out.with_name(f".{out.name}.{os.getpid()}")
+        try:
+            (_write_npy if out.suffix == ".npy" else _write_parquet)(temporary, ids, found)
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return {"out": str(out), "n_rows": len(found), "width": extractor.width, "n_cut": extractor.n_cut}
+
+
+def _write_npy(path: Path, ids: Sequence[Any], found: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, found, allow_pickle=False)
+
+
+def _write_parquet(path: Path, ids: Sequence[Any], found: np.ndarray) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), found.shape[1])
+    column = pa.array(ids if len({type(i) for i in ids}) < 2 else [str(i) for i in ids])
+    pq.write_table(pa.table({"id": column, "features": vectors}), path)
