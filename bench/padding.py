@@ -39,7 +39,7 @@ def measure(name: str, n_rows: int | None, seed: int) -> dict[str, Any]:
     reader = backbone.load(spec.backbone, spec.data.max_tokens).reader
     lengths_N = np.array([len(reader.read(task.text(row))[0]["input_ids"]) for row in rows])
     budget = spec.train.tokens_per_batch
-    windows = WindowStore({}, {}, lengths_N, np.arange(len(rows)), np.zeros(len(rows), int), 0)
+    windows = WindowStore({}, {}, {}, lengths_N, lengths_N, np.arange(len(rows)), np.zeros(len(rows), int), 0)
     epochs = [batches.epoch(windows, budget, seed, number) for number in range(N_EPOCHS)]
     order = np.random.default_rng(seed).permutation(len(rows))
     sixteens = [order[at : at + 16] for at in range(0, len(order), 16)]

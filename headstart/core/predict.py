@@ -30,10 +30,13 @@ def predict(task: Task, rows: Iterable[Row], reader: Reader, runtime: Runtime, *
 
 
 def decode(task: Task, rows: Sequence[Row], windows: Sequence[Window],
-           logits: Sequence[np.ndarray]) -> Iterator[Prediction]:
-    """The answer to each row from the logits of its windows; windows stand in the order of the rows."""
+           logits: Sequence[np.ndarray], first: int = 0) -> Iterator[Prediction]:
+    """The answer to each row from the logits of its windows; windows stand in the order of the rows.
+
+    first: the number that the windows give to the first of `rows`.
+    """
     at = 0
-    for i, row in enumerate(rows):
+    for i, row in enumerate(rows, first):
         end = at
         while end < len(windows) and windows[end].row == i:
             end += 1

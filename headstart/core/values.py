@@ -5,7 +5,7 @@ Shape suffixes: B windows in a batch, T tokens, D width, K labels, N rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,27 +23,37 @@ class Window:
     """One model input cut from one row; a long row may give several.
 
     row:    index of the row it came from.
-    inputs: integer lists of one common length T; "input_ids" is always there.
+    inputs: token ids and what goes beside them, whole numbers [T]; sound, float32 [S]; an image, float32 [3, H, W].
     target: what the loss reads, a number or a list of them each; {} when predicting.
     notes:  what decode needs to find its way back to the text; "n_cut_tokens" counts what did not fit.
+    size:   what it takes of a batch's budget: tokens, patches, frames; 0: as many as its inputs of one axis are long.
     """
 
     row: int
-    inputs: dict[str, list[int]]
-    target: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any]
+    target: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.size:
+            object.__setattr__(self, "size", len(self))
 
     def __len__(self) -> int:
-        return len(self.inputs["input_ids"])
+        """T (or S): how long its inputs of one axis are; 1 where it has none."""
+        if "input_ids" in self.inputs:  # nearly all windows, without the walk
+            return len(self.inputs["input_ids"])
+        return max((len(value) for value in self.inputs.values() if np.ndim(value) == 1), default=1)
 
 
 @dataclass(frozen=True)
 class Batch:
     """Windows stacked to arrays.
 
-    inputs:   "input_ids", "attention_mask" and what else the windows carry, each int64 [B, T].
+    inputs:   what the windows carry, int64 or float32 [B, T] or [B, ...], and "attention_mask" [B, T] where they have
+              lengths.
     target:   the task's own, int64 or float32, [B] or [B, T] with IGNORE where padded.
-    n_tokens: real tokens, padding not counted.
+    n_tokens: the windows' sizes, padding not counted.
     """
 
     inputs: dict[str, np.ndarray]
@@ -52,29 +62,43 @@ class Batch:
 
     @property
     def n_windows(self) -> int:
-        return len(self.inputs["input_ids"])
+        """B."""
+        return len(next(iter(self.inputs.values())))
 
 
-def pad(values: Sequence[Any], fill: int, dtype: Any = np.int64) -> np.ndarray:
-    """Stack numbers to [B], or sequences of numbers to [B, T] with `fill` behind the shorter ones."""
+def pad(values: Sequence[Any], fill: float, dtype: Any = np.int64) -> np.ndarray:
+    """Stack numbers to [B], or arrays [T, ...] to [B, T, ...] with `fill` behind the shorter ones."""
     if len(values) == 1 or (not isinstance(values[0], list) and np.ndim(values[0]) == 0):
         return np.asarray(values, dtype)
-    out = np.full((len(values), max(len(v) for v in values)), fill, dtype)
+    out = np.full((len(values), max(map(len, values)), *np.shape(values[0])[1:]), fill, dtype)
     for line, value in zip(out, values, strict=True):
         line[: len(value)] = value
     return out
 
 
-def collate(inputs: dict[str, Sequence[Any]], target: dict[str, Sequence[Any]], pad_id: int) -> Batch:
-    """Pad the fields of some windows to one batch. The attention mask follows from the lengths."""
-    lengths = [len(ids) for ids in inputs["input_ids"]]
-    arrays = {name: pad(v, pad_id if name == "input_ids" else 0) for name, v in inputs.items()}
-    arrays["attention_mask"] = mask_BT = np.zeros((len(lengths), max(lengths)), np.int64)
-    for mask_T, length in zip(mask_BT, lengths, strict=True):
-        mask_T[:length] = 1
-    floats = {name: np.asarray(v[0]).dtype.kind == "f" for name, v in target.items()}
-    targets = {name: pad(v, IGNORE, np.float32 if floats[name] else np.int64) for name, v in target.items()}
-    return Batch(arrays, targets, sum(lengths))
+def _dtype(value: Any) -> Any:
+    """What a batch computes with: float32 for anything with a fraction, int64 for whole numbers."""
+    kind = value.dtype if isinstance(value, np.ndarray) else np.asarray(value).dtype
+    return np.float32 if kind.kind == "f" else np.int64
+
+
+def collate(inputs: Mapping[str, Sequence[Any]], target: Mapping[str, Sequence[Any]], pad_id: int,
+            n_tokens: int | None = None) -> Batch:
+    """Pad the fields of some windows to one batch. The attention mask follows from the lengths.
+
+    pad_id:   fills up input_ids; all else is filled up with 0.
+    n_tokens: the windows' sizes; the sum of their lengths when absent.
+    """
+    arrays = {name: pad(values, pad_id if name == "input_ids" else 0, _dtype(values[0]))
+              for name, values in inputs.items()}
+    of_one_axis = ["input_ids"] if "input_ids" in inputs else [name for name, v in inputs.items() if np.ndim(v[0]) == 1]
+    lengths = list(map(len, inputs[of_one_axis[0]])) if of_one_axis else []
+    if lengths:
+        arrays["attention_mask"] = mask_BT = np.zeros((len(lengths), max(lengths)), np.int64)
+        for mask_T, length in zip(mask_BT, lengths, strict=True):
+            mask_T[:length] = 1
+    targets = {name: pad(values, IGNORE, _dtype(values[0])) for name, values in target.items()}
+    return Batch(arrays, targets, sum(lengths) if n_tokens is None else n_tokens)
 
 
 @dataclass(frozen=True)
@@ -86,4 +110,5 @@ class LinearMap:
     strength: float
 
     def __call__(self, features_ND: np.ndarray) -> np.ndarray:
+        """logits_NK."""
         return np.asarray(features_ND @ self.weight_KD.T + self.bias_K)

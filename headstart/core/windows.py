@@ -1,13 +1,14 @@
-"""Windows on disk: token ids in flat files, and batches of like length under a token budget.
+"""Windows on disk: their inputs, targets and notes in flat files, and batches of like size under a token budget.
 
 A million rows of fifteen tokens are 60 MB of int32 in a memory-mapped file, not a million Python lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 
@@ -16,36 +17,57 @@ from .values import Batch, Window, collate
 
 @dataclass(frozen=True)
 class Field:
-    """One field of all windows: flat values, and where each window's begin (None: one number a window)."""
+    """One field of all windows: flat values, [sum T, ...], and where each window begins (None: one number each)."""
 
     values: np.ndarray
     starts: np.ndarray | None
 
     def of(self, i: int) -> np.ndarray:
-        """The value of window `i`, a number or [T]."""
+        """The value of window `i`, a number or [T, ...]."""
         if self.starts is None:
             return np.asarray(self.values[i])
         return self.values[self.starts[i] : self.starts[i + 1]]
 
 
 @dataclass(frozen=True)
-class WindowStore:
-    """Windows as flat memory-mapped arrays.
+class WindowStore(Sequence[Window]):
+    """Windows as flat memory-mapped arrays; read one by one, each is what was written (without its target).
 
-    lengths_N: tokens of each window.  rows_N: the row each came from.  cut_N: tokens of each that did not fit.
-    together:  whether the windows of one row stay in one batch.
+    lengths_N: positions of each window: what a head that reads tokens answers for.
+    sizes_N:   what each takes of a batch's budget.
+    rows_N:    the row each came from, in order.  cut_N: tokens of each that did not fit.
+    keeps_rows_whole: whether the windows of one row stay in one batch.
     """
 
     inputs: dict[str, Field]
     target: dict[str, Field]
+    notes: dict[str, Field]
     lengths_N: np.ndarray
+    sizes_N: np.ndarray
     rows_N: np.ndarray
     cut_N: np.ndarray
     pad_id: int
-    together: bool = False
+    keeps_rows_whole: bool = False
 
     def __len__(self) -> int:
         return len(self.lengths_N)
+
+    @overload
+    def __getitem__(self, i: int) -> Window: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Window]: ...
+
+    def __getitem__(self, i: int | slice) -> Window | list[Window]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        return Window(int(self.rows_N[i]), {name: field.of(i) for name, field in self.inputs.items()}, {},
+                      {"n_cut_tokens": int(self.cut_N[i]), **{name: field.of(i) for name, field in self.notes.items()}},
+                      int(self.sizes_N[i]))
+
+    def of_rows(self, start: int, stop: int) -> tuple[int, int]:
+        """The numbers [first, end) of the windows of rows `start` to `stop` - 1."""
+        first, end = np.searchsorted(self.rows_N, (start, stop))
+        return int(first), int(end)
 
     def targets(self, chosen: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The target's fields of the windows numbered `chosen`, lists of them one after the other; of all if absent."""
@@ -61,63 +83,75 @@ class WindowStore:
     def batch(self, chosen: np.ndarray) -> Batch:
         """The windows numbered `chosen`, padded to the longest of them."""
         return collate({k: [f.of(i) for i in chosen] for k, f in self.inputs.items()},
-                       {k: [f.of(i) for i in chosen] for k, f in self.target.items()}, self.pad_id)
+                       {k: [f.of(i) for i in chosen] for k, f in self.target.items()}, self.pad_id,
+                       int(self.sizes_N[chosen].sum()))
 
 
-def store(windows: Iterable[Window], folder: Path, pad_id: int, together: bool = False) -> WindowStore:
-    """Write `windows` to flat files in `folder` (made, overwritten) and map them. One pass, bounded memory."""
+def store(windows: Iterable[Window], folder: Path, pad_id: int, keeps_rows_whole: bool = False,
+          with_notes: bool = False) -> WindowStore:
+    """Write `windows` to flat files in `folder` (made, overwritten) and map them. One pass, bounded memory.
+
+    with_notes: keep what `Task.decode` reads of a window beside its logits.
+    Raises  ValueError for a field whose arrays differ in more than their first axis.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    writers: dict[str, _Writer] = {}
-    lengths, rows, cut = [], [], []
+    writers: dict[str, dict[str, _Writer]] = {"inputs": {}, "target": {}, "notes": {}}
+    lengths, sizes, rows, cut = [], [], [], []
     for window in windows:
-        for kind, fields in (("inputs", window.inputs), ("target", window.target)):
+        notes = {k: v for k, v in window.notes.items() if k != "n_cut_tokens"} if with_notes else {}
+        for kind, fields in (("inputs", window.inputs), ("target", window.target), ("notes", notes)):
             for name, value in fields.items():
-                key = f"{kind}.{name}"
-                if key not in writers:
-                    writers[key] = _Writer(folder / f"{key}.bin", value)
-                writers[key].append(value)
+                if name not in writers[kind]:
+                    writers[kind][name] = _Writer(folder / f"{kind}.{name}.bin", value)
+                writers[kind][name].append(value)
         lengths.append(len(window))
+        sizes.append(window.size)
         rows.append(window.row)
         cut.append(window.notes.get("n_cut_tokens", 0))
-    fields_of = {kind: {key.partition(".")[2]: w.close() for key, w in writers.items() if key.startswith(kind)}
-                 for kind in ("inputs", "target")}
-    return WindowStore(fields_of["inputs"], fields_of["target"], np.asarray(lengths, np.int32),
-                       np.asarray(rows, np.int64), np.asarray(cut, np.int32), pad_id, together)
+    inputs, target, notes = ({name: writer.close() for name, writer in of_kind.items()} for of_kind in writers.values())
+    return WindowStore(inputs, target, notes, np.asarray(lengths, np.int32), np.asarray(sizes, np.int32),
+                       np.asarray(rows, np.int64), np.asarray(cut, np.int32), pad_id, keeps_rows_whole)
 
 
 class _Writer:
-    """One growing flat file."""
+    """One growing flat file of numbers: float32 for fractions, bytes as they are, int32 for all other numbers."""
 
-    def __init__(self, path: Path, example: object) -> None:
-        self.path = path
-        self.dtype = np.float32 if np.asarray(example).dtype.kind == "f" else np.int32
-        self.ends: list[int] | None = None if np.ndim(example) == 0 else [0]  # type: ignore[arg-type]
+    def __init__(self, path: Path, example: Any) -> None:
+        first = np.asarray(example)
+        self.path, self.shape = path, first.shape[1:]
+        self.dtype = np.dtype(np.float32 if first.dtype.kind == "f" else np.uint8 if first.dtype == np.uint8
+                              else np.int32)
+        self.ends: list[int] | None = [0] if first.ndim else None
         self.file = path.open("wb")
 
-    def append(self, value: object) -> None:
+    def append(self, value: Any) -> None:
         array = np.asarray(value, self.dtype)
+        if array.shape[1:] != self.shape and array.size:
+            raise ValueError(f"{self.path.stem}: an array of shape {array.shape} among arrays [T, "
+                             f"{', '.join(map(str, self.shape))}]; only the first axis may differ")
         self.file.write(array.tobytes())
         if self.ends is not None:
             self.ends.append(self.ends[-1] + len(array))
 
     def close(self) -> Field:
+        n_bytes = self.file.tell()
         self.file.close()
-        starts = None if self.ends is None else np.asarray(self.ends, np.int64)
-        return Field(np.memmap(self.path, self.dtype, "r"), starts)
+        values = np.memmap(self.path, self.dtype, "r") if n_bytes else np.empty(0, self.dtype)  # no map of nothing
+        return Field(values.reshape(-1, *self.shape), None if self.ends is None else np.asarray(self.ends, np.int64))
 
 
 def by_length(lengths_N: np.ndarray, order: np.ndarray, tokens_per_batch: int,
-              sizes_N: np.ndarray | None = None) -> list[np.ndarray]:
+              counts_N: np.ndarray | None = None) -> list[np.ndarray]:
     """Cut `order`, sorted by length (stable), into batches of at most `tokens_per_batch` padded tokens.
 
-    sizes_N: how many windows each stands for, all of its length; one when absent. What is longer than the budget gets
+    counts_N: how many windows each stands for, all of its length; one when absent. What is longer than the budget gets
     a batch of its own.
     """
     if len(order) == 1:  # a lone text waits for every line here
         return [order]
     order = order[np.argsort(lengths_N[order], kind="stable")]
     lengths = lengths_N[order]
-    n_before = np.arange(len(order) + 1) if sizes_N is None else np.append(0, np.cumsum(sizes_N[order]))
+    n_before = np.arange(len(order) + 1) if counts_N is None else np.append(0, np.cumsum(counts_N[order]))
     batches, begin = [], 0
     while begin < len(order):
         # Lengths only grow, so rows * longest grows too: the end of the batch is found by bisection.
@@ -135,27 +169,27 @@ def by_length(lengths_N: np.ndarray, order: np.ndarray, tokens_per_batch: int,
 
 @dataclass(frozen=True)
 class Units:
-    """What a batch takes whole: a window, or all windows of a row. U units; windows of a row are neighbours."""
+    """What a batch takes whole: a window, or all windows of a row. U units; windows of a row are neighbors."""
 
     starts_U: np.ndarray
-    sizes_U: np.ndarray
-    lengths_U: np.ndarray  # the longest window of each
+    counts_U: np.ndarray
+    sizes_U: np.ndarray  # of the largest window of each
 
     @classmethod
     def of(cls, windows: WindowStore, chosen: np.ndarray | None = None) -> Units:
         """The units of all windows, or of those numbered `chosen` (whole units, in order); starts count in `chosen`."""
-        lengths_N = windows.lengths_N if chosen is None else windows.lengths_N[chosen]
-        if not windows.together:
-            return cls(np.arange(len(lengths_N)), np.ones(len(lengths_N), np.int64), lengths_N)
-        _, starts_U, sizes_U = np.unique(windows.rows_N if chosen is None else windows.rows_N[chosen],
+        sizes_N = windows.sizes_N if chosen is None else windows.sizes_N[chosen]
+        if not windows.keeps_rows_whole:
+            return cls(np.arange(len(sizes_N)), np.ones(len(sizes_N), np.int64), sizes_N)
+        _, starts_U, counts_U = np.unique(windows.rows_N if chosen is None else windows.rows_N[chosen],
                                          return_index=True, return_counts=True)
-        return cls(starts_U, sizes_U, np.maximum.reduceat(lengths_N, starts_U))
+        return cls(starts_U, counts_U, np.maximum.reduceat(sizes_N, starts_U))
 
     def by_length(self, order: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
         """The windows of each batch."""
-        return [self._windows(batch) for batch in by_length(self.lengths_U, order, tokens_per_batch, self.sizes_U)]
+        return [self._windows(batch) for batch in by_length(self.sizes_U, order, tokens_per_batch, self.counts_U)]
 
     def _windows(self, units: np.ndarray) -> np.ndarray:
-        if len(self.starts_U) == self.sizes_U.sum():
+        if len(self.starts_U) == self.counts_U.sum():
             return units
-        return np.concatenate([np.arange(self.starts_U[u], self.starts_U[u] + self.sizes_U[u]) for u in units])
+        return np.concatenate([np.arange(self.starts_U[u], self.starts_U[u] + self.counts_U[u]) for u in units])

@@ -7,6 +7,8 @@ In strict mode, the default, one bad row stops everything; but all of a file's p
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,6 +59,13 @@ class Table:
     def take(self, indices: Sequence[int] | np.ndarray) -> Table:
         """The rows at `indices`, in that order."""
         return replace(self, rows=[self.rows[i] for i in indices], lines_N=self.lines_N[np.asarray(indices, np.int64)])
+
+    def digest(self) -> str:
+        """sha256 (hex) of the rows in their order."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(json.dumps(row, ensure_ascii=True).encode())
+        return digest.hexdigest()
 
 
 def _where(source: str, unit: str, line: int) -> str:

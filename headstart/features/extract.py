@@ -29,7 +29,7 @@ def extract(features: Callable[[dict[str, np.ndarray]], torch.Tensor], width: in
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])  # a full disk says so now, not by SIGBUS later
     features_MD = np.memmap(path, np.float32, "r+", shape=shape)
-    for places in by_length(windows.lengths_N[chosen], np.arange(len(chosen)), tokens_per_batch):
+    for places in by_length(windows.sizes_N[chosen], np.arange(len(chosen)), tokens_per_batch):
         said = features(windows.batch(chosen[places]).inputs).float().cpu().numpy()
         if per_token:
             for place, said_TD in zip(places, said, strict=True):

@@ -36,8 +36,8 @@ def enough(n_lines_N: np.ndarray, gold_N: np.ndarray | None, seed: int) -> np.nd
     return np.asarray(np.union1d(drawn, first_of_each))
 
 
-def once(words: str, numbers: Iterable[np.ndarray], width: int, solve: Callable[[], LinearMap],
-         show: Show) -> LinearMap:
+def solve_or_load(words: str, numbers: Iterable[np.ndarray], width: int, solve: Callable[[], LinearMap],
+                  progress: Show) -> LinearMap:
     """`solve()`, or what an earlier run solved for the very same numbers: methods that share frozen features share
     their head, too.
 
@@ -54,15 +54,15 @@ def once(words: str, numbers: Iterable[np.ndarray], width: int, solve: Callable[
     if known := memo.get(key_N):
         lines_KE = np.array(known[0])
         return LinearMap(lines_KE[:, :-2].copy(), lines_KE[:, -2].copy(), float(lines_KE[0, -1]))
-    found = solve()
-    lines_KE = np.column_stack([found.weight_KD, found.bias_K, np.full(len(found.bias_K), found.strength)])
+    solved = solve()
+    lines_KE = np.column_stack([solved.weight_KD, solved.bias_K, np.full(len(solved.bias_K), solved.strength)])
     try:
-        with memo.adding(show):
+        with memo.adding(progress):
             if make_room(lines_KE.nbytes, memo.folder):
                 memo.write(key_N, np.array([len(lines_KE)]), iter([(np.array([0]), [lines_KE])]))
     except OSError as error:
-        show.say(memo.unwritable(error))
-    return found
+        progress.say(memo.unwritable(error))
+    return solved
 
 
 def solve_head(features_ND: np.ndarray, gold_N: np.ndarray, n_labels: int,

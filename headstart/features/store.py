@@ -173,16 +173,27 @@ class Memo:
 
 def keys_of(inputs: dict[str, np.ndarray]) -> np.ndarray:
     """The key of each window of a padded batch, [B] uint64."""
-    lengths_B = inputs["attention_mask"].sum(1)
-    return np.fromiter((key_of({name: a[i, :n] for name, a in inputs.items() if name != "attention_mask"})
-                        for i, n in enumerate(lengths_B)), np.uint64, len(lengths_B))
+    mask_BT, arrays = inputs.get("attention_mask"), {k: a for k, a in inputs.items() if k != "attention_mask"}
+    if mask_BT is None:
+        windows = (dict(zip(arrays, values, strict=True)) for values in zip(*arrays.values(), strict=True))
+        return np.array([key_of(window) for window in windows], np.uint64)
+    n_tokens, lengths_B = mask_BT.shape[1], mask_BT.sum(1)
+    return np.fromiter((key_of({name: a[i, :n] if a.ndim > 1 and a.shape[1] == n_tokens else a[i]
+                                for name, a in arrays.items()}) for i, n in enumerate(lengths_B)),
+                       np.uint64, len(lengths_B))
 
 
 def key_of(inputs: dict[str, np.ndarray]) -> int:
-    """64 bits of a hash of a window's inputs, padding left away."""
+    """64 bits of a hash of a window's inputs, padding left away: of each the name, the numbers and, but for lists of
+    whole numbers, their kind and shape."""
     digest = hashlib.blake2b(digest_size=8)
     for name in sorted(inputs):
-        digest.update(name.encode() + np.ascontiguousarray(inputs[name], np.int32).tobytes())
+        value = np.asarray(inputs[name])
+        if value.ndim == 1 and value.dtype.kind in "iu":
+            digest.update(name.encode() + np.ascontiguousarray(value, np.int32).tobytes())
+        else:
+            kind = "<f4" if value.dtype.kind == "f" else "<i4"
+            digest.update(f"{name} {kind} {value.shape} ".encode() + np.ascontiguousarray(value, kind).tobytes())
     return int.from_bytes(digest.digest(), "little")
 
 

@@ -33,8 +33,8 @@ from ..core.progress import Show
 from ..data import splits
 from ..data import table as data
 from ..report.compare import BUDGETS, _write
-from ..runs import fit as workbench
 from ..runs import resolve as resolving
+from ..training.job import PARTS
 from .jobs import Cell, Worker, _run, _worker, parse_method
 
 
@@ -91,13 +91,13 @@ def _split_once(spec: specs.Spec, out: Path, anew: bool) -> tuple[dict[str, str]
     else:
         task = tasks.build(spec.task)
         parts = splits.make(data.read_splits(spec.data, task), spec.data, task, spec.seed)
-        for name in workbench.PARTS:
+        for name in PARTS:
             sealed.write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
                                                          for row in getattr(parts, name).rows))
         (out / "cells.jsonl").unlink(missing_ok=True)
         sealed.write_file(out / "asked.json", [asked])
     with (folder / "train.jsonl").open(encoding="utf-8") as file:
-        return {name: str(folder / f"{name}.jsonl") for name in workbench.PARTS}, sum(1 for _ in file)
+        return {name: str(folder / f"{name}.jsonl") for name in PARTS}, sum(1 for _ in file)
 
 
 def _finished(out: Path) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ def epoch(windows: WindowStore, tokens_per_batch: int, seed: int, number: int) -
     rng = np.random.default_rng((seed, number))
     units = Units.of(windows)
     order = rng.permutation(len(units.starts_U))
-    in_pool = max(1, round(POOL_BATCHES * tokens_per_batch / float((units.lengths_U * units.sizes_U).mean())))
+    in_pool = max(1, round(POOL_BATCHES * tokens_per_batch / float((units.sizes_U * units.counts_U).mean())))
     batches = [b for at in range(0, len(order), in_pool)
                for b in units.by_length(order[at : at + in_pool], tokens_per_batch)]
     return [batches[i] for i in rng.permutation(len(batches))]
@@ -47,12 +47,12 @@ def steps(windows: WindowStore, tokens_per_batch: int, tokens_per_micro_batch: i
                    units.by_length(np.arange(len(units.starts_U)), tokens_per_micro_batch)]
 
 
-def usual_epochs(lengths_N: np.ndarray, tokens_per_batch: int) -> int:
+def usual_epochs(sizes_N: np.ndarray, tokens_per_batch: int) -> int:
     """How often to pass over the data when nobody says: three times, more often when that gives few steps.
 
     Source  Mosbach et al. 2021, "On the Stability of Fine-tuning BERT": few steps, not few rows, make it unstable.
     """
-    in_epoch = max(1, round(float(lengths_N.sum()) / tokens_per_batch))
+    in_epoch = max(1, round(float(sizes_N.sum()) / tokens_per_batch))
     return min(MAX_EPOCHS, max(USUAL_EPOCHS, round(MIN_STEPS / in_epoch)))
 
 
@@ -76,7 +76,7 @@ def plan(windows: WindowStore, tokens_per_batch: int, seed: int, epochs: int, ma
     return n, evaluate_at, epochs_at
 
 
-def padding_share(lengths_N: np.ndarray, batches: Iterable[np.ndarray]) -> float:
+def padding_share(sizes_N: np.ndarray, batches: Iterable[np.ndarray]) -> float:
     """The share of padded tokens that are padding."""
-    padded = sum(int(lengths_N[b].max()) * len(b) for b in batches)
-    return 1 - float(lengths_N.sum()) / padded
+    padded = sum(int(sizes_N[b].max()) * len(b) for b in batches)
+    return 1 - float(sizes_N.sum()) / padded

@@ -1,10 +1,4 @@
-"""Where a run lives while it runs, and how it survives being stopped.
-
-    runs/reviews           the artifact; there only when it is whole
-    runs/reviews.partial   the run's work: lock, spec.yaml, steps.jsonl, arrays, checkpoints
-
-A lock is the kernel's (flock), so it ends with the process that held it, however that ended.
-"""
+"""How a training survives being stopped: what moves, written whole or not at all, and read back."""
 
 from __future__ import annotations
 
@@ -12,7 +6,7 @@ import json
 import math
 import shutil
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +16,21 @@ if TYPE_CHECKING:
     import torch
 
 N_CHECKPOINTS_KEPT = 2
+Tensors = dict[str, "torch.Tensor"]  # by name
 
 
 @dataclass
-class Progress:
-    """How far a run is: all that a resumed process must know beside the tensors.
+class TrainState:
+    """What moves while a run trains, beside the model's own weights: all that a resumed process must know.
 
     curve: one entry an evaluation.  n_worse: evaluations since the best one.  n_mean: weights that the mean is of.
     began, epochs_before: steps and epochs of earlier trainings from the same first weights.
+    best, mean: the moving weights by name, at the best evaluation and averaged as the method wants.
     """
 
     step: int = 0
     seconds: float = 0.0
+    evaluate_seconds: float = 0.0
     n_tokens: int = 0
     best_step: int = 0
     best_score: float = -1.0
@@ -43,6 +40,8 @@ class Progress:
     epochs_before: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, float] = field(default_factory=dict)
+    best: Tensors = field(default_factory=dict)
+    mean: Tensors = field(default_factory=dict)
 
     def begin_again(self) -> None:
         """What follows is another training from the first weights."""
@@ -50,28 +49,19 @@ class Progress:
         self.best_score, self.n_worse, self.scaler = -1.0, 0, {}
 
 
-TENSORS = ("weights", "best", "mean", "optimizer")
+def save(work: Path, state: TrainState, weights: Tensors, optimizer: Tensors) -> None:
+    """Write a checkpoint whole or not at all, then drop all but the newest two.
 
-
-@dataclass
-class Checkpoint:
-    """One moment of training. weights, best and mean: the moving weights by name; optimizer: its tensors by place."""
-
-    progress: Progress
-    weights: dict[str, torch.Tensor]
-    best: dict[str, torch.Tensor]
-    mean: dict[str, torch.Tensor]
-    optimizer: dict[str, torch.Tensor]
-
-
-def save(work: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole or not at all, then drop all but the newest two."""
+    weights: the moving weights by name.  optimizer: its tensors by place.
+    """
     from safetensors.torch import save_file
 
-    with sealed.writing(work / f"checkpoint-{checkpoint.progress.step:08d}") as folder:
-        for name in TENSORS:
-            save_file({k: t.contiguous() for k, t in getattr(checkpoint, name).items()}, folder / f"{name}.safetensors")
-        (folder / "progress.json").write_text(json.dumps(asdict(checkpoint.progress)), "utf-8")
+    tensors = {"weights": weights, "best": state.best, "mean": state.mean, "optimizer": optimizer}
+    with sealed.writing(work / f"checkpoint-{state.step:08d}") as folder:
+        for name, of_name in tensors.items():
+            save_file({k: t.detach().cpu().contiguous() for k, t in of_name.items()}, folder / f"{name}.safetensors")
+        numbers = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in tensors}
+        (folder / "state.json").write_text(json.dumps(numbers), "utf-8")
     for stale in checkpoints(work)[:-N_CHECKPOINTS_KEPT]:
         shutil.rmtree(stale)
 
@@ -81,16 +71,20 @@ def checkpoints(work: Path) -> list[Path]:
     return sorted(p for p in work.glob("checkpoint-*") if p.suffix not in (".tmp", ".old"))
 
 
-def latest(work: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole. A damaged one is named on stderr, and the one before it is used."""
+def latest(work: Path) -> tuple[TrainState, Tensors, Tensors] | None:
+    """The newest checkpoint that is whole, as `save` was given it: state, weights, optimizer.
+
+    A damaged one is named on stderr, and the one before it is used.
+    """
     from safetensors.torch import load_file
 
     for folder in reversed(checkpoints(work)):
         faults = sealed.faults(folder)
         if not faults:
-            tensors = {name: load_file(folder / f"{name}.safetensors") for name in TENSORS}
-            progress = Progress(**json.loads((folder / "progress.json").read_text("utf-8")))
-            return Checkpoint(progress, **tensors)
+            weights, best, mean, optimizer = (load_file(folder / f"{name}.safetensors")
+                                              for name in ("weights", "best", "mean", "optimizer"))
+            numbers = json.loads((folder / "state.json").read_text("utf-8"))
+            return TrainState(**numbers, best=best, mean=mean), weights, optimizer
         print(f"{folder}: checkpoint is damaged and was not used: {'; '.join(faults)}. "
               "Falling back to the one before it.", file=sys.stderr)
     return None

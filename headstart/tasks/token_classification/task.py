@@ -251,7 +251,7 @@ class TokenClassification(Task):
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         units, lines = [], []
         for window, said_TK in zip(windows, logits, strict=True):
-            units += window.notes["units"]
+            units += np.asarray(window.notes["units"]).tolist()  # pairs, or a store's array of them
             lines.append(said_TK[window.notes["at"]])
         if not units:
             return self._answer(row, [], [], [])

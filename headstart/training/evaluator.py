@@ -1,0 +1,80 @@
+"""What the model answers to a part's rows as it is now, from their stored windows: the one decode of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..core import statistics
+from ..core.predict import ROWS_AT_ONCE, decode
+from ..core.task import Task
+from ..core.values import Prediction
+from ..core.windows import by_length
+from .job import Job
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Predictions and scores of a job's model. Gold is hidden from the model; windows are read, not made again."""
+
+    job: Job
+
+    def predictions(self, part: str, after_batch: Callable[[], None] = lambda: None) -> list[Prediction]:
+        """The answers to the rows of `part`, in order. after_batch: called after each forward pass; it may raise."""
+        n_rows, windows, answers = len(self.job.rows(part)), self.job.windows[part], list[Prediction]()
+        for start in range(0, n_rows, ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, n_rows)
+            first, end = windows.of_rows(start, stop)
+            logits: list[np.ndarray] = [np.empty(0)] * (end - first)
+            for chosen in by_length(windows.sizes_N[first:end], np.arange(end - first),
+                                    self.job.spec.evaluate.tokens_per_batch):
+                for i, line in zip(chosen, self._logits(windows.batch(first + chosen).inputs), strict=True):
+                    logits[i] = line
+                after_batch()
+            answers += self._decoded(part, logits, start, stop)
+        return answers
+
+    @torch.inference_mode()
+    def _logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        self.job.model.eval()
+        return self.job.forward(inputs).float().cpu().numpy()
+
+    def decode(self, part: str, logits: np.ndarray) -> list[Prediction]:
+        """The answers that logits of all windows of `part` mean: a line a window or, from heads that read tokens, a
+        token."""
+        windows = self.job.windows[part]
+        of_window = np.split(logits, np.cumsum(windows.lengths_N)[:-1]) if self.job.model.per_token else list(logits)
+        return self._decoded(part, of_window, 0, len(self.job.rows(part)))
+
+    def _decoded(self, part: str, logits: Sequence[np.ndarray], start: int, stop: int) -> list[Prediction]:
+        first, end = self.job.windows[part].of_rows(start, stop)
+        rows = [self.job.task.blind(row) for row in self.job.rows(part)[start:stop]]
+        return list(decode(self.job.task, rows, self.job.windows[part][first:end], logits, start))
+
+    def calibrated(self, validation: Sequence[Prediction]) -> Task:
+        """The task with what can be chosen on answers to the validation rows chosen."""
+        return self.job.task.tune(validation, self.job.rows("validation"))
+
+    def calibrated_predictions(self, validation: Sequence[Prediction],
+                               predictions: Sequence[Prediction]) -> list[Prediction]:
+        """`predictions` after calibration on the same model's answers to the validation rows."""
+        task = self.calibrated(validation)
+        return [task.settle(prediction) for prediction in predictions]
+
+    def outcomes(self, validation: Sequence[Prediction]) -> np.ndarray:
+        """Of answers to the validation rows, after calibration on them."""
+        return self.job.task.outcomes(self.calibrated_predictions(validation, validation), self.job.rows("validation"))
+
+    def scores(self, validation: Sequence[Prediction]) -> dict[str, float]:
+        """All scores of answers to the validation rows."""
+        return self.job.task.score(self.outcomes(validation))
+
+    def is_better(self, outcomes: np.ndarray, others: np.ndarray) -> bool:
+        """Whether the interval of the paired difference in the task's metric lies above zero."""
+        task, spec = self.job.task, self.job.spec
+        scores_SR = statistics.bootstrap(lambda o: task.score(o)[task.metric], [outcomes, others],
+                                         spec.evaluate.n_resamples, spec.seed)
+        return statistics.interval(scores_SR[0] - scores_SR[1])[0] > 0

@@ -1,0 +1,74 @@
+"""What one run is given, all in one value that does not change: the loop, the evaluator and the certificate read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.method import Method
+from ..core.progress import Show
+from ..core.spec import Origins, Spec
+from ..core.task import Task
+from ..core.values import Row
+from ..core.windows import WindowStore
+from ..data.splits import Splits
+from ..features.forward import Forward
+from ..models.backbone import Backbone
+from ..models.heads import Model
+from .signals import Stop
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The frozen inputs of a run. What moves is in the model's weights and in TrainState.
+
+    task:    learned from the train rows.  model: the backbone with its head, prepared by the method, on its device.
+    forward: the model as training and evaluation call it.
+    windows: of each of PARTS; those of validation and test hold what `decode` reads.
+    work:    the run's folder while it runs.
+    """
+
+    spec: Spec
+    origins: Origins
+    task: Task
+    method: Method
+    backbone: Backbone
+    model: Model
+    forward: Forward
+    splits: Splits
+    windows: dict[str, WindowStore]
+    accelerator: Any
+    work: Path
+    stop: Stop
+    progress: Show
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def trains(self) -> bool:
+        """Whether gradient steps are taken: by every method where the head cannot be solved."""
+        return self.method.trains or not self.task.is_solvable
+
+    def rows(self, part: str) -> Sequence[Row]:
+        """The labeled rows of one of PARTS."""
+        rows: list[Row] = getattr(self.splits, part).rows
+        return rows
+
+
+def accelerator(precision: str) -> Any:
+    """accelerate's view of this machine: device, autocast and loss scaling. precision: as in the Spec."""
+    from accelerate import Accelerator
+
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
