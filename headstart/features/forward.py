@@ -27,7 +27,8 @@ from ..core.values import collate
 from ..core.windows import WindowStore, by_length
 from ..models import blocks
 from ..models.heads import Model
-from .store import Memo, folder, key_of, keys_of, limit_bytes, make_room
+from .store import ActivationStore as Memo
+from .store import folder, key_of, keys_of, limit_bytes, make_room
 
 SEGMENT_TOKENS = 250_000  # windows that are computed and published together: what a kill can cost
 FEATURES = "features"  # the memo of what flows into the model's last linear layer
@@ -187,10 +188,10 @@ class Forward:
         windows = _Windows(parts)
         if memo.n_damaged:
             self.show.say(f"cache: {memo.n_damaged} damaged segments in {memo.folder}; computing them again")
-        if memo.knows(windows.keys_N).all():
+        if memo.contains(windows.keys_N).all():
             return True
         try:
-            with memo.adding(self.show):
+            with memo.locked(self.show):
                 return self._add(memo, windows, tokens_per_batch, compute, what)
         except OSError as error:
             self.show.say(memo.unwritable(error))
@@ -198,7 +199,7 @@ class Forward:
 
     def _add(self, memo: Memo, windows: _Windows, tokens_per_batch: int, compute: Compute, what: str) -> bool:
         _, first_N = np.unique(windows.keys_N, return_index=True)
-        wanted_M = np.sort(first_N[~memo.knows(windows.keys_N[first_N])])
+        wanted_M = np.sort(first_N[~memo.contains(windows.keys_N[first_N])])
         if not len(wanted_M):
             return True  # another process was faster
         self.model.eval()

@@ -1,4 +1,4 @@
-"""What frozen layers say of a text, and what a linear map makes of it.
+"""Linear heads solved exactly on features: logistic regression, ridge.
 
 Shape suffixes: N windows, D width, K labels.
 """
@@ -13,12 +13,12 @@ import numpy as np
 
 from ..core.progress import Show
 from ..core.values import LinearMap
-from .store import Memo, make_room
+from .store import ActivationStore, make_room
 
 MAX_HEAD_ROWS = 100_000  # a linear map with a few thousand numbers gains nothing from more
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # inverse of L2 regularization, tried in this order; validation chooses
 MAX_ITERATIONS = 2_000
-NEVER = -30.0  # the logit of what no train row says
+NEVER = -30.0  # the logit of a label that no train row has
 TOLERANCE = 1e-5  # largest slope left in the mean loss; coarser ones stop long before the solution when labels are many
 
 
@@ -50,18 +50,18 @@ def solve_or_load(words: str, numbers: Iterable[np.ndarray], width: int, solve: 
     for part in numbers:
         digest.update(np.ascontiguousarray(part).data)
     key_N = np.array([int.from_bytes(digest.digest(), "little")], np.uint64)
-    memo = Memo(f"heads-{width}", width + 2, "<f4")
-    if known := memo.get(key_N):
-        lines_KE = np.array(known[0])
+    store = ActivationStore(f"heads-{width}", width + 2, "<f4")
+    if stored := store.get(key_N):
+        lines_KE = np.array(stored[0])
         return LinearMap(lines_KE[:, :-2].copy(), lines_KE[:, -2].copy(), float(lines_KE[0, -1]))
     solved = solve()
     lines_KE = np.column_stack([solved.weight_KD, solved.bias_K, np.full(len(solved.bias_K), solved.strength)])
     try:
-        with memo.adding(progress):
-            if make_room(lines_KE.nbytes, memo.folder):
-                memo.write(key_N, np.array([len(lines_KE)]), iter([(np.array([0]), [lines_KE])]))
+        with store.locked(progress):
+            if make_room(lines_KE.nbytes, store.folder):
+                store.write(key_N, np.array([len(lines_KE)]), iter([(np.array([0]), [lines_KE])]))
     except OSError as error:
-        progress.say(memo.unwritable(error))
+        progress.say(store.unwritable(error))
     return solved
 
 
@@ -94,8 +94,8 @@ def _scale(features_ND: np.ndarray) -> float:
 
 def strongest(solved: Callable[[float], LinearMap], score: Callable[[LinearMap], float]) -> LinearMap:
     """Of the maps solved at each of STRENGTHS the one that scores best; ties go to the stronger regularization."""
-    found = [solved(strength) for strength in STRENGTHS]
-    return found[int(np.argmax([score(one) for one in found]))]
+    heads = [solved(strength) for strength in STRENGTHS]
+    return heads[int(np.argmax([score(head) for head in heads]))]
 
 
 def _full(regression: Any, n_labels: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -141,8 +141,8 @@ def solve_ridge(features_ND: np.ndarray, gold_N: np.ndarray, score: Callable[[Li
     scaled = np.asarray(features_ND / np.float32(scale), np.float64)
 
     def solved(strength: float) -> LinearMap:
-        found = Ridge(alpha=1 / strength).fit(scaled, gold_N)
-        bias_K = np.asarray([found.intercept_], np.float32)
-        return LinearMap((found.coef_[None] / scale).astype(np.float32), bias_K, strength)
+        ridge = Ridge(alpha=1 / strength).fit(scaled, gold_N)
+        bias_K = np.asarray([ridge.intercept_], np.float32)
+        return LinearMap((ridge.coef_[None] / scale).astype(np.float32), bias_K, strength)
 
     return strongest(solved, score)

@@ -1,11 +1,11 @@
-"""A memo on disk: arrays by keys, shared by runs, sound under kills, damage and two processes at once.
+"""Activations on disk: arrays by keys, shared by runs, sound under kills, damage and two processes at once.
 
-    memo = Memo("name", width=384, dtype="<f2")
-    with memo.adding(show):
-        memo.write(keys_N, lengths_N, pieces)
-    memo.get(keys_B)                            [n, D] for each key, or None
+    store = ActivationStore("name", width=384, dtype="<f2")
+    with store.locked(progress):
+        store.write(keys_N, lengths_N, pieces)
+    store.get(keys_B)                            [n, D] for each key, or None
 
-Deleting any of it changes nothing but time. Shape suffixes: B windows, T tokens, D width, M windows in a memo.
+Deleting any of it changes nothing but time. Shape suffixes: B windows, T tokens, D width, M windows in a store.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ import numpy as np
 from ..core.errors import SpecError, shorten
 from ..core.progress import Show
 
-LIMIT_BYTES = 10_000_000_000  # of all memos together; HEADSTART_CACHE_BYTES says otherwise
+LIMIT_BYTES = 10_000_000_000  # of all stores together; HEADSTART_CACHE_BYTES says otherwise
 FREE_BYTES = 1_000_000_000  # of the disk, left alone
 RECORD = np.dtype([("memo", "<u8"), ("key", "<u8"), ("begin", "<i8"), ("n", "<i4"), ("crc", "<u4")])
 
 
 def folder() -> Path:
-    """Where memos lie: $HEADSTART_CACHE, or the platform's cache folder."""
-    given = os.environ.get("HEADSTART_CACHE")
+    """Where stores lie: $HEADSTART_CACHE, or the platform's cache folder."""
+    path = os.environ.get("HEADSTART_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given).expanduser() if given else home / "headstart"
+    return Path(path).expanduser() if path else home / "headstart"
 
 
 def limit_bytes() -> int:
-    """How large all memos together may grow."""
-    given = os.environ.get("HEADSTART_CACHE_BYTES")
-    return parse_size(given) if given else LIMIT_BYTES
+    """How large all stores together may grow."""
+    size = os.environ.get("HEADSTART_CACHE_BYTES")
+    return parse_size(size) if size else LIMIT_BYTES
 
 
 def parse_size(text: str | None) -> int:
     """Bytes of "2GB", "500 MB" or "1000000". Raises SpecError."""
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)B?\s*", text or "", re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)B?\s*", text or "", re.IGNORECASE)
     try:
-        return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " ")) if found else int(text or "")
+        return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " ")) if match else int(text or "")
     except ValueError:
         raise SpecError("size", f"{shorten(text)} is not a size.", "For example: 2GB") from None
 
 
-class Memo:
+class ActivationStore:
     """Arrays [n, D] by 64-bit keys, in segments: NAME.bin holds values, NAME.npy says where; no index, no segment."""
 
     def __init__(self, name: str, width: int, dtype: str) -> None:
@@ -68,35 +68,35 @@ class Memo:
         self.broken: list[Path] = []
         indices = []
         for path in sorted(self.folder.glob("*.npy")):
-            found = self._index(path)
-            if found is None:
+            index = self._index(path)
+            if index is None:
                 self.n_damaged += 1
                 self.broken.append(path)
                 continue
             with suppress(OSError):
                 os.utime(path)  # it was used: the clean-up takes the longest unused first
             values = np.memmap(path.with_suffix(".bin"), self.dtype, "r").reshape(-1, self.width)
-            indices.append((len(self.segments), found))
+            indices.append((len(self.segments), index))
             self.segments.append(values)
             self.paths.append(path)
-        index_M = np.concatenate([found for _, found in indices]) if indices else np.empty(0, RECORD)
-        segment_M = np.concatenate([np.full(len(found), i) for i, found in indices]) if indices else np.empty(0, int)
+        index_M = np.concatenate([index for _, index in indices]) if indices else np.empty(0, RECORD)
+        segment_M = np.concatenate([np.full(len(index), i) for i, index in indices]) if indices else np.empty(0, int)
         order_M = np.argsort(index_M["key"], kind="stable")
         self.index_M, self.segment_M = index_M[order_M], segment_M[order_M]
         self.keys_M = np.ascontiguousarray(self.index_M["key"])
 
     def _index(self, path: Path) -> np.ndarray | None:
         try:
-            found = np.load(path, allow_pickle=False)
+            index = np.load(path, allow_pickle=False)
             size = path.with_suffix(".bin").stat().st_size
         except (OSError, ValueError, EOFError):
             return None
-        sound = (found.dtype == RECORD and len(found) and (found["memo"] == self.identity).all()
-                 and int((found["begin"] + found["n"]).max()) * self.width * self.dtype.itemsize == size
-                 and (found["begin"] >= 0).all() and (found["n"] > 0).all())
-        return found if sound else None
+        sound = (index.dtype == RECORD and len(index) and (index["memo"] == self.identity).all()
+                 and int((index["begin"] + index["n"]).max()) * self.width * self.dtype.itemsize == size
+                 and (index["begin"] >= 0).all() and (index["n"] > 0).all())
+        return index if sound else None
 
-    def knows(self, keys_N: np.ndarray) -> np.ndarray:
+    def contains(self, keys_N: np.ndarray) -> np.ndarray:
         """Which of `keys_N` are there, [N] bool."""
         if not len(self.keys_M):
             return np.zeros(len(keys_N), bool)
@@ -105,7 +105,7 @@ class Memo:
 
     def get(self, keys_B: np.ndarray) -> list[np.ndarray] | None:
         """The arrays of `keys_B`; None when one is not known or was damaged on the disk since it was written."""
-        if not self.knows(keys_B).all():
+        if not self.contains(keys_B).all():
             return None
         out = []
         for at in np.searchsorted(self.keys_M, keys_B):
@@ -126,14 +126,14 @@ class Memo:
         self.index_M, self.segment_M, self.keys_M = self.index_M[kept_M], self.segment_M[kept_M], self.keys_M[kept_M]
 
     @contextmanager
-    def adding(self, show: Show) -> Iterator[None]:
-        """Hold the memo for writing: two processes that want the same do the work once."""
+    def locked(self, progress: Show) -> Iterator[None]:
+        """Hold the store for writing: two processes that want the same do the work once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                show.say("cache: another process is computing frozen layers for it; waiting")
+                progress.say("cache: another process is computing frozen layers for it; waiting")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             for path in [*self.broken, *self.folder.glob("*.tmp"), *self.folder.glob("*.bin")]:
                 if path in self.broken or path.suffix == ".tmp" or not path.with_suffix(".npy").exists():
@@ -199,14 +199,14 @@ def key_of(inputs: dict[str, np.ndarray]) -> int:
 
 def used() -> list[tuple[Path, int, float]]:
     """Every segment's index file, its bytes with its values, and when it was last used; longest unused first."""
-    found = []
+    segments = []
     for path in folder().glob("*/*.npy"):
         try:
             values = path.with_suffix(".bin").stat().st_size
-            found.append((path, values + path.stat().st_size, path.stat().st_mtime))
+            segments.append((path, values + path.stat().st_size, path.stat().st_mtime))
         except FileNotFoundError:
             continue
-    return sorted(found, key=lambda one: one[2])
+    return sorted(segments, key=lambda segment: segment[2])
 
 
 def prune(to_bytes: int, keep: Path | None = None) -> int:
@@ -226,10 +226,10 @@ def prune(to_bytes: int, keep: Path | None = None) -> int:
     return freed
 
 
-def make_room(n_bytes: int, memo: Path) -> bool:
+def make_room(n_bytes: int, store: Path) -> bool:
     """Whether `n_bytes` more fit under the limit and on the disk, after a clean-up where that is needed."""
     if n_bytes > limit_bytes():
         return False
-    prune(limit_bytes() - n_bytes, keep=memo)
+    prune(limit_bytes() - n_bytes, keep=store)
     return (sum(size for _, size, _ in used()) + n_bytes <= limit_bytes()
-            and shutil.disk_usage(memo).free >= n_bytes + FREE_BYTES)
+            and shutil.disk_usage(store).free >= n_bytes + FREE_BYTES)

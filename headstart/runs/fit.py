@@ -1,4 +1,4 @@
-"""The verbs. Read this file first: `fit` is the whole story of a run, from a labelled file to a proven model.
+"""The verbs. Read this file first: `fit` is the whole story of a run, from a labeled file to a proven model.
 
     resolve the Spec -> read and split the rows -> load the backbone, put a head on -> solve the head on frozen
     features -> train, evaluate, stop early, keep the best -> test against the baselines -> save, read back, report
@@ -49,7 +49,7 @@ from .folder import opened, remove
 def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None = None, resume: bool = False,
         overwrite: bool = False, show: Show | None = None, layers: Sequence[tuple[str, Mapping[str, Any]]] = (),
         **overrides: Any) -> Artifact:
-    """Turn labelled rows into a model that is proven better than what it started from, or is said not to be.
+    """Turn labeled rows into a model that is proven better than what it started from, or is said not to be.
 
     spec_or_path: a Spec file (.yaml), a data file or source (columns and task are then inferred), or a mapping.
     out:       folder of the artifact; runs/NAME when absent.
@@ -91,9 +91,10 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     return fitted
 
 
-def _name(given: str | Path | Mapping[str, Any]) -> str:
-    source = given.get("data", {}).get("train", "run") if isinstance(given, Mapping) else str(given)
-    return Path(str(source).rpartition(":")[2]).name.split(".")[0] or "run"
+def _name(spec_or_path: str | Path | Mapping[str, Any]) -> str:
+    if isinstance(spec_or_path, Mapping):
+        spec_or_path = str(spec_or_path.get("data", {}).get("train", "run"))
+    return Path(str(spec_or_path).rpartition(":")[2]).name.split(".")[0] or "run"
 
 
 def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, show: Show,
@@ -126,10 +127,10 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
         (f"chosen for {len(parts.train):,} rows", {"train": chosen} if method.trains or not task.is_solvable else {}), *layers)
     _check_same_run(work, spec, origins, parts)
-    machine_side = accelerator(spec.train.precision)
-    model.to(machine_side.device)
-    forward = Forward(model, machine_side.device, spec.cache, show)
-    return Job(spec, origins, task, method, backbone, model, forward, parts, windows, machine_side, work, stop, show)
+    accelerate = accelerator(spec.train.precision)
+    model.to(accelerate.device)
+    forward = Forward(model, accelerate.device, spec.cache, show)
+    return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work, stop, show)
 
 
 def _tell(parts: Splits, show: Show) -> None:
@@ -142,18 +143,18 @@ def _tell(parts: Splits, show: Show) -> None:
 
 def _check_same_run(work: Path, spec: Spec, origins: Origins, parts: Splits) -> None:
     """A resumed run must ask the same of the same rows; otherwise it would not be one run."""
-    asked = {"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS}}
+    request = {"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS}}
     path = work / "asked.json"
     if path.exists():
         before = dict(specs.leaves(json.loads(path.read_text("utf-8"))))
-        now = dict(specs.leaves(json.loads(json.dumps(asked))))
+        now = dict(specs.leaves(json.loads(json.dumps(request))))
         changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if changed:
-            said = "; ".join(f"{key.removeprefix('spec.')} was {shorten(before.get(key))} and is now "
+            changes = "; ".join(f"{key.removeprefix('spec.')} was {shorten(before.get(key))} and is now "
                              f"{shorten(now.get(key))}" for key in changed[:5])
-            raise RunFolderError(str(work), f"cannot be resumed: {said}.",
+            raise RunFolderError(str(work), f"cannot be resumed: {changes}.",
                                  "Resume with the Spec and the data of the interrupted run, or start anew: --overwrite")
-    path.write_text(json.dumps(asked), "utf-8")
+    path.write_text(json.dumps(request), "utf-8")
     (work / "spec.yaml").write_text(specs.to_yaml(spec, origins), "utf-8")
 
 

@@ -16,7 +16,7 @@ from ..core.values import Batch
 MAX_OVERFLOWS = 20  # fp16 only: steps in a row that the loss scaler may skip while it looks for its scale
 STLR_RATIO = 32  # slanted-triangular: the peak rate over the lowest (Howard & Ruder 2018, section 3.2)
 
-# What one micro-batch says: its summed loss and the count it is to be divided by.
+# Of a micro-batch: its summed loss and the count it is to be divided by.
 Loss = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
 
 

@@ -145,8 +145,8 @@ def test_a_folder_that_cannot_be_written_is_said(backbone, reviews, tmp_path, mo
 
 def test_the_longest_unused_goes_first(own_cache):
     for i, name in enumerate("abc"):
-        memo = memos.Memo(name, 4, "<f4")
-        with memo.adding(Told()):
+        memo = memos.ActivationStore(name, 4, "<f4")
+        with memo.locked(Told()):
             memo.write(np.array([i], np.uint64), np.array([2]), iter([(np.array([0]), [np.ones((2, 4))])]))
         path = next((own_cache / name).glob("*.npy"))
         os.utime(path, (i, i))
@@ -164,7 +164,7 @@ def test_two_processes_at_once_leave_a_sound_memo(own_cache, backbone, reviews, 
             for name in "ab"]
     assert [process.wait() for process in both] == [0, 0]
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
-    assert all(memos.Memo(path.parent.name, 32, "<f2").n_damaged == 0 for path, _, _ in memos.used()
+    assert all(memos.ActivationStore(path.parent.name, 32, "<f2").n_damaged == 0 for path, _, _ in memos.used()
                if path.parent.name.endswith("fp16"))
 
 
