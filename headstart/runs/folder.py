@@ -10,25 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
-import math
 import os
 import shutil
-import signal
 import socket
-import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
-from ..core import files as sealed
+from typing import Any
+
 from ..core.errors import HeadstartError, Interrupted, RunFolderError, shorten
 from ..core.files import refuse_existing
 from ..training.checkpoint import checkpoints
-
-if TYPE_CHECKING:
-    import torch
 
 
 @contextlib.contextmanager
