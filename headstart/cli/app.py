@@ -63,11 +63,11 @@ def fit(
     options = {"backbone": backbone, "method": method, "task": task, "seed": seed,
                "data": {"encoding": encoding} if encoding else None}
     given = {key: value for key, value in options.items() if value is not None}
-    from ..core.progress import Show
+    from ..core.progress import Progress
     from ..runs import evidence
     from ..runs import fit as workbench
 
-    artifact = workbench.fit(source, out=out, resume=resume, overwrite=overwrite, show=Show(),
+    artifact = workbench.fit(source, out=out, resume=resume, overwrite=overwrite, show=Progress(),
                              layers=[("command line", given), ("--set", spec.parse_set(set_))])
     print(evidence.summary_text(artifact.scores, artifact.folder))
     if as_json:
@@ -155,11 +155,11 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Ship a finished run: a folder that answers without torch, proven to answer as the run does."""
-    from ..core.progress import Show
+    from ..core.progress import Progress
     from ..exporters import export as exporting
 
     found = exporting.export(run, int8=int8, out=out, rows=rows, max_loss=max_loss, overwrite=overwrite,
-                             settings=_data_settings(encoding, set_), show=Show())
+                             settings=_data_settings(encoding, set_), show=Progress())
     facts = exporting.facts(found.folder)
     print(f"{found.folder}: {facts['precision']}, {facts['model_bytes'] / 1e6:.1f} MB, passed its gate")
     if as_json:
@@ -182,11 +182,11 @@ def extract(
 ) -> None:
     """Turn texts into vectors: one a row, in the order of the rows."""
     from ..core import files
-    from ..core.progress import Show
+    from ..core.progress import Progress
     from ..use import vectors as extracts
 
     files.refuse_existing(out, overwrite)
-    show = Show()
+    show = Progress()
     found = extracts.write(source, rows, out, settings=_data_settings(encoding, set_), show=show, pooling=pooling,
                            last_layers=last_layers, max_tokens=max_tokens, store="fp16" if cache else "off")
     show.end()
@@ -208,14 +208,14 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a query.")] = False,
 ) -> None:
     """Find the texts of a corpus that are nearest to a query by what they mean."""
-    from ..core.progress import Show
+    from ..core.progress import Progress
     from ..use import retrieval as searching
 
     settings = _data_settings(encoding, set_)
     if not query and queries is None:
         raise typer.BadParameter("name a query or a file of queries", param_hint="--query")
     texts = [*query, *(searching.texts_of(queries, settings) if queries else [])]
-    show = Show()
+    show = Progress()
     found = searching.search(source, searching.texts_of(corpus, settings), texts, top=top, dimensions=dimensions,
                              show=show)
     show.end()
@@ -241,11 +241,11 @@ def mine(
 ) -> None:
     """Give pairs hard negatives: texts that look right to a model and are not."""
     from ..core import files as sealed
-    from ..core.progress import Show
+    from ..core.progress import Progress
     from ..use import retrieval as searching
 
     sealed.refuse_existing(out, overwrite)
-    settings, show = _data_settings(encoding, set_), Show()
+    settings, show = _data_settings(encoding, set_), Progress()
     found = searching.mine(source, searching.pairs_of(rows, settings), n=negatives, margin=margin, show=show,
                            corpus=searching.texts_of(corpus, settings) if corpus else ())
     show.end()
@@ -271,13 +271,13 @@ def compare(
     """Compare methods on the same rows: score against time, bytes and latency, every pair tested."""
     from ..core import spec
     from ..core.errors import SpecError
-    from ..core.progress import Show
+    from ..core.progress import Progress
     from ..studies import compare as comparing
 
     if not all(n.strip().isdigit() for n in rows.split(",") if rows):
         raise SpecError("--rows", f"is {rows}; it must be whole numbers with commas between.", "--rows 100,300,1000")
     found = comparing.compare(source, [m.strip() for m in methods.split(",")], seeds=seeds, out=out, resume=resume,
-                              rows=[int(n) for n in rows.split(",") if rows], overwrite=overwrite, show=Show(),
+                              rows=[int(n) for n in rows.split(",") if rows], overwrite=overwrite, show=Progress(),
                               layers=[("--set", spec.parse_set(set_))])
     print((out / "compare.md").read_text("utf-8"))
     if as_json:
@@ -297,14 +297,14 @@ def audit(
 ) -> None:
     """Say what is wrong with labelled rows: leaks, twins, contradictions, probably wrong labels, lengths, odd rows."""
     from ..core import files, spec
-    from ..core.progress import Show
+    from ..core.progress import Progress
     from ..report import audit as page
     from ..studies import audit as auditing
 
     if out is not None:
         files.refuse_existing(out, overwrite)
     given = {"task": task, "data": {"encoding": encoding} if encoding else None}
-    found = auditing.audit(source, suspects=suspects, show=Show(), layers=[
+    found = auditing.audit(source, suspects=suspects, show=Progress(), layers=[
         ("command line", {key: value for key, value in given.items() if value}), ("--set", spec.parse_set(set_))])
     if out is not None:
         page.write(found, out)

@@ -32,7 +32,7 @@ from ..core.errors import DataError, Problem, RunFolderError, shorten
 from ..models.heads import Model, put_on
 from ..training.learner import FIRST, Learner
 from ..core.method import Method
-from ..core.progress import Show
+from ..core.progress import Progress as Show
 from ..training.signals import Stop, signals
 from ..core.spec import Origins, Spec
 from ..data.splits import Splits

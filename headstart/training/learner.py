@@ -19,7 +19,7 @@ from ..core import statistics
 from ..core.errors import SpecError
 from ..core.method import Method
 from ..core.predict import predict
-from ..core.progress import Show
+from ..core.progress import Progress as Show
 from ..core.spec import Spec
 from ..core.task import Task
 from ..core.values import Batch, Prediction, Row
