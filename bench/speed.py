@@ -63,7 +63,7 @@ def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, method: 
             cache: str = "fp16", **settings: float) -> tuple[Any, Any]:
     """A Learner as `fit` makes it with its defaults, for one epoch, and the windows of `rows`."""
     from headstart import tasks
-    from headstart.core.progress import Show
+    from headstart.core.progress import Progress
     from headstart.models import backbone as backbones
     from headstart.runs import resolve as resolving
     from headstart.training.learner import Learner
@@ -78,7 +78,7 @@ def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, method: 
     how.prepare(model)
     encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, backbone.reader))
     windows = store(encoded, folder / "windows", backbone.reader.pad_id)
-    return Learner(spec, task, how, model, backbone.reader, folder, Stop(), show or Show(quiet=True)), windows
+    return Learner(spec, task, how, model, backbone.reader, folder, Stop(), show or Progress(quiet=True)), windows
 
 
 def loops(rows: list[dict[str, str]]) -> dict[str, Any]:
@@ -86,9 +86,9 @@ def loops(rows: list[dict[str, str]]) -> dict[str, Any]:
 
     This machine's speed drifts by several per cent in a minute: two loops one after the other measure that drift.
     """
-    from headstart.core.progress import Show
+    from headstart.core.progress import Progress
 
-    class Turns(Show):
+    class Turns(Progress):
         """Told of each step by the Learner; takes the bare step when it is."""
 
         def begin(self, what: str, total: int, unit: str, done: int = 0) -> None:

@@ -20,9 +20,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
 from .core.errors import DataError
-from .runs import artifact
-from .runs import fit as workbench
-from .use import vectors as extract
+from .runs import artifact, fit
+from .use.vectors import Extractor
 
 Texts = Sequence[str]
 
@@ -30,7 +29,7 @@ Texts = Sequence[str]
 class TextFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Texts to vectors through a frozen backbone. Nothing is learned; equal texts are computed once (cache).
 
-    Parameters as for headstart.extract.Extractor.
+    Parameters as for headstart.use.vectors.Extractor.
     """
 
     def __init__(self, backbone: str = "minilm-l6", *, pooling: str = "mean", last_layers: int = 1,
@@ -42,7 +41,7 @@ class TextFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.cache = cache
 
     def fit(self, X: Texts, y: object = None) -> Self:
-        """Nothing to learn; loads the backbone, so that what is wrong with it is said here."""
+        """Nothing to learn; loads the backbone, so that what is wrong with it is raised here."""
         self.n_features_out_ = self._extractor().width
         return self
 
@@ -55,12 +54,12 @@ class TextFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return np.array([f"{self.backbone}_{i}" for i in range(self.n_features_out_)], object)
 
-    def _extractor(self) -> extract.Extractor:
-        asked = (self.backbone, self.pooling, self.last_layers, self.max_tokens, self.cache)
-        if getattr(self, "_loaded", (None, None))[0] != asked:
-            made = extract.Extractor(self.backbone, pooling=self.pooling, last_layers=self.last_layers,
-                                     max_tokens=self.max_tokens, store="fp16" if self.cache else "off")
-            self._loaded = asked, made
+    def _extractor(self) -> Extractor:
+        options = (self.backbone, self.pooling, self.last_layers, self.max_tokens, self.cache)
+        if getattr(self, "_loaded", (None, None))[0] != options:
+            extractor = Extractor(self.backbone, pooling=self.pooling, last_layers=self.last_layers,
+                                  max_tokens=self.max_tokens, store="fp16" if self.cache else "off")
+            self._loaded = options, extractor
         return self._loaded[1]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,17 +104,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # No test rows are taken from the caller, who has his own: the validation rows stand in, and no score is shown.
         held_file = str(work / "validation.jsonl")
         files = {"train": str(work / "train.jsonl"), "validation": held_file, "test": held_file}
-        said = [("TextClassifier", {"backbone": self.backbone, "method": self.method, "seed": self.seed}),
-                ("TextClassifier.spec", self.spec or {}),
-                ("TextClassifier.fit", {"data": files, "evaluate": {"baselines": False}})]
-        self.artifact_ = workbench.fit({}, out=self.out or work / "run", overwrite=True, layers=said)
+        layers = [("TextClassifier", {"backbone": self.backbone, "method": self.method, "seed": self.seed}),
+                  ("TextClassifier.spec", self.spec or {}),
+                  ("TextClassifier.fit", {"data": files, "evaluate": {"baselines": False}})]
+        self.artifact_ = fit.fit({}, out=self.out or work / "run", overwrite=True, layers=layers)
         return self
 
     def predict_proba(self, X: Texts) -> np.ndarray:
         """Shares of one, [N, classes], in the order of classes_."""
         check_is_fitted(self)
         answers = self.artifact_.predict(_checked(X))
-        return np.array([list(one["scores"].values()) for one in answers]).reshape(-1, len(self.classes_))
+        return np.array([list(answer["scores"].values()) for answer in answers]).reshape(-1, len(self.classes_))
 
     def predict(self, X: Texts) -> np.ndarray:
         return np.asarray(self.classes_[self.predict_proba(X).argmax(1)])

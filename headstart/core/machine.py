@@ -15,13 +15,13 @@ CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 def versions() -> dict[str, str]:
     """Versions of what computes; a package that is not installed is left out."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def describe(device: Any) -> dict[str, Any]:
@@ -54,9 +54,9 @@ def usable_cpus() -> int:
 
     OMP_NUM_THREADS, where it is set, has the last word, as it has for torch.
     """
-    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if said.isdigit() and int(said):
-        return int(said)
+    limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if limit.isdigit() and int(limit):
+        return int(limit)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, math.floor(cpu_quota())))  # a part of a CPU more would only be throttled
 

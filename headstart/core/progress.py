@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 
-class Show:
+class Progress:
     """Lines and one bar at a time. quiet: nothing at all."""
 
     def __init__(self, quiet: bool = False) -> None:

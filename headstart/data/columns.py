@@ -38,7 +38,7 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
     fitted to "review" also reads a file that says "text"; and what a file may lack may lack here too.
 
     The Spec has the first word, then an equal name, then the one column that goes by a usual name; where all but one
-    are found so, the last column of the file is the last of the task. Anything less certain raises DataError.
+    have theirs so, the last column of the file is the last of the task. Anything less certain raises DataError.
     """
     for column in data.columns:
         if column not in task.columns:
@@ -47,24 +47,25 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
     if repeated := [name for i, name in enumerate(header) if name in header[:i]]:
         raise DataError(source, f"has two columns called {shorten(repeated[0])}.", "Rename one of them.")
     wanted = [column for column in task.columns if column not in task.gold or gold != "ignored"]
-    found: dict[str, str] = {}
+    columns: dict[str, str] = {}
     missing: dict[str, str] = {}  # column -> complaint
     for column in sorted(wanted, key=lambda column: column not in header):  # equal names are not up for grabs
-        names = _candidates(column, [n for n in header if n not in found.values()], data, task, lenient)
+        names = _candidates(column, [n for n in header if n not in columns.values()], data, task, lenient)
         if len(names) == 1:
-            found[column] = names[0]
+            columns[column] = names[0]
         elif names:
             missing[column] = f'{" and ".join(map(shorten, names))} could each be the task\'s "{column}"'
         elif (column in task.needed or (column in data.columns and not (lenient and column in task.optional))
               or (column in task.gold and column not in task.optional and gold == "required")):
             missing[column] = f'no column is called {shorten(data.columns.get(column, column))}'
-    left = [name for name in header if name not in found.values()]
-    if found and len(missing) == len(left) == 1 and next(iter(missing)) not in data.columns and left[0] not in NUMBERS:
-        found[next(iter(missing))] = left[0]
+    left = [name for name in header if name not in columns.values()]
+    last = next(iter(missing), None)
+    if columns and last and len(missing) == len(left) == 1 and last not in data.columns and left[0] not in NUMBERS:
+        columns[last] = left[0]
         missing = {}
     if missing:
         raise _no_columns(missing, header, source, data)
-    return {column: found[column] for column in wanted if column in found}
+    return {column: columns[column] for column in wanted if column in columns}
 
 
 def _candidates(column: str, header: list[str], data: DataSpec, task: Question, lenient: bool) -> list[str]:

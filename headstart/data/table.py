@@ -77,7 +77,7 @@ class Stream:
     """The rows of one source, one at a time, in the memory of one; `counts` is complete when they are through.
 
     columns:  the task's column -> the file's.
-    inferred: those of them that neither the Spec nor an equal name settled.
+    inferred: those of them that neither the Spec nor an equal name decided.
     """
 
     source: str
@@ -137,11 +137,11 @@ class Stream:
                 return {}, f"has no {shorten(name)}{self._rule(column)}"
             if unfit := _unfit(values[name], self._data.max_chars):
                 return {}, f"column {shorten(name)} {unfit}"
-            row[column] = self._settled(column, values[name])
+            row[column] = self._normalized(column, values[name])
         complaint = self._task.check(row)
         return row, self._in_words_of_the_file(complaint) if complaint else None
 
-    def _settled(self, column: str, value: Any) -> Any:
+    def _normalized(self, column: str, value: Any) -> Any:
         """A gold string in its normal form, and the same object every time."""
         if column not in self._task.gold or not isinstance(value, str):
             return value
@@ -208,25 +208,19 @@ def _unfit(value: Any, max_chars: int) -> str | None:
         return None  # nearly all values, without the walk
     ahead = [(value, 0)]
     while ahead:
-        one, depth = ahead.pop()
-        if isinstance(one, str):
-            if len(one) > max_chars:
-                return f"has {len(one):,} characters; data.max_chars allows {max_chars:,}"
-            if "\0" in one:
+        item, depth = ahead.pop()
+        if isinstance(item, str):
+            if len(item) > max_chars:
+                return f"has {len(item):,} characters; data.max_chars allows {max_chars:,}"
+            if "\0" in item:
                 return "contains a NUL character; is the file UTF-16, or no text at all?"
-            if not one.isascii() and (half := _SURROGATE.search(one)):
+            if not item.isascii() and (half := _SURROGATE.search(item)):
                 return f"contains U+{ord(half[0]):04X}, half of a surrogate pair, which is not a character"
-        elif isinstance(one, list | dict):
+        elif isinstance(item, list | dict):
             if depth == MAX_DEPTH:
                 return f"is nested deeper than {MAX_DEPTH} levels"
-            ahead += [(inner, depth + 1) for inner in (one.values() if isinstance(one, dict) else one)]
+            ahead += [(inner, depth + 1) for inner in (item.values() if isinstance(item, dict) else item)]
     return None
-
-
-# -------------------------------------------------------------------------------------------------------- columns
-
-
-# ---------------------------------------------------------------------------------------------------------- verbs
 
 
 def stream(source: str, data: DataSpec, task: Question, *, gold: Gold = "required", lenient: bool = False) -> Stream:

@@ -20,7 +20,7 @@ from ..core import files, machine
 from ..core import files as sealed
 from ..core.errors import ArtifactError, DataError, HeadstartError, ParityError, SpecError
 from ..core.predict import predict
-from ..core.progress import Show
+from ..core.progress import Progress
 from ..core.spec import Spec
 from ..core.values import Row
 from ..data import splits
@@ -40,7 +40,7 @@ COPIED = ("tokenizer.json", "task.json", "scores.json")
 
 def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None, rows: str | None = None,
            max_loss: float = MAX_LOSS, overwrite: bool = False, settings: Mapping[str, Any] | None = None,
-           show: Show | None = None) -> Artifact:
+           show: Progress | None = None) -> Artifact:
     """Export a finished run to a folder that answers without torch, proven to answer as the run does.
 
     int8:     weights in 8 bits; what the gate needs stays in 32.
@@ -52,7 +52,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     Returns  the exported artifact, read back with its golden inputs answered.
     Raises   ParityError when the gate is not passed; `out` is then as it was.
     """
-    run, show = Path(run), show or Show(quiet=True)
+    run, show = Path(run), show or Progress(quiet=True)
     final = Path(out) if out is not None else run.with_name(run.name + ("-int8" if int8 else "-onnx"))
     if (run / MODEL).exists():
         raise ArtifactError(str(run), "is exported already.", "Export the run that it came from.")
@@ -80,7 +80,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     return artifact.load(final)
 
 
-def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | None, show: Show) -> Rows:
+def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | None, show: Progress) -> Rows:
     """What to compare on: the rows named, the run's validation rows, or, said aloud, its golden inputs alone."""
     golden = [one["row"] for one in artifact.golden(loaded.folder)]
     if source is not None:
@@ -112,7 +112,7 @@ def _is_labelled(loaded: Artifact, rows: Sequence[Row]) -> bool:
     return True
 
 
-def in_32_bits(gate: Gate, model: Model, path: Path, *, show: Show) -> dict[str, Any]:
+def in_32_bits(gate: Gate, model: Model, path: Path, *, show: Progress) -> dict[str, Any]:
     """Write `model` to `path` and prove it; returns what the gate found. Raises ParityError or ModelError.
 
     Attention and the like are one operation each, if this model can be proven so.
@@ -127,7 +127,7 @@ def in_32_bits(gate: Gate, model: Model, path: Path, *, show: Show) -> dict[str,
     return gate.exact(runtime.open_model(path)) | {"fused": False}
 
 
-def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Show) -> dict[str, Any]:
+def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Progress) -> dict[str, Any]:
     """Put the model at `path` into 8 bits in its place, by the first plan that passes. Raises ParityError."""
     plans = graph.plans(path)
     candidate = path.with_name("int8.onnx")

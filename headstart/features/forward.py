@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import transformers
 
-from ..core.progress import Show
+from ..core.progress import Progress
 from ..core.values import collate
 from ..core.windows import WindowStore, by_length
 from ..models import blocks
@@ -72,7 +72,7 @@ class Forward:
     store: "fp16" or "fp32", how hidden states are kept (what flows into the last layer is always fp32), or "off".
     """
 
-    def __init__(self, model: Model, device: torch.device, store: str, show: Show) -> None:
+    def __init__(self, model: Model, device: torch.device, store: str, show: Progress) -> None:
         self.model, self.device, self.store, self.show = model, device, store, show
         self.cut: Cut | None = None
         self.memos: dict[int | str, Memo] = {}

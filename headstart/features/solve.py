@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.progress import Show
+from ..core.progress import Progress
 from ..core.values import LinearMap
 from .store import ActivationStore, make_room
 
@@ -37,7 +37,7 @@ def enough(n_lines_N: np.ndarray, gold_N: np.ndarray | None, seed: int) -> np.nd
 
 
 def solve_or_load(words: str, numbers: Iterable[np.ndarray], width: int, solve: Callable[[], LinearMap],
-                  progress: Show) -> LinearMap:
+                  progress: Progress) -> LinearMap:
     """`solve()`, or what an earlier run solved for the very same numbers: methods that share frozen features share
     their head, too.
 

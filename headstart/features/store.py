@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import SpecError, shorten
-from ..core.progress import Show
+from ..core.progress import Progress
 
 LIMIT_BYTES = 10_000_000_000  # of all stores together; HEADSTART_CACHE_BYTES says otherwise
 FREE_BYTES = 1_000_000_000  # of the disk, left alone
@@ -126,7 +126,7 @@ class ActivationStore:
         self.index_M, self.segment_M, self.keys_M = self.index_M[kept_M], self.segment_M[kept_M], self.keys_M[kept_M]
 
     @contextmanager
-    def locked(self, progress: Show) -> Iterator[None]:
+    def locked(self, progress: Progress) -> Iterator[None]:
         """Hold the store for writing: two processes that want the same do the work once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as lock:

@@ -1,4 +1,4 @@
-"""TF-IDF: what is known of a text without any pretrained knowledge."""
+"""TF-IDF features, and a logistic regression on them: the baseline without any pretrained knowledge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ N_HASHED = 2**18  # columns of TF-IDF: bounded memory whatever the vocabulary
 
 
 def tf_idf(train: Sequence[str], *others: Sequence[str]) -> list[Any]:
-    """Sparse matrices of train texts and of others: what is known of a text without any pretrained knowledge.
+    """Sparse TF-IDF features of train texts and of others, weighted by the train texts alone.
 
     Word and word-pair counts for texts with spaces; characters (1 to 3) where most texts have none, as in Chinese.
     """
@@ -25,17 +25,17 @@ def tf_idf(train: Sequence[str], *others: Sequence[str]) -> list[Any]:
                               token_pattern=r"(?u)\b\w+\b|[^\w\s]" if spaced else None)
     counts = words.transform(train)
     seen = np.flatnonzero(counts.getnnz(axis=0))  # weights for columns that no train text has would only take memory
-    weigh = TfidfTransformer(sublinear_tf=True)
-    return [weigh.fit_transform(counts[:, seen]), *(weigh.transform(words.transform(one)[:, seen]) for one in others)]
+    tfidf = TfidfTransformer(sublinear_tf=True)
+    return [tfidf.fit_transform(counts[:, seen]), *(tfidf.transform(words.transform(t)[:, seen]) for t in others)]
 
 
 def tf_idf_logistic_regression(train: Sequence[str], gold_N: np.ndarray, test: Sequence[str],
                                n_labels: int) -> np.ndarray:
-    """Probabilities_MK of the test texts: the classic answer without any pretrained knowledge."""
+    """Probabilities_MK of the test texts: the classic baseline without any pretrained knowledge."""
     from sklearn.linear_model import LogisticRegression
 
-    known, asked = tf_idf(train, test)
-    regression = LogisticRegression(C=10.0, max_iter=MAX_ITERATIONS, tol=TOLERANCE).fit(known, gold_N)
+    train_features, test_features = tf_idf(train, test)
+    regression = LogisticRegression(C=10.0, max_iter=MAX_ITERATIONS, tol=TOLERANCE).fit(train_features, gold_N)
     shares_MK = np.zeros((len(test), n_labels))
-    shares_MK[:, regression.classes_] = regression.predict_proba(asked)
+    shares_MK[:, regression.classes_] = regression.predict_proba(test_features)
     return shares_MK

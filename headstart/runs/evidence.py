@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core import metrics
+from ..core import statistics
 from ..core.task import Task
 from ..core.values import Prediction, Row
-from ..core import statistics
 
 TITLES = {
     "majority": "the majority class",
@@ -45,7 +44,8 @@ def certify(task: Task, rows: Sequence[Row], fitted: Sequence[Prediction], basel
     points_S = [found[metric] for found in all_S]
     scored = {name: {"score": points_S[s], "interval": statistics.interval(scores_SR[s]), "scores": all_S[s]}
               for s, name in enumerate(baselines, 1)}
-    gains = {name: {"difference": points_S[0] - points_S[s], "interval": statistics.interval(scores_SR[0] - scores_SR[s])}
+    gains = {name: {"difference": points_S[0] - points_S[s],
+                    "interval": statistics.interval(scores_SR[0] - scores_SR[s])}
              for s, name in enumerate(baselines, 1)}
     kind, verdict = judge(method, scored, gains)
     return {"metric": metric, "score": points_S[0], "interval": statistics.interval(scores_SR[0]), "n_test": len(rows),

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from .. import tasks
-from ..core import files, machine, spec as specs
+from ..core import files, machine
+from ..core import spec as specs
 from ..core.errors import DataError, Problem, RunFolderError, shorten
 from ..core.method import Method
-from ..core.progress import Show
+from ..core.progress import Progress
 from ..core.spec import Origins, Spec
 from ..core.task import Task
 from ..core.values import Prediction
@@ -41,13 +42,14 @@ from ..training.head import HeadSolver
 from ..training.job import PARTS, Job, accelerator
 from ..training.learner import Learner
 from ..training.signals import Stop, signals
-from . import artifact, evidence, resolve as resolving, weights
+from . import artifact, evidence, weights
+from . import resolve as resolving
 from .artifact import Artifact
 from .folder import opened, remove
 
 
 def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None = None, resume: bool = False,
-        overwrite: bool = False, show: Show | None = None, layers: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        overwrite: bool = False, show: Progress | None = None, layers: Sequence[tuple[str, Mapping[str, Any]]] = (),
         **overrides: Any) -> Artifact:
     """Turn labeled rows into a model that is proven better than what it started from, or is said not to be.
 
@@ -61,7 +63,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     Raises   HeadstartError: SpecError, DataError, ModelError, RunFolderError, DivergenceError, Interrupted ...
     """
     began = time.perf_counter()
-    show = show or Show(quiet=True)
+    show = show or Progress(quiet=True)
     source = [resolving.first_layer(spec_or_path), *layers, (resolving.CALL, overrides)]
     spec, origins, method = resolving.resolve(source)
     final = Path(out) if out is not None else Path("runs") / _name(spec_or_path)
@@ -97,7 +99,7 @@ def _name(spec_or_path: str | Path | Mapping[str, Any]) -> str:
     return Path(str(spec_or_path).rpartition(":")[2]).name.split(".")[0] or "run"
 
 
-def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, show: Show,
+def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, show: Progress,
             layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Job:
     """Rows read, checked and split; backbone loaded, head on; every row turned to token ids, once."""
     task = tasks.build(spec.task)
@@ -125,7 +127,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         (specs.DEFAULT, {"method": spec.method, "task": spec.task}), (f"task {task.name}", task.defaults),
         (f"method {method.name}", method.defaults),
         (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
-        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if method.trains or not task.is_solvable else {}), *layers)
+        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if method.trains or not task.is_solvable else {}),
+        *layers)
     _check_same_run(work, spec, origins, parts)
     accelerate = accelerator(spec.train.precision)
     model.to(accelerate.device)
@@ -133,7 +136,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work, stop, show)
 
 
-def _tell(parts: Splits, show: Show) -> None:
+def _tell(parts: Splits, show: Progress) -> None:
     """Say what was found in the data; nothing was skipped, cut or repaired without a count."""
     show.say(", ".join(f"{len(getattr(parts, name).rows):,} {name} rows" for name in PARTS))
     for name, n in parts.counts.items():

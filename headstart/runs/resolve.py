@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods, tasks
-from ..data import table as data
 from ..core import spec as specs
 from ..core.errors import DataError, SpecError
 from ..core.method import Method
 from ..core.spec import Origins, Spec
 from ..core.task import Task
 from ..data import columns
+from ..data import table as data
 
 CALL = "call"  # origin of what the caller of `fit` said
 

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
 from ..core.values import Prediction, Row
+from .errors import ClientGone, Refused, internal
 from .measures import Measures
 from .messages import (
     MAX_ROWS,
@@ -33,10 +34,9 @@ from .messages import (
     PredictRequest,
     PredictResponse,
     body_schema,
-    described,
+    describe_models,
 )
-from .models import Models, Served, checked
-from .refused import ClientGone, Refused, internal
+from .models import Models, Served, validate_rows
 from .settings import Settings
 
 PAGES = Path(__file__).parent / "pages"
@@ -45,7 +45,7 @@ WATCH_AFTER_S = 0.05  # most are answered by then, and need no task that waits f
 T = TypeVar("T")
 
 
-def make(settings: Settings, models: Models, measures: Measures) -> FastAPI:
+def create_app(settings: Settings, models: Models, measures: Measures) -> FastAPI:
     """The application behind the guard."""
     app = FastAPI(title="headstart", version=__version__, docs_url=None, redoc_url=None)
     app.router.route_class = _Direct
@@ -59,7 +59,7 @@ def make(settings: Settings, models: Models, measures: Measures) -> FastAPI:
     def openapi() -> dict[str, Any]:
         page = get_openapi(title="headstart", version=__version__, routes=app.routes, description=(
             "Answers of models that were fitted with headstart. Every error has one shape."))
-        return described(page, list(models), bool(settings.keys()))
+        return describe_models(page, list(models), bool(settings.keys()))
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
@@ -97,12 +97,12 @@ def _add_predict(app: FastAPI, settings: Settings, models: Models) -> None:
               openapi_extra=body_schema(PredictRequest))
     async def predict(request: Request) -> Response:
         """Answer one row or many."""
-        asked = parsed(PredictRequest, await read_body(request, settings))
-        served = _named(request, models, asked.model)
-        given = asked.rows if isinstance(asked.rows, list) else [asked.rows]
-        answers, n_tokens, n_cut = await _answers(request, settings, served, given, "rows")
+        body = parse_body(PredictRequest, await read_body(request, settings))
+        served = _named(request, models, body.model)
+        rows = body.rows if isinstance(body.rows, list) else [body.rows]
+        answers, n_tokens, n_cut = await _answers(request, settings, served, rows, "rows")
         return _json({"model": served.name, "version": served.version, "predictions": answers,
-                      "usage": {"n_rows": len(given), "n_tokens": n_tokens, "n_cut_tokens": n_cut}})
+                      "usage": {"n_rows": len(rows), "n_tokens": n_tokens, "n_cut_tokens": n_cut}})
 
 
 def _add_embeddings(app: FastAPI, settings: Settings, models: Models) -> None:
@@ -110,23 +110,23 @@ def _add_embeddings(app: FastAPI, settings: Settings, models: Models) -> None:
               openapi_extra=body_schema(EmbeddingsRequest))
     async def embeddings(request: Request) -> Response:
         """Turn texts into vectors, in OpenAI's shape."""
-        asked = parsed(EmbeddingsRequest, await read_body(request, settings))
-        served = _named(request, models, asked.model)
+        body = parse_body(EmbeddingsRequest, await read_body(request, settings))
+        served = _named(request, models, body.model)
         if not served.width:
             raise Refused(422, "no_embeddings", "this model gives no embeddings; those of sentence-similarity do.",
                           "model")
-        texts = asked.input if isinstance(asked.input, list) else [asked.input]
+        texts = body.input if isinstance(body.input, list) else [body.input]
         answers, n_tokens, _ = await _answers(request, settings, served, texts, "input")
-        vectors_ND = np.array([one["embedding"] for one in answers])
-        if asked.dimensions is not None:
-            if asked.dimensions > served.width:
+        vectors_ND = np.array([answer["embedding"] for answer in answers])
+        if body.dimensions is not None:
+            if body.dimensions > served.width:
                 raise Refused(422, "too_many_dimensions", f"vectors have {served.width} numbers.", "dimensions")
-            vectors_ND = vectors_ND[:, : asked.dimensions]
+            vectors_ND = vectors_ND[:, : body.dimensions]
             vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
-        is_float = asked.encoding_format == "float"
+        is_float = body.encoding_format == "float"
         written = vectors_ND.tolist() if is_float else [
             base64.b64encode(vector_D.astype("<f4").tobytes()).decode() for vector_D in vectors_ND]
-        data = [{"object": "embedding", "index": i, "embedding": one} for i, one in enumerate(written)]
+        data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(written)]
         return _json({"object": "list", "data": data, "model": served.name,
                       "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens}})
 
@@ -238,10 +238,10 @@ def _closing(refused: Refused) -> Refused:
     return refused
 
 
-Asked = TypeVar("Asked", bound=BaseModel)
+Body = TypeVar("Body", bound=BaseModel)
 
 
-def parsed(kind: type[Asked], body: bytes) -> Asked:
+def parse_body(kind: type[Body], body: bytes) -> Body:
     """The request that a body means. Raises Refused with the place and the rule, never with the value."""
     try:
         return kind.model_validate_json(body)
@@ -252,22 +252,22 @@ def parsed(kind: type[Asked], body: bytes) -> Asked:
     known = set(kind.model_fields)
     path = [part for part in first["loc"] if isinstance(part, int) or part in known]
     place = "".join(f"[{part}]" if isinstance(part, int) else part for part in path)
-    said = ("has a field that is not known" if first["type"] == "extra_forbidden" else
-            "is missing" if first["type"] == "missing" else "is not as it must be")
-    raise Refused(422, "request_not_valid", f"{place or 'the request'} {said}; fields: {', '.join(sorted(known))}.",
+    problem = ("has a field that is not known" if first["type"] == "extra_forbidden" else
+               "is missing" if first["type"] == "missing" else "is not as it must be")
+    raise Refused(422, "request_not_valid", f"{place or 'the request'} {problem}; fields: {', '.join(sorted(known))}.",
                   place or None)
 
 
-async def _answers(request: Request, settings: Settings, served: Served, given: Sequence[str | Row],
+async def _answers(request: Request, settings: Settings, served: Served, raw_rows: Sequence[str | Row],
                    param: str) -> tuple[list[Prediction], int, int]:
     """Check and answer rows before the deadline; when the client goes away its place is free at once."""
     facts = request.scope["facts"]
-    facts.n_rows = len(given)
-    if not given:
+    facts.n_rows = len(raw_rows)
+    if not raw_rows:
         raise Refused(422, "no_rows", f"{param} is empty.", param)
-    if len(given) > MAX_ROWS:
+    if len(raw_rows) > MAX_ROWS:
         raise Refused(413, "too_many_rows", f"a request has at most {MAX_ROWS:,} rows.", param)
-    rows = checked(served.task, given, param)
+    rows = validate_rows(served.task, raw_rows, param)
     answers, n_tokens, n_cut = await _while_client_waits(request, served.batcher.answer(rows), settings.deadline_s)
     facts.n_tokens = n_tokens
     return answers, n_tokens, n_cut

@@ -24,8 +24,8 @@ from ..core.predict import decode, run
 from ..core.task import Task
 from ..core.values import Prediction, Row, Runtime, Window
 from ..readers.text import Reader
+from .errors import Refused
 from .measures import Measures
-from .refused import Refused
 from .settings import Settings
 
 INLINE_CHARS = 4000  # of a request: fewer are tokenized faster than another thread is woken

@@ -13,11 +13,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .errors import ClientGone, Refused, internal
 from .log import say, where
 from .measures import Measures
-from .refused import ClientGone, Refused, internal
 
-OPEN = ("/", "/docs", "/openapi.json", "/pages/", "/health/")  # paths that no key is asked for; "/x/": all below it
+OPEN = ("/", "/docs", "/openapi.json", "/pages/", "/health/")  # paths that need no key; "/x/": all below it
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 CLIENT_GONE = 499  # what logs and counts call a request whose client went away (nginx's number)
 HEADERS = [(name.encode(), value.encode()) for name, value in {
@@ -31,7 +31,7 @@ HEADERS = [(name.encode(), value.encode()) for name, value in {
 
 @dataclass
 class Facts:
-    """What is said of one request when it is over; routes fill it in through `scope["facts"]`."""
+    """What the log has of a request when it is over; routes fill it in through `scope["facts"]`."""
 
     request_id: str
     model: str = ""
@@ -53,11 +53,11 @@ class Keys:
         if not self._hashes:
             return
         bearer = [v[7:].strip() for k, v in headers if k == b"authorization" and v[:7].lower() == b"bearer "]
-        given = bearer + [v.strip() for k, v in headers if k == b"x-api-key"]
+        keys = bearer + [v.strip() for k, v in headers if k == b"x-api-key"]
         n_sent = sum(k in (b"authorization", b"x-api-key") for k, _ in headers)
-        came = hashlib.sha256(given[0] if given else b"").digest()
-        is_known = max([hmac.compare_digest(came, one) for one in self._hashes])
-        if n_sent != 1 or len(given) != 1 or not is_known:
+        sent = hashlib.sha256(keys[0] if keys else b"").digest()
+        is_known = max([hmac.compare_digest(sent, known) for known in self._hashes])
+        if n_sent != 1 or len(keys) != 1 or not is_known:
             raise Refused(401, "key_not_valid", 'send one valid API key as "Authorization: Bearer KEY" or "X-API-Key".',
                           headers={"www-authenticate": "Bearer"})
 
@@ -123,9 +123,9 @@ async def answer(refused: Refused, facts: Facts, send: Send) -> None:
 
 
 def _is_open(path: str) -> bool:
-    return any(path == one or (len(one) > 1 and one.endswith("/") and path.startswith(one)) for one in OPEN)
+    return any(path == name or (len(name) > 1 and name.endswith("/") and path.startswith(name)) for name in OPEN)
 
 
 def _request_id(scope: Scope) -> str:
-    given: Any = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
-    return given.decode() if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    value: Any = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
+    return value.decode() if REQUEST_ID.fullmatch(value) else f"{random.getrandbits(128):032x}"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 
 class _Lines(logging.Formatter):
-    """What uvicorn and asyncio say, as `say` would."""
+    """The lines of uvicorn and asyncio in the shape of ours."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts = {"exception": where(record.exc_info[1])} if record.exc_info and record.exc_info[1] is not None else {}
@@ -19,7 +19,7 @@ class _Lines(logging.Formatter):
 
 
 def start() -> None:
-    """Send what uvicorn says to stderr, one JSON object a line."""
+    """Send uvicorn's log to stderr, one JSON object a line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
     for name, level in (("uvicorn", logging.WARNING), ("asyncio", logging.CRITICAL)):

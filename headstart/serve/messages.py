@@ -120,27 +120,27 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def body_schema(kind: type[BaseModel]) -> dict[str, Any]:
-    """What FastAPI would say of a body that it reads itself; ours are read within limits."""
+    """The schema that FastAPI writes for a body it reads itself; we read ours, within limits."""
     schema = kind.model_json_schema()
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def described(page: dict[str, Any], served: Sequence[Served], has_keys: bool) -> dict[str, Any]:
+def describe_models(page: dict[str, Any], served: Sequence[Served], has_keys: bool) -> dict[str, Any]:
     """The OpenAPI page with the columns and example rows of what is served."""
-    ways = {  # path -> (model, an example of what is asked of it, the columns that differ from model to model)
-        "/v1/predict": [(one, {"rows": one.examples()}, {"rows": _one_or_many(_row_schema(one.task))})
-                        for one in served],
-        "/v1/embeddings": [(one, {"input": [row["text"] for row in one.examples()]},
-                            {"input": _one_or_many(TEXT),
-                             "dimensions": {"type": "integer", "minimum": 1, "maximum": one.width}})
-                           for one in served if one.width]}
-    for path, found in ways.items():
-        asked = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-        asked["examples"] = {one.name: {"summary": f"{one.name}: {one.task.name}", "value": {
-            "model": one.name, **example}} for one, example, _ in found}
-        if found:  # else what is asked here is refused, whatever it is
-            asked["schema"] = {"anyOf": [_for_model(asked["schema"], one.name, columns, is_alone=len(served) == 1)
-                                         for one, _, columns in found]}
+    routes = {  # path -> (model, an example request, the columns that differ from model to model)
+        "/v1/predict": [(model, {"rows": model.examples()}, {"rows": _item_or_list(_row_schema(model.task))})
+                        for model in served],
+        "/v1/embeddings": [(model, {"input": [row["text"] for row in model.examples()]},
+                            {"input": _item_or_list(TEXT),
+                             "dimensions": {"type": "integer", "minimum": 1, "maximum": model.width}})
+                           for model in served if model.width]}
+    for path, requests in routes.items():
+        body = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        body["examples"] = {model.name: {"summary": f"{model.name}: {model.task.name}", "value": {
+            "model": model.name, **example}} for model, example, _ in requests}
+        if requests:  # else every request is refused here
+            body["schema"] = {"anyOf": [_for_model(body["schema"], model.name, columns, is_alone=len(served) == 1)
+                                        for model, _, columns in requests]}
     if has_keys:
         page["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         page["security"] = [{"key": []}]
@@ -148,14 +148,14 @@ def described(page: dict[str, Any], served: Sequence[Served], has_keys: bool) ->
 
 
 def _for_model(schema: dict[str, Any], name: str, columns: dict[str, Any], is_alone: bool) -> dict[str, Any]:
-    """The schema of a request to one model; which model need be said only where there are several."""
-    said = {c: {"description": one.get("description", "")} for c, one in schema["properties"].items()}
-    chosen = {c: said[c] | one for c, one in {"model": {"const": name}, **columns}.items()}
+    """The schema of a request to one model; `model` is required only where there are several."""
+    narrowed = {c: {"description": schema["properties"][c].get("description", "")} | rule
+                for c, rule in {"model": {"const": name}, **columns}.items()}
     return {**schema, "title": name, "required": [*schema["required"], *([] if is_alone else ["model"])],
-            "properties": schema["properties"] | chosen}
+            "properties": schema["properties"] | narrowed}
 
 
-def _one_or_many(schema: dict[str, Any]) -> dict[str, Any]:
+def _item_or_list(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_ROWS}]}
 
 

@@ -18,12 +18,11 @@ from ..core.errors import ArtifactError, HeadstartError
 from ..core.files import sha256
 from ..core.task import Task
 from ..core.values import Row
-from ..runs import artifact as artifacts
-from ..runs.artifact import Artifact
+from ..runs.artifact import Artifact, golden, load
 from .batching import Batcher
+from .errors import Refused
 from .log import say
 from .measures import Measures
-from .refused import Refused
 from .settings import Settings
 
 REPORTS = ("report.html", "report.md")  # the files of an artifact that may be written again at any time
@@ -48,18 +47,18 @@ class Served:
     def examples(self) -> list[Row]:
         """The task's own example rows; made up, so that no row of anybody's data is shown."""
         names = [field["name"] for field in self.fields]
-        found = [{name: row[name] for name in names if name in row} for row in self.task.examples]
-        return [row for row in found if row and all(column in row for column in self.task.needed)]
+        rows = [{name: row[name] for name in names if name in row} for row in self.task.examples]
+        return [row for row in rows if row and all(column in row for column in self.task.needed)]
 
     def describe(self) -> dict[str, Any]:
-        """What /v1/models says of it."""
+        """Its entry in /v1/models."""
         scores = self.artifact.scores
-        found = {"id": self.name, "object": "model", "created": self.loaded_at, "owned_by": "headstart",
+        entry = {"id": self.name, "object": "model", "created": self.loaded_at, "owned_by": "headstart",
                  "task": self.task.name, "version": self.version, "embeddings": self.width > 0,
                  "fields": self.fields, "examples": self.examples(),
                  "metric": scores.get("metric"), "score": scores.get("score")}
         ends = getattr(self.task, "low", math.inf), getattr(self.task, "high", math.inf)
-        return found | ({"range": ends} if all(map(math.isfinite, ends)) else {})
+        return entry | ({"range": ends} if all(map(math.isfinite, ends)) else {})
 
 
 class Models:
@@ -88,7 +87,7 @@ class Models:
         return self._served[name]
 
     def _load(self, name: str) -> Served:
-        artifact = artifacts.load(self.folders[name], n_threads=self.n_threads)
+        artifact = load(self.folders[name], n_threads=self.n_threads)
         # Both of a capability: a text alone is enough, and a vector is the answer.
         width = 0
         if artifact.task.needed == ("text",):
@@ -96,8 +95,8 @@ class Models:
         batcher = Batcher(name, artifact.task, artifact.reader, artifact.runtime, self.settings, self.measures,
                           self._thread, self._encoders)
         version = sha256(self.folders[name] / "MANIFEST.json")[:12]
-        golden = {column for one in artifacts.golden(artifact.folder) for column in one["row"]}
-        return Served(name, artifact, batcher, version, width, fields(artifact.task, golden), int(time.time()))
+        golden_columns = {column for entry in golden(artifact.folder) for column in entry["row"]}
+        return Served(name, artifact, batcher, version, width, fields(artifact.task, golden_columns), int(time.time()))
 
     async def reload(self, name: str) -> bool:
         """Try what is in the folder now; False when it is refused. Requests go on being answered, none fails."""
@@ -108,8 +107,8 @@ class Models:
                 raise ArtifactError(str(self.folders[name]), f'answers "{new.task.name}" and not "{old.task.name}".',
                                     "Serve it under another name.")
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a folder, the old artifact stays
-            said = str(error) if isinstance(error, HeadstartError) else type(error).__name__
-            say("error", "artifact refused", model=name, reason=said, version=old.version)
+            reason = str(error) if isinstance(error, HeadstartError) else type(error).__name__
+            say("error", "artifact refused", model=name, reason=reason, version=old.version)
             self.measures.reloads.labels(name, "refused").inc()
             return False
         self._served[name] = new  # requests that came before keep the old one until they are answered
@@ -141,39 +140,39 @@ class Models:
 
 def signature(folder: Path) -> Sequence[Any]:
     """What changes when a file of `folder` does: paths, sizes, times. Empty when there is no artifact."""
-    found = []
+    facts = []
     try:
         if not (folder / "MANIFEST.json").is_file():
             return ()
         for path in sorted(folder.rglob("*")):
             if path.name not in REPORTS:
-                facts = path.stat()
-                found.append((str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns))
+                stat = path.stat()
+                facts.append((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns))
     except OSError:
         return ()
-    return found
+    return facts
 
 
-def checked(task: Task, rows: Sequence[Row | str], param: str = "rows") -> list[Row]:
+def validate_rows(task: Task, rows: Sequence[Row | str], param: str = "rows") -> list[Row]:
     """Rows as the task reads them. Raises Refused that names the row and the column, and shows nothing of them."""
-    found = []
-    for i, given in enumerate(rows):
-        row = task.blind({"text": given} if isinstance(given, str) else dict(given))
+    valid = []
+    for i, raw in enumerate(rows):
+        row = task.blind({"text": raw} if isinstance(raw, str) else dict(raw))
         wrong = [column for column in task.needed if column not in row]
         if wrong:
             what = f"has no {_quoted(wrong)}"
-        elif (said := task.check(row)) is not None:
+        elif (complaint := task.check(row)) is not None:
             # The task's own words show the value; the column that they begin with is all that may leave the server.
-            column = said.split('"')[1] if said.startswith('"') else ""
+            column = complaint.split('"')[1] if complaint.startswith('"') else ""
             wrong = [column] if column in task.columns else []
             what = f"cannot be read: {_quoted(wrong)} is not as it must be" if wrong else "cannot be read"
         else:
-            found.append(row)
+            valid.append(row)
             continue
         rule = "; ".join(f'"{c}" ({task.columns[c]})' for c in dict.fromkeys((*task.asked, *wrong)))
         raise Refused(422, "row_not_valid", f'row {i} {what}; task "{task.name}" reads: {rule}.',
                       f"{param}[{i}]" + (f".{wrong[0]}" if wrong else ""))
-    return found
+    return valid
 
 
 def _quoted(columns: Sequence[str]) -> str:
@@ -188,11 +187,11 @@ def kind_of(value: Any) -> str:
 
 
 def fields(task: Task, golden_columns: Collection[str]) -> list[dict[str, Any]]:
-    """The columns that an artifact is asked with: what its task needs, and what its golden rows have besides."""
-    asked = [c for c in task.columns if c not in task.gold]
+    """The columns of an artifact's requests: what its task needs, and what its golden rows have besides."""
+    readable = [c for c in task.columns if c not in task.gold]
     shown = {c: v for row in reversed(task.examples) for c, v in row.items()}
-    chosen = [c for c in asked if c in task.needed or c in golden_columns]
+    chosen = [c for c in readable if c in task.needed or c in golden_columns]
     if not task.needed:  # one of several columns will do: a text is what a person types
-        chosen = [c for c in asked if kind_of(shown.get(c)) == "text"][:1] or chosen
+        chosen = [c for c in readable if kind_of(shown.get(c)) == "text"][:1] or chosen
     return [{"name": c, "kind": kind_of(shown.get(c)), "rule": task.columns[c],
              "required": c in task.needed or len(chosen) == 1} for c in chosen]

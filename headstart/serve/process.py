@@ -154,7 +154,7 @@ def _application(settings: Settings, models: Models, measures: Measures) -> tupl
     from . import api
     from .guard import Guard, Keys
 
-    app = api.make(settings, models, measures)
+    app = api.create_app(settings, models, measures)
     guard = Guard(api.shortcut(app), Keys(settings.keys()), measures)
     if not settings.origins:
         return app, guard, guard
@@ -167,7 +167,7 @@ def _server(settings: Settings, asgi: Any, set_ready: Callable[[bool], None], st
     """uvicorn, with signals that mean what this module says."""
     import uvicorn
 
-    from .protocol import within
+    from .protocol import limited_protocol
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -197,8 +197,8 @@ def _server(settings: Settings, asgi: Any, set_ready: Callable[[bool], None], st
         is_ending = False
 
     return Server(uvicorn.Config(
-        asgi, http=within(settings.body_s), ws="none", lifespan="off", log_config=None, log_level=logging.WARNING,
-        access_log=False, server_header=False, proxy_headers=False, limit_concurrency=4096, backlog=BACKLOG,
+        asgi, http=limited_protocol(settings.body_s), ws="none", lifespan="off", log_config=None, access_log=False,
+        log_level=logging.WARNING, server_header=False, proxy_headers=False, limit_concurrency=4096, backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(settings.grace_s))))
 
 
@@ -239,8 +239,8 @@ class Supervisor:
             os.environ[SHARED_FOLDER] = shared
             woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             signal.set_wakeup_fd(wake)
-            for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(one, self._signal)
+            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(signum, self._signal)
             for place in range(self.settings.workers):
                 self._start(place)
             while self.workers:
@@ -269,7 +269,7 @@ class Supervisor:
                 continue
             if process.exitcode == HeadstartError.exit_code and not self.was_ready:
                 self._pass_on(signal.SIGTERM)
-                self._join([one for one, *_ in self.workers.values()])
+                self._join([other for other, *_ in self.workers.values()])
                 raise SystemExit(process.exitcode)
             say("error", "worker died", pid=process.pid, exit_code=process.exitcode)
             if time.monotonic() - began < YOUNG_S:

@@ -56,6 +56,6 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def within(head_s: float) -> type[Protocol]:
+def limited_protocol(head_s: float) -> type[Protocol]:
     """The protocol with its limit of time."""
     return type("Protocol", (Protocol,), {"head_s": head_s})

@@ -14,10 +14,10 @@ SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # with several workers: where each w
 
 @dataclass(frozen=True)
 class Settings:
-    """What `headstart serve` was asked.
+    """The options of `headstart serve`.
 
     runs:          folders of artifacts; each is served under its folder's name.
-    key_file:      API keys, one a line; without it HEADSTART_API_KEY holds one. Neither: no key is asked.
+    key_file:      API keys, one a line; without it HEADSTART_API_KEY holds one. Neither: no key is needed.
     origins:       web pages (scheme://host) that browsers may let call us; none when empty.
     body_bytes, request_tokens: the largest request; more is 413. Tokens that do not fit a window are counted too.
     queue_tokens, queue_requests: what may wait for one model; more is 429.
@@ -50,28 +50,28 @@ class Settings:
 
     def names(self) -> dict[str, Path]:
         """The folders by the names that requests use. Raises SpecError when two are alike."""
-        found: dict[str, Path] = {}
+        runs: dict[str, Path] = {}
         for run in self.runs:
             name = run.resolve().name
-            if name in found:
-                raise SpecError(f"serve {run}", f'is called "{name}", as {found[name]} is; names are folders\' names.',
+            if name in runs:
+                raise SpecError(f"serve {run}", f'is called "{name}", as {runs[name]} is; names are folders\' names.',
                                 "Rename one of the folders, or link it under another name.")
-            found[name] = run
-        return found
+            runs[name] = run
+        return runs
 
     def keys(self) -> tuple[str, ...]:
-        """The API keys that are let in; empty when none is asked. Raises SpecError when there should be one."""
+        """The API keys that are let in; empty when none is needed. Raises SpecError when there should be one."""
         if self.key_file is None:
-            given, where = os.environ.get("HEADSTART_API_KEY"), "HEADSTART_API_KEY"
-            if given is None:
+            text, where = os.environ.get("HEADSTART_API_KEY"), "HEADSTART_API_KEY"
+            if text is None:
                 return ()
         else:
             where = str(self.key_file)
             try:
-                given = self.key_file.read_text("utf-8")
+                text = self.key_file.read_text("utf-8")
             except (OSError, UnicodeDecodeError):
                 raise SpecError(where, "cannot be read as a file of API keys.", "Check --api-key-file.") from None
-        keys = tuple(line.strip() for line in given.splitlines() if line.strip())
+        keys = tuple(line.strip() for line in text.splitlines() if line.strip())
         if not keys or any(len(key) < MIN_KEY_CHARS or not key.isascii() for key in keys):
             raise SpecError(where, f"must hold keys of {MIN_KEY_CHARS} or more ASCII characters, one a line.",
                             "Make one: openssl rand -hex 32")

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import tasks
 from ..core.errors import DataError
-from ..core.progress import Show
+from ..core.progress import Progress
 from ..core.spec import Spec
 from ..core.task import Task
 from ..core.values import Row
@@ -45,7 +45,7 @@ MIN_LANGUAGE_SHARE = 0.01  # short texts are often taken for a neighbor of their
 TWIN = {True: "same text", False: "nearly the same"}
 
 
-def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True, show: Show | None = None,
+def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True, show: Progress | None = None,
           layers: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> dict[str, Any]:
     """Look through the rows that a Spec (or a data file) names, as they are, before any split is made.
 
@@ -53,7 +53,7 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     Returns   JSON values: parts, unusable, balance, twins, leaks, conflicts, lengths, languages, odd, suspects.
     Raises    SpecError and DataError as `fit` does, but for bad rows: those are listed.
     """
-    show = show or Show(quiet=True)
+    show = show or Progress(quiet=True)
     lenient = ("audit", {"data": {"errors": "skip"}})  # beneath what the caller says: bad rows are a finding here
     spec, _, _ = resolving.resolve([lenient, resolving.first_layer(spec_or_path), *layers])
     task = tasks.build(spec.task)
@@ -188,7 +188,7 @@ def _odd(rows: _Rows) -> Finding:
                                                   for i in some[:MAX_LISTED]]} for kind, some in kinds.items()}
 
 
-def _suspects(train: Table, task: Task, spec: Spec, show: Show) -> Finding:
+def _suspects(train: Table, task: Task, spec: Spec, show: Progress) -> Finding:
     """Train rows whose label a classifier that has not seen them confidently disputes.
 
     The classifier is a logistic regression on the frozen backbone, cross-validated; confident is a probability at

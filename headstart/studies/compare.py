@@ -29,7 +29,7 @@ from ..core import files, statistics
 from ..core import files as sealed
 from ..core import spec as specs
 from ..core.errors import SpecError
-from ..core.progress import Show
+from ..core.progress import Progress
 from ..data import splits
 from ..data import table as data
 from ..report.compare import BUDGETS, _write
@@ -40,14 +40,14 @@ from .jobs import Cell, Worker, _run, _worker, parse_method
 
 def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str], *, seeds: int = 1,
             rows: Sequence[int] = (), out: str | Path = "runs/compare", resume: bool = False, overwrite: bool = False,
-            show: Show | None = None, layers: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> dict[str, Any]:
+            show: Progress | None = None, layers: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> dict[str, Any]:
     """Fit every method with every seed (and every number of train rows); compare them on the same test rows.
 
     wanted: method names, with options behind colons.  rows: numbers of train rows; all of them when absent.
     Returns  the table as JSON values; it lies in OUT/compare.json too.
     Raises   SpecError before anything is fitted when a method or an option is not known.
     """
-    show = show or Show(quiet=True)
+    show = show or Progress(quiet=True)
     given = [resolving.first_layer(spec_or_path), *layers]
     spec, _, _ = resolving.resolve(given)
     for text in wanted:

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from ..core import spec as specs
 from ..core.errors import HeadstartError
-from ..core.progress import Show
+from ..core.progress import Progress
 from ..runs import fit as workbench
 
 LIBRARIES = ("accelerate", "jinja2", "peft", "sklearn.linear_model", "sklearn.feature_extraction.text",
@@ -120,7 +120,7 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
     folder = out / f"cell-{cell.name}"
     changes = {"method": parse_method(cell.method), "data": order["data"], "seed": cell.seed,
                "evaluate": {"baselines": order["baselines"]}}
-    fitted = workbench.fit({}, out=folder, overwrite=True, show=Show(quiet=True),
+    fitted = workbench.fit({}, out=folder, overwrite=True, show=Progress(quiet=True),
                            layers=[*((origin, values) for origin, values in order["given"]), ("compare", changes)])
     (out / "outcomes").mkdir(exist_ok=True)
     shutil.copyfile(folder / "outcomes.npy", out / "outcomes" / f"{cell.name}.npy")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..core.method import Method
-from ..core.progress import Show
+from ..core.progress import Progress
 from ..core.spec import Origins, Spec
 from ..core.task import Task
 from ..core.values import Row
@@ -46,7 +46,7 @@ class Job:
     accelerator: Any
     work: Path
     stop: Stop
-    progress: Show
+    progress: Progress
 
     @property
     def device(self) -> torch.device:

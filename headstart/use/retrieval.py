@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core import spec as specs
 from ..core.errors import DataError, SpecError
-from ..core.progress import Show
+from ..core.progress import Progress
 from ..core.task import Task
 from ..core.values import Row
 from ..data import table as data
@@ -30,7 +30,7 @@ Hit = dict[str, Any]  # {"row": number in the corpus, from 0; "text": str; "simi
 
 
 def search(source: str | Path, corpus: Sequence[str], queries: Sequence[str], *, top: int = 5,
-           dimensions: int | None = None, show: Show | None = None) -> list[list[Hit]]:
+           dimensions: int | None = None, show: Progress | None = None) -> list[list[Hit]]:
     """For each query the `top` texts of `corpus` that are nearest to it, nearest first; of equals the earlier.
 
     source:     the folder of a run whose answer to a text is its embedding, or a pretrained model.
@@ -52,7 +52,7 @@ def search(source: str | Path, corpus: Sequence[str], queries: Sequence[str], *,
 
 
 def embed(source: str | Path, texts: Sequence[str], *, dimensions: int | None = None,
-          show: Show | None = None) -> np.ndarray:
+          show: Progress | None = None) -> np.ndarray:
     """Vectors of norm one, [N, D] float32: what a run answers, or the mean that a pretrained model gives."""
     vectors_ND = _said_by_run(Path(source), texts) if (Path(source) / "task.json").exists() else (
         Extractor(source, show=show)(texts))
@@ -83,7 +83,7 @@ def _largest(said_C: np.ndarray, n: int) -> list[int]:
 
 
 def mine(source: str | Path, rows: Sequence[Row], *, corpus: Sequence[str] = (), n: int = 3, margin: float = 0.05,
-         show: Show | None = None) -> list[Row]:
+         show: Progress | None = None) -> list[Row]:
     """`rows` (text, text_pair) with "negatives": up to `n` texts that score high, but below the right one by `margin`.
 
     corpus: more texts to choose from, beside the second texts and the negatives of `rows`.

@@ -21,7 +21,7 @@ import torch
 from ..core import files as sealed
 from ..core import spec as specs
 from ..core.errors import SpecError, shorten
-from ..core.progress import Show
+from ..core.progress import Progress
 from ..core.values import Row, Window
 from ..core.windows import store
 from ..data import table as data
@@ -46,10 +46,10 @@ class Extractor:
 
     def __init__(self, source: str | Path = "minilm-l6", *, pooling: str | None = None, last_layers: int = 1,
                  max_tokens: int = 256, store: str = "fp16", tokens_per_batch: int = 1024,
-                 show: Show | None = None) -> None:
+                 show: Progress | None = None) -> None:
         if pooling not in (None, *POOLINGS):
             raise SpecError("pooling", f"{shorten(pooling)} is not a pooling.", f"Known: {', '.join(POOLINGS)}")
-        self.tokens_per_batch, self.show = tokens_per_batch, show or Show(quiet=True)
+        self.tokens_per_batch, self.show = tokens_per_batch, show or Progress(quiet=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         folder = Path(source)
         if (folder / "task.json").exists():
@@ -137,7 +137,7 @@ class Texts:
 
 
 def write(source: str | Path, rows: str, out: Path, *, settings: Mapping[str, Any] | None = None,
-          show: Show | None = None, **options: Any) -> dict[str, Any]:
+          show: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Features of a file's texts to `out` (.npy: the matrix; .parquet: a column "id" and a column "features").
 
     options: as for Extractor.  Returns  what was written, in numbers.

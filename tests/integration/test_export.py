@@ -21,7 +21,7 @@ import headstart
 from headstart import methods, tasks
 from headstart.core.errors import ArtifactError, DataError, ParityError, RunFolderError, SpecError
 from headstart.core.files import seal
-from headstart.core.progress import Show
+from headstart.core.progress import Progress
 from headstart.exporters import export as exporting
 from headstart.exporters import fusions, graph, parity
 from headstart.exporters.parity import Gate, Rows
@@ -162,7 +162,7 @@ def gate_of(task, model, reader) -> Gate:
 
 
 def shipped(gate: Gate, model, path: Path) -> dict:
-    return exporting.in_32_bits(gate, model, path, show=Show(quiet=True))
+    return exporting.in_32_bits(gate, model, path, show=Progress(quiet=True))
 
 
 def kinds_of(path: Path) -> Counter:
@@ -398,7 +398,7 @@ def test_rows_that_are_gone_are_told(backbone, tmp_path, capsys):
     source = tiny.write_csv(tmp_path / "reviews.csv", tiny.rows(200))
     run = headstart.fit(tiny.spec(source, backbone, method="linear-probe"), out=tmp_path / "run").folder
     source.unlink()
-    found = headstart.export(run, show=Show())
+    found = headstart.export(run, show=Progress())
     said = capsys.readouterr().err
     assert "validation rows cannot be read again" in said
     assert "--rows FILE" in said
@@ -406,7 +406,7 @@ def test_rows_that_are_gone_are_told(backbone, tmp_path, capsys):
     with pytest.raises(DataError, match="needs labelled rows"):
         headstart.export(run, int8=True)
     tiny.write_csv(source, tiny.rows(200, seed=5))
-    headstart.export(run, show=Show(), overwrite=True)
+    headstart.export(run, show=Progress(), overwrite=True)
     assert "no longer holds the rows" in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from headstart.core.metrics import softmax
-from headstart.core.progress import Show
+from headstart.core.progress import Progress
 from headstart.core.values import LinearMap
 from headstart.features.solve import STRENGTHS, solve_head, solve_or_load
 from headstart.models.heads import put_on
@@ -50,7 +50,7 @@ def test_a_head_is_solved_once_for_the_same_numbers(tmp_path, monkeypatch) -> No
             n_solved.append(1)
             return solve_head(features_ND, gold_N, 3, lambda head: -head.strength, "none")
 
-        return solve_or_load(words, numbers, 24, solve, Show(quiet=True))
+        return solve_or_load(words, numbers, 24, solve, Progress(quiet=True))
 
     first, again = ask("task", features_ND), ask("task", features_ND.copy())
     assert len(n_solved) == 1

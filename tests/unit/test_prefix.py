@@ -14,12 +14,12 @@ import tiny
 
 import headstart
 from headstart.core.errors import SpecError
-from headstart.core.progress import Show
+from headstart.core.progress import Progress
 from headstart.core.values import collate
 from headstart.features import store as memos
 
 
-class Told(Show):
+class Told(Progress):
     def __init__(self) -> None:
         super().__init__(quiet=True)
         self.lines: list[str] = []

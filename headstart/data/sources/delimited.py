@@ -101,7 +101,7 @@ def _open_quote(record: list[str], delimiter: str) -> int:
 
 def _delimiter(sample: list[str], max_chars: int) -> str:
     """The delimiter under which the most records of the sample have as many fields as the header, two at least."""
-    found = []
+    candidates = []
     for delimiter in DELIMITERS:
         try:
             rows = [row for row in _limited(max_chars, list, csv.reader(sample, delimiter=delimiter)) if row]
@@ -109,8 +109,8 @@ def _delimiter(sample: list[str], max_chars: int) -> str:
             continue
         rows = rows[:-1] if len(sample) == SAMPLE_LINES else rows  # the sample may end inside a record
         if rows and len(rows[0]) > 1:
-            found.append((sum(len(row) == len(rows[0]) for row in rows), len(rows[0]), delimiter))
-    return max(found)[2] if found else ","
+            candidates.append((sum(len(row) == len(rows[0]) for row in rows), len(rows[0]), delimiter))
+    return max(candidates)[2] if candidates else ","
 
 
 def _is_unquoted(sample: list[str]) -> bool:

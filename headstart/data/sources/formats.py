@@ -34,12 +34,12 @@ def open_text(lines: Lines) -> Opened:
 
 def open_conll(lines: Lines) -> Opened:
     """A sentence a record: "tokens" is its first column, "tags" its last, "column_2" ... what stands between."""
-    found = conll.layout(lines.peek(conll.SAMPLE_LINES), lines.rules.delimiter)
-    header = ["tokens", *(f"column_{i}" for i in range(2, found.width)), "tags"][: found.width]
+    layout = conll.layout(lines.peek(conll.SAMPLE_LINES), lines.rules.delimiter)
+    header = ["tokens", *(f"column_{i}" for i in range(2, layout.width)), "tags"][: layout.width]
 
     def records(columns: list[str]) -> Iterator[Record]:
         wanted = [(name, header.index(name)) for name in columns if name in header]
-        for line, rows, flaw in conll.sentences(lines, found):
+        for line, rows, flaw in conll.sentences(lines, layout):
             values = {} if flaw else {name: [row[i] for row in rows] for name, i in wanted}
             yield Record(line, values, flaw, lines.record_n_bad_bytes)
 

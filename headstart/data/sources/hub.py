@@ -60,7 +60,7 @@ def _parse(source: str) -> tuple[str, str | None, str | None]:
 def named(value: Any, feature: Any) -> Any:
     """Class numbers as names, in lists too. A number below zero is how the hub writes that gold is withheld."""
     if isinstance(value, list) and hasattr(feature, "feature"):
-        return [named(one, feature.feature) for one in value]
+        return [named(item, feature.feature) for item in value]
     if isinstance(value, int) and hasattr(feature, "int2str"):
         return feature.int2str(value) if value >= 0 else None
     return value

@@ -1,0 +1,30 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..core.errors import SpecError
+
+Json = Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")]
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set any field of the Spec; repeatable.")]
+Encoding = Annotated[str | None, typer.Option(help="Text encoding of the data, such as latin-1.")]
+OutFile = Annotated[Path | None, typer.Option(help="Write the JSON to this file, whole or not at all.")]
+SpecOrData = Annotated[str, typer.Argument(metavar="SPEC_OR_DATA", help="A Spec (.yaml), or labelled rows.")]
+TaskName = Annotated[str | None, typer.Option(help="The kind of question, such as text-classification.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace what is at --out.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+
+
+def data_settings(encoding: str | None, assignments: list[str]) -> dict[str, Any]:
+    """`--encoding` and `--set data.KEY=VALUE` for verbs that only read data."""
+    from ..core import spec
+
+    settings = spec.parse_set(assignments)
+    for key in settings.keys() - {"data"}:
+        raise SpecError(f"--set {key}", "is not a field of data; a finished run's other settings are fixed.",
+                        "For example: --set data.errors=skip")
+    return {**settings.get("data", {}), **({"encoding": encoding} if encoding else {})}

@@ -1,0 +1,103 @@
+"""From labelled rows to models: fit, compare, audit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.errors import SpecError
+from .options import Encoding, Json, Overwrite, Set, SpecOrData, TaskName
+
+
+def fit(
+    source: Annotated[str | None, typer.Argument(
+        metavar="SPEC_OR_DATA", help="A Spec (.yaml), or labelled rows: a file, a folder, hub:NAME, pip:PACKAGE/PATH.",
+    )] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the artifact; runs/NAME when absent.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Pretrained model: a name, a folder or a hub id.")] = None,
+    method: Annotated[str | None, typer.Option(help="How knowledge is carried over; auto when absent.")] = None,
+    task: TaskName = None,
+    seed: Annotated[int | None, typer.Option(help="Drives splits, order, new weights and dropout.")] = None,
+    encoding: Encoding = None,
+    set_: Set = [],  # noqa: B006 - typer copies it
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    help_spec: Annotated[bool, typer.Option("--help-spec", help="Print every field of a Spec, and exit.")] = False,
+) -> None:
+    """Turn labelled rows into a model, with the proof that transfer helped."""
+    from ..core import spec
+
+    if help_spec:
+        print(spec.reference())
+        return
+    if source is None:
+        raise typer.BadParameter("name a Spec or a data file", param_hint="SPEC_OR_DATA")
+    options = {"backbone": backbone, "method": method, "task": task, "seed": seed,
+               "data": {"encoding": encoding} if encoding else None}
+    overrides = {key: value for key, value in options.items() if value is not None}
+    from ..core.progress import Progress
+    from ..runs import evidence, fit
+
+    artifact = fit.fit(source, out=out, resume=resume, overwrite=overwrite, show=Progress(),
+                       layers=[("command line", overrides), ("--set", spec.parse_set(set_))])
+    print(evidence.summary_text(artifact.scores, artifact.folder))
+    if as_json:
+        print(json.dumps(evidence.summary(artifact.scores, artifact.folder), ensure_ascii=False))
+
+
+def compare(
+    source: SpecOrData,
+    methods: Annotated[str, typer.Option(help="Names with commas between; options behind colons: lora:rank=4.")],
+    out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds each method gets.")] = 3,
+    rows: Annotated[str, typer.Option(help="Numbers of train rows with commas between; all when absent.")] = "",
+    set_: Set = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="Keep what is finished and run the rest.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Compare methods on the same rows: score against time, bytes and latency, every pair tested."""
+    from ..core import spec
+    from ..core.progress import Progress
+    from ..studies import compare
+
+    if not all(n.strip().isdigit() for n in rows.split(",") if rows):
+        raise SpecError("--rows", f"is {rows}; it must be whole numbers with commas between.", "--rows 100,300,1000")
+    result = compare.compare(source, [m.strip() for m in methods.split(",")], seeds=seeds, out=out, resume=resume,
+                             rows=[int(n) for n in rows.split(",") if rows], overwrite=overwrite, show=Progress(),
+                             layers=[("--set", spec.parse_set(set_))])
+    print((out / "compare.md").read_text("utf-8"))
+    if as_json:
+        print(json.dumps({"out": str(out), "page": str(out / "compare.html"), **result}, ensure_ascii=False))
+
+
+def audit(
+    source: SpecOrData,
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.html, audit.md and audit.json.")] = None,
+    suspects: Annotated[bool, typer.Option(help="Also look for labels that are probably wrong.")] = True,
+    task: TaskName = None,
+    overwrite: Overwrite = False,
+    encoding: Encoding = None,
+    set_: Set = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong with labelled rows: leaks, twins, contradictions, probably wrong labels, lengths, odd rows."""
+    from ..core import files, spec
+    from ..core.progress import Progress
+    from ..report.audit import markdown, write
+    from ..studies import audit
+
+    if out is not None:
+        files.refuse_existing(out, overwrite)
+    overrides = {"task": task, "data": {"encoding": encoding} if encoding else None}
+    findings = audit.audit(source, suspects=suspects, show=Progress(), layers=[
+        ("command line", {key: value for key, value in overrides.items() if value}), ("--set", spec.parse_set(set_))])
+    if out is not None:
+        write(findings, out)
+    print(markdown(findings))
+    if as_json:
+        print(json.dumps(findings, ensure_ascii=False))
