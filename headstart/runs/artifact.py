@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import tasks
-from ..core import files as sealed, metrics
-from . import runtime
+from ..core import files as sealed
+from ..core import statistics
 from ..core.errors import ArtifactError, DataError, Problem, shorten
 from ..core.predict import alike, predict
 from ..core.spec import Spec
@@ -38,7 +38,7 @@ from ..core.spec import read as read_yaml
 from ..core.task import Task
 from ..core.values import Prediction, Row, Runtime
 from ..readers.text import Reader
-from ..core import statistics
+from . import runtime
 
 N_GOLDEN = 10
 GOLDEN_TOLERANCE = 1e-3  # of a score, between machines; on one machine answers are equal to the last bit

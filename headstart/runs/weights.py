@@ -21,14 +21,14 @@ except ImportError as error:
 
 from .. import methods
 from ..core import files as sealed
-from ..models import adapters, blocks, trust
-from ..models import backbone as backbones
-from ..models.heads import Model, PooledModel
 from ..core.predict import predict
-from ..models.runtime import torch_runtime
 from ..core.spec import Spec
 from ..core.task import Task
 from ..core.values import Row, Runtime
+from ..models import adapters, blocks, trust
+from ..models import backbone as backbones
+from ..models.heads import Model, PooledModel
+from ..models.runtime import torch_runtime
 from ..readers.text import Reader
 
 WEIGHTS, HEAD, ADAPTER = "model.safetensors", "head.safetensors", "adapter"
