@@ -108,8 +108,8 @@ def predict(
             print(line)
     else:
         runs = [sealed.identity(folder) for folder in (run, entities) if folder]
-        n_rows = sealed.write_on(out, lines, {"runs": runs, "source": source, "settings": settings}, resume=resume,
-                                 overwrite=overwrite)
+        n_rows = sealed.write_lines(out, lines, {"runs": runs, "source": source, "settings": settings},
+                                    resume=resume, overwrite=overwrite)
         if as_json:
             print(json.dumps({"out": str(out), "n_rows": n_rows}))
 
@@ -157,10 +157,11 @@ def export(
     """Ship a finished run: a folder that answers without torch, proven to answer as the run does."""
     from ..core.progress import Show
     from ..exporters import export as exporting
+    from ..runs.artifact import export_facts
 
     found = exporting.export(run, int8=int8, out=out, rows=rows, max_loss=max_loss, overwrite=overwrite,
                              settings=_data_settings(encoding, set_), show=Show())
-    facts = exporting.facts(found.folder)
+    facts = export_facts(found.folder)
     print(f"{found.folder}: {facts['precision']}, {facts['model_bytes'] / 1e6:.1f} MB, passed its gate")
     if as_json:
         print(json.dumps({"out": str(found.folder), **{k: facts[k] for k in ("precision", "model_bytes", "gate")}}))

@@ -337,7 +337,7 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned
     }
     steps = run.work / "steps.jsonl"
     spec_yaml = specs.to_yaml(spec, run.origins)
-    with sealed.writing(final) as folder:
+    with sealed.write_folder(final) as folder:
         golden = parts.validation.rows[: artifact.N_GOLDEN]
         weights.save(folder, run.model, run.task, run.backbone, golden, run.method.stores_backbone)
         scores["cost"]["artifact_bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

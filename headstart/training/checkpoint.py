@@ -68,7 +68,7 @@ def save(work: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whole or not at all, then drop all but the newest two."""
     from safetensors.torch import save_file
 
-    with sealed.writing(work / f"checkpoint-{checkpoint.progress.step:08d}") as folder:
+    with sealed.write_folder(work / f"checkpoint-{checkpoint.progress.step:08d}") as folder:
         for name in TENSORS:
             save_file({k: t.contiguous() for k, t in getattr(checkpoint, name).items()}, folder / f"{name}.safetensors")
         (folder / "progress.json").write_text(json.dumps(asdict(checkpoint.progress)), "utf-8")
@@ -86,7 +86,7 @@ def latest(work: Path) -> Checkpoint | None:
     from safetensors.torch import load_file
 
     for folder in reversed(checkpoints(work)):
-        faults = sealed.faults(folder)
+        faults = sealed.verify(folder)
         if not faults:
             tensors = {name: load_file(folder / f"{name}.safetensors") for name in TENSORS}
             progress = Progress(**json.loads((folder / "progress.json").read_text("utf-8")))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ SHARES = (0.25, 0.5, 0.75)  # of the way from the first weights to the best trai
 
 class Learner:
     """One model being moved. `progress` says how far it is; `learn` leaves the best weights in the model."""
+
+    skips_padding: ClassVar[bool] = False
 
     def __init__(self, spec: Spec, task: Task, method: Method, model: Model, reader: Reader, work: Path, stop: Stop,
                  show: Show) -> None:
@@ -279,7 +281,7 @@ class Learner:
         """What the model answers to `rows` as it is now; their gold is hidden from it."""
         blind = map(self.task.blind, rows)
         answers: list[Prediction] = []
-        for answer in predict(self.task, blind, self.reader, self._runtime,
+        for answer in predict(self.task, blind, self.reader, self,
                               tokens_per_batch=self.spec.evaluate.tokens_per_batch):
             answers.append(answer)
             if checkpoint_on_stop and self.stop.signum:
@@ -289,7 +291,8 @@ class Learner:
         return answers
 
     @torch.inference_mode()
-    def _runtime(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Of the model as it is now, frozen blocks from the cache: the learner is a Runtime."""
         self.model.eval()
         return self.forward(inputs).float().cpu().numpy()
 
