@@ -26,10 +26,11 @@ def export(
     """Ship a finished run: a folder that answers without torch, proven to answer as the run does."""
     from ..core.progress import Progress
     from ..exporters import export
+    from ..runs.artifact import export_facts
 
     artifact = export.export(run, int8=int8, out=out, rows=rows, max_loss=max_loss, overwrite=overwrite,
                              settings=data_settings(encoding, set_), show=Progress())
-    facts = export.facts(artifact.folder)
+    facts = export_facts(artifact.folder)
     print(f"{artifact.folder}: {facts['precision']}, {facts['model_bytes'] / 1e6:.1f} MB, passed its gate")
     if as_json:
         print(json.dumps({"out": str(artifact.folder), **{k: facts[k] for k in ("precision", "model_bytes", "gate")}}))

@@ -44,7 +44,7 @@ def predict(
             print(line)
     else:
         runs = [files.identity(folder) for folder in (run, entities) if folder]
-        n_rows = files.write_on(out, lines, {"runs": runs, "source": source, "settings": settings}, resume=resume,
+        n_rows = files.write_lines(out, lines, {"runs": runs, "source": source, "settings": settings}, resume=resume,
                                 overwrite=overwrite)
         if as_json:
             print(json.dumps({"out": str(out), "n_rows": n_rows}))

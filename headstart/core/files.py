@@ -25,8 +25,10 @@ FORMAT = 1  # of a run's folder; its task.json holds it
 
 
 @contextmanager
-def writing(final: Path) -> Iterator[Path]:
+def write_folder(final: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; on success seal it and put it in the place of `final`.
+
+    Who seals it to read it back leaves nothing to do: it is sealed again only if a file was written since.
 
     Raises ResourceError when the disk is full or read-only; `final` is then as it was.
     """
@@ -36,7 +38,8 @@ def writing(final: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            seal(temporary)
+            if not _is_sealed(temporary):
+                seal(temporary)
             replace(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -58,8 +61,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # safetensors and tokenizers write from Rust, which puts the number into the words: "... (os error 28)".
-        told = re.search(r"\(os error (\d+)\)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
         if number not in REASONS:
             raise
         raise ResourceError(str(path), f"cannot be written: {REASONS[number]}.",
@@ -85,11 +88,11 @@ def write_file(path: Path, pieces: Iterable[str]) -> int:
     return n
 
 
-def write_on(path: Path, lines_from: Callable[[int], Iterable[str]], made_by: Mapping[str, Any], *,
-             resume: bool = False, overwrite: bool = False) -> int:
+def write_lines(path: Path, lines_from: Callable[[int], Iterable[str]], made_by: Mapping[str, Any], *,
+                resume: bool = False, overwrite: bool = False) -> int:
     """Write lines that take long to make: into PATH.partial, and in the place of `path` when all are there.
 
-    lines_from: given how many lines are there already, those that follow; each without its end.
+    lines_from: the lines behind the first n, each without its end; n of them are there already.
     made_by:    what determines the lines, as JSON; only a file that was made by the same is continued.
     resume:     go on behind the whole lines of a file that was not finished; without one, begin.
     overwrite:  begin anew where there is one.
@@ -103,25 +106,14 @@ def write_on(path: Path, lines_from: Callable[[int], Iterable[str]], made_by: Ma
             raise RunFolderError(str(partial), "holds answers of a command that was not finished.",
                                  "Continue it: --resume. Start anew: --overwrite")
         with partial.open("r+b" if partial.exists() else "w+b", buffering=0) as file:
-            n = _taken_up(file, partial, note, json.loads(json.dumps(made_by)), resume)
-            try:
-                for line in lines_from(n):
-                    file.write(line.encode() + b"\n")  # a line a write: what was answered survives a kill
-                    n += 1
-                os.fsync(file.fileno())
-            except BaseException as error:
-                if not n:
-                    partial.unlink()
-                    note.unlink()
-                elif isinstance(error, HeadstartError):
-                    error.fix += f"\n  {n:,} answers are kept in {partial}; go on behind them: --resume"
-                raise
+            n = _begin(file, partial, note, json.loads(json.dumps(made_by)), resume)
+            n = _append(file, lines_from, n, partial, note)
             partial.replace(path)
             note.unlink()
     return n
 
 
-def _taken_up(file: IO[bytes], partial: Path, note: Path, made_by: Any, resume: bool) -> int:
+def _begin(file: IO[bytes], partial: Path, note: Path, made_by: Any, resume: bool) -> int:
     """Lock `file`, which is `partial`, and leave it behind the whole lines that are kept; returns how many."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,6 +125,23 @@ def _taken_up(file: IO[bytes], partial: Path, note: Path, made_by: Any, resume: 
                              "Resume with the command that began it, or start anew: --overwrite")
     file.truncate(file.tell() if n else file.seek(0))
     note.write_text(json.dumps(made_by), "utf-8")
+    return n
+
+
+def _append(file: IO[bytes], lines_from: Callable[[int], Iterable[str]], n: int, partial: Path, note: Path) -> int:
+    """Write the lines behind the first `n`; returns how many there are now. On an error whole lines are kept."""
+    try:
+        for line in lines_from(n):
+            file.write(line.encode() + b"\n")  # a line a write: what was answered survives a kill
+            n += 1
+        os.fsync(file.fileno())
+    except BaseException as error:
+        if not n:
+            partial.unlink()
+            note.unlink()
+        elif isinstance(error, HeadstartError):
+            error.fix += f"\n  {n:,} answers are kept in {partial}; go on behind them: --resume"
+        raise
     return n
 
 
@@ -149,15 +158,22 @@ def _whole_lines(file: IO[bytes]) -> int:
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest of all files in `folder`, and make everything durable."""
+    """Make all files in `folder` durable, and write the manifest of what lies there then."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    hashes = {str(p.relative_to(folder)): sha256(p) for p in files}
     for path in files:
         _fsync(path)
+    hashes = {str(p.relative_to(folder)): sha256(p) for p in files}
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"format": 1, "sha256": hashes}, indent=1) + "\n", "utf-8")
     _fsync(manifest)
     _fsync(folder)
+
+
+def _is_sealed(folder: Path) -> bool:
+    """Whether no file was written after the manifest."""
+    manifest = folder / MANIFEST
+    return manifest.exists() and all(path.stat().st_mtime_ns <= manifest.stat().st_mtime_ns
+                                     for path in folder.rglob("*"))
 
 
 def replace(source: Path, final: Path) -> None:
@@ -171,25 +187,33 @@ def replace(source: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def faults(folder: Path) -> list[str]:
-    """What is wrong with a sealed folder: "model.safetensors is missing" and so on; empty when it is whole."""
+def read_manifest(folder: Path) -> dict[str, str]:
+    """The sha256 (hex) of each file of a sealed folder, by its path in it."""
+    hashes = json.loads((folder / MANIFEST).read_text("utf-8"))["sha256"]
+    return {str(name): str(value) for name, value in hashes.items()}
+
+
+def verify(folder: Path) -> list[str]:
+    """What is wrong with a sealed folder: "model.safetensors is missing" and so on; empty when it is whole.
+
+    Cost  reads every byte.
+    """
     try:
-        hashes = json.loads((folder / MANIFEST).read_text("utf-8"))["sha256"]
-        names = {str(name): str(value) for name, value in hashes.items()}
+        hashes = read_manifest(folder)
     except FileNotFoundError:
         return [f"{MANIFEST} is missing"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [f"{MANIFEST} is damaged"]
-    found = []
-    for name, wanted in names.items():
+    problems = []
+    for name, expected in hashes.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            found.append(f"{MANIFEST} names a path outside the folder")
+            problems.append(f"{MANIFEST} names a path outside the folder")
         elif not path.is_file():
-            found.append(f"{name} is missing")
-        elif sha256(path) != wanted:
-            found.append(f"{name} is damaged (its sha256 is not the manifest's)")
-    return found
+            problems.append(f"{name} is missing")
+        elif sha256(path) != expected:
+            problems.append(f"{name} is damaged (its sha256 is not the manifest's)")
+    return problems
 
 
 def identity(folder: str | Path) -> str:
@@ -213,6 +237,6 @@ def sha256(path: Path) -> str:
 
 
 def refuse_existing(out: Path, allowed: bool) -> None:
-    """Nothing that a user has is replaced unless it was said."""
+    """Raise RunFolderError where `out` exists, unless it may be replaced."""
     if out.exists() and not allowed:
         raise RunFolderError(str(out), "exists already.", "Choose another --out, or replace it: --overwrite")

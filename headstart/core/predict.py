@@ -1,4 +1,4 @@
-"""Rows in, answers out, through any runtime: a function from arrays to arrays. Bounded memory, order kept."""
+"""Rows in, answers out, through any Runtime. Bounded memory, order kept."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(windows: list[Window], reader: Reader, runtime: Runtime, tokens_per_batc
     for chosen in by_length(lengths_N, np.arange(len(windows)), tokens_per_batch):
         inputs: dict[str, Sequence[list[int]]] = {
             name: [windows[i].inputs[name] for i in chosen] for name in windows[chosen[0]].inputs}
-        for i, one in zip(chosen, runtime(collate(inputs, {}, reader.pad_id).inputs), strict=True):
+        for i, one in zip(chosen, runtime.logits(collate(inputs, {}, reader.pad_id).inputs), strict=True):
             logits[i] = one
     return logits
 

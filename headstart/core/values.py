@@ -5,17 +5,30 @@ Shape suffixes: B windows in a batch, T tokens, D width, K labels, N rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 Row = dict[str, Any]  # one record of the user's file: column -> value
 Prediction = dict[str, Any]  # one answer, as the user sees it
-Runtime = Callable[[dict[str, np.ndarray]], np.ndarray]  # inputs [B, T] -> logits [B, ...]
 
 IGNORE = -100  # a target value that no loss reads
+
+
+
+class Runtime(Protocol):
+    """A model that answers, whatever computes it. Safe to call from threads."""
+
+    @property
+    def skips_padding(self) -> bool:
+        """Whether shorter windows beside a longer one cost little more than alone."""
+        ...
+
+    def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Inputs [B, T] to logits [B, ...], float32."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Ship a finished run: one ONNX file with its tokenizer that answers without torch, or nothing at all.
+"""Ship a finished run: a folder with its graphs as ONNX files that answers without torch, or nothing at all.
 
-    write the graph -> ask it what the run is asked -> (8 bits, and ask again) -> write the folder -> read it back
+    write the graphs -> compare with the run -> (8 bits, and compare again) -> write the folder -> read it back
 
     export("runs/reviews")                  runs/reviews-onnx
     export("runs/reviews", int8=True)       runs/reviews-int8, a quarter of the size
@@ -17,7 +17,6 @@ from typing import Any
 
 from .. import tasks
 from ..core import files, machine
-from ..core import files as sealed
 from ..core.errors import ArtifactError, DataError, HeadstartError, ParityError, SpecError
 from ..core.predict import predict
 from ..core.progress import Progress
@@ -27,7 +26,8 @@ from ..data import splits
 from ..data import table as data
 from ..models.heads import Model
 from ..runs import artifact, runtime, weights
-from ..runs.artifact import EXPORT, GOLDEN_TOLERANCE, MODEL, Artifact
+from ..runs.artifact import EXPORT, GOLDEN_TOLERANCE, Artifact
+from ..runs.runtime import OnnxRuntime
 from ..use.answers import data_spec
 from . import graph, parity
 from .parity import Gate, Rows
@@ -54,7 +54,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     """
     run, show = Path(run), show or Progress(quiet=True)
     final = Path(out) if out is not None else run.with_name(run.name + ("-int8" if int8 else "-onnx"))
-    if (run / MODEL).exists():
+    if (run / EXPORT).exists():
         raise ArtifactError(str(run), "is exported already.", "Export the run that it came from.")
     if not max_loss >= 0:
         raise SpecError("--max-loss", f"is {max_loss}; it must be 0 at least.", "It is in points: 0.5 is 0.005.")
@@ -67,22 +67,24 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     show.say(f"comparing on {len(chosen.rows):,} rows: {chosen.origin}")
     spec = loaded.spec
     gate = Gate.of(loaded.task, loaded.reader, loaded.runtime, chosen, spec.evaluate.tokens_per_batch)
-    with sealed.writing(final) as folder:
+    with files.write_folder(final) as folder:
         model, _ = weights.open_model(run, loaded.task, spec)
-        found: dict[str, Any] = {"fp32": in_32_bits(gate, model, folder / MODEL, show=show)}
+        results: dict[str, Any] = {}
+        exported, results["fp32"] = in_32_bits(gate, model, folder, show=show)
         del model
-        show.say(f"fp32: every answer agrees; numbers to {found['fp32']['largest_difference']:.1g}")
+        show.say(f"fp32: every answer agrees; numbers to {results['fp32']['largest_difference']:.1g}")
         if int8:
-            found["int8"] = _in_8_bits(gate, folder / MODEL, max_loss, spec, show)
-        _fill(folder, loaded, found)
-        sealed.seal(folder)
+            exported, results["int8"] = _in_8_bits(gate, folder / graph.file("model"), max_loss, spec, show)
+        _fill(folder, loaded, exported, results)
+        del exported
+        files.seal(folder)
         artifact.load(folder)  # what was written is read back and asked again before anyone sees it
     return artifact.load(final)
 
 
 def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | None, show: Progress) -> Rows:
     """What to compare on: the rows named, the run's validation rows, or, said aloud, its golden inputs alone."""
-    golden = [one["row"] for one in artifact.golden(loaded.folder)]
+    golden = [entry["row"] for entry in artifact.golden(loaded.folder)]
     if source is not None:
         table = data.read(source, data_spec(loaded, settings), loaded.task, gold="optional", lenient=True)
         return Rows(table.rows, f"the rows of {source}", _is_labelled(loaded, table.rows))
@@ -112,22 +114,30 @@ def _is_labelled(loaded: Artifact, rows: Sequence[Row]) -> bool:
     return True
 
 
-def in_32_bits(gate: Gate, model: Model, path: Path, *, show: Progress) -> dict[str, Any]:
-    """Write `model` to `path` and prove it; returns what the gate found. Raises ParityError or ModelError.
+def in_32_bits(gate: Gate, model: Model, folder: Path, *, show: Progress) -> tuple[OnnxRuntime, dict[str, Any]]:
+    """Write each graph of `model` into `folder` and prove them. Raises ParityError or ModelError.
 
     Attention and the like are one operation each, if this model can be proven so.
+
+    Returns  the graphs, opened, and the results of the gate.
     """
-    example = parity.batch(gate.windows(), 2, min(8, gate.reader.max_tokens), gate.reader.pad_id)
     try:
-        graph.write(model, example, path, fuse=True)
-        return gate.exact(runtime.open_model(path)) | {"fused": True}
+        return _in_32_bits(gate, model, folder, fuse=True)
     except HeadstartError as error:
         show.say(f"onnxruntime's fused operations do not fit this model: {error.what} Exporting it without them.")
-    graph.write(model, example, path, fuse=False)
-    return gate.exact(runtime.open_model(path)) | {"fused": False}
+    return _in_32_bits(gate, model, folder, fuse=False)
 
 
-def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Progress) -> dict[str, Any]:
+def _in_32_bits(gate: Gate, model: Model, folder: Path, *, fuse: bool) -> tuple[OnnxRuntime, dict[str, Any]]:
+    example = parity.batch(gate.windows(), 2, min(8, gate.reader.max_tokens), gate.reader.pad_id)
+    modules = graph.graphs(model)
+    for name, module in modules.items():
+        graph.write(module, example, folder / graph.file(name), fuse=fuse)
+    exported = runtime.open_runtime({name: folder / graph.file(name) for name in modules})
+    return exported, gate.exact(exported) | {"fused": fuse}
+
+
+def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Progress) -> tuple[OnnxRuntime, dict[str, Any]]:
     """Put the model at `path` into 8 bits in its place, by the first plan that passes. Raises ParityError."""
     plans = graph.plans(path)
     candidate = path.with_name("int8.onnx")
@@ -135,16 +145,18 @@ def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Progre
     tried = []
     for plan in plans:
         graph.quantize(path, candidate, plan, reduce_range)
-        found = gate.close(runtime.open_model(candidate), max_loss, spec.evaluate.n_resamples, spec.seed)
-        found |= {"plan": plan.name, "n_kept": len(plan.keep), "reduce_range": reduce_range}
-        tried.append(found)
-        show.say(f"int8, {plan.name}: {found['metric']} {found['score_of_original']:.4f} -> {found['score']:.4f}, loss "
-                 f"at most {found['loss_points_at_most']:.2f} points; {found['agreement']:.1%} of the answers agree")
-        if found["passed"]:
+        exported = runtime.open_runtime({"model": candidate})
+        result = gate.close(exported, max_loss, spec.evaluate.n_resamples, spec.seed)
+        result |= {"plan": plan.name, "n_kept": len(plan.keep), "reduce_range": reduce_range}
+        tried.append(result)
+        show.say(f"int8, {plan.name}: {result['metric']} {result['score_of_original']:.4f} -> {result['score']:.4f}, "
+                 f"loss at most {result['loss_points_at_most']:.2f} points; {result['agreement']:.1%} of the answers "
+                 "agree")
+        if result["passed"]:
             candidate.replace(path)
-            return {**found, "has_vnni": machine.has_vnni(), "tried": [one["plan"] for one in tried]}
+            return exported, {**result, "has_vnni": machine.has_vnni(), "tried": [other["plan"] for other in tried]}
         candidate.unlink()
-    best = min(tried, key=lambda one: one["loss_points_at_most"])
+    best = min(tried, key=lambda result: result["loss_points_at_most"])
     raise ParityError("export --int8", f"{best['metric']} went from {best['score_of_original']:.4f} to "
                       f"{best['score']:.4f} on {best['n_rows']:,} rows at best; the loss is at most "
                       f"{best['loss_points_at_most']:.2f} points (95 %), and {max_loss:g} are allowed "
@@ -155,41 +167,36 @@ def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Progre
 
 def _better_range(gate: Gate, path: Path, candidate: Path, plan: graph.Plan) -> bool:
     """Whether 7 of 8 bits come nearer to 32 on this CPU. Without VNNI they should: products of 8 bits are cut off."""
-    off = {}
+    distances = {}
     for reduce_range in (False, True) if machine.has_vnni() else (True, False):
         graph.quantize(path, candidate, plan, reduce_range)
-        off[reduce_range] = gate.distance(runtime.open_model(candidate))
+        distances[reduce_range] = gate.distance(runtime.open_runtime({"model": candidate}))
         candidate.unlink()
-    return min(off, key=off.__getitem__)  # of equals the first
+    return min(distances, key=distances.__getitem__)  # of equals the first
 
 
-def _fill(folder: Path, loaded: Artifact, found: Mapping[str, Any]) -> None:
-    """The files beside model.onnx: all that serving reads, as JSON, and a page for people."""
+def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mapping[str, Any]) -> None:
+    """The files beside the graphs: all that serving reads, as JSON, and a page for people."""
     for name in COPIED:
         (folder / name).write_bytes((loaded.folder / name).read_bytes())
-    reader, golden, is_int8 = loaded.reader, artifact.golden(loaded.folder), "int8" in found
-    facts = {"format": sealed.FORMAT, "precision": "int8" if is_int8 else "fp32",
+    reader, golden, is_int8 = loaded.reader, artifact.golden(loaded.folder), "int8" in results
+    graphs = {name: {"file": graph.file(name), "inputs": opened.inputs, "outputs": opened.outputs}
+              for name, opened in exported.graphs.items()}
+    facts = {"format": files.FORMAT, "precision": "int8" if is_int8 else "fp32",
              "tolerance": INT8_TOLERANCE if is_int8 else GOLDEN_TOLERANCE,
              "reader": {"max_tokens": reader.max_tokens, "pad_id": reader.pad_id, "has_types": reader.has_types},
-             "spec": loaded.spec.model_dump(), "gate": found,
-             "run_manifest_sha256": sealed.identity(loaded.folder),
-             "model_bytes": (folder / MODEL).stat().st_size, "versions": machine.versions(),
-             "created": datetime.now(UTC).isoformat(timespec="seconds")}
+             "spec": loaded.spec.model_dump(), "graphs": graphs, "gate": results,
+             "run_manifest_sha256": files.identity(loaded.folder),
+             "model_bytes": sum((folder / graph.file(name)).stat().st_size for name in graphs),
+             "versions": machine.versions(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     if is_int8:  # in 32 bits the answers must stay those of the run itself
-        answer = runtime.open_model(folder / MODEL)
-        rows = [one["row"] for one in golden]
-        said = predict(loaded.task, rows, reader, answer, tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
-        golden = [{"row": row, "prediction": prediction} for row, prediction in zip(rows, said, strict=True)]
-    lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in golden)
+        rows = [entry["row"] for entry in golden]
+        answers = predict(loaded.task, rows, reader, exported, tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
+        golden = [{"row": row, "prediction": answer} for row, answer in zip(rows, answers, strict=True)]
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in golden)
     for name, text in {EXPORT: json.dumps(facts, ensure_ascii=False, indent=1), "golden.jsonl": lines,
                        "README.md": page(loaded, facts)}.items():
         (folder / name).write_text(text, "utf-8")
-
-
-def facts(folder: Path) -> dict[str, Any]:
-    """What export.json of an exported run holds."""
-    found: dict[str, Any] = json.loads((folder / EXPORT).read_text("utf-8"))
-    return found
 
 
 def page(loaded: Artifact, facts: Mapping[str, Any]) -> str:
@@ -197,7 +204,8 @@ def page(loaded: Artifact, facts: Mapping[str, Any]) -> str:
     scores, gate = loaded.scores, facts["gate"]
     fp32, int8 = gate["fp32"], gate.get("int8")
     proof = [f"In 32 bits every answer to {fp32['n_rows']:,} rows ({_plain(fp32['rows'])}) is the run's own, numbers "
-             f"to {fp32['largest_difference']:.1g}; {fp32['shapes']['n']} shapes of batches were tried."]
+             f"to {fp32['largest_difference']:.1g}; {sum(graph['n'] for graph in fp32['shapes'].values())} shapes of "
+             "batches were tried."]
     if int8:
         proof.append(f"In 8 bits ({int8['plan']}) {int8['metric']} went from {int8['score_of_original']:.4f} to "
                      f"{int8['score']:.4f} on {int8['n_rows']:,} rows: a loss of at most "

@@ -1,4 +1,4 @@
-"""A torch model as an ONNX file, and that file in 8 bits.
+"""A torch model as ONNX files, and such a file in 8 bits.
 
     write(model, inputs, Path("model.onnx"), fuse=True)          the very module that predicts, head and adapter in it
     quantize(Path("model.onnx"), Path("int8.onnx"), plan, True)  its weights in 8 bits, but for what the plan keeps
@@ -47,31 +47,41 @@ MERGED_KINDS = ("LORA", "IA3")  # adapters that are changes of the backbone's ow
 class _Positional(nn.Module):
     """A model that takes its inputs in an order: a graph's inputs have one."""
 
-    def __init__(self, model: Model, names: list[str]) -> None:
+    def __init__(self, module: nn.Module, names: list[str]) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.module, self.names = module, names
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(dict(zip(self.names, inputs, strict=True)))
+        logits: torch.Tensor = self.module(dict(zip(self.names, inputs, strict=True)))
         return logits
 
 
-def write(model: Model, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool) -> None:
-    """Write `model` to `path`, for any number of windows of any length.
+def graphs(model: Model) -> dict[str, nn.Module]:
+    """What is exported of a model, by the name of its graph; each takes its inputs by name and gives one tensor."""
+    kinds = getattr(model.encoder, "peft_config", {})
+    if any(kind.peft_type in MERGED_KINDS for kind in kinds.values()):
+        model = adapters.merged(model)  # fewer operations; parity proves that the answers are the same
+    return {"model": model}
+
+
+def file(name: str) -> str:
+    """The name of the file that holds this graph."""
+    return f"{name}.onnx"
+
+
+def write(module: nn.Module, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool) -> None:
+    """Write one graph to `path`, for any number of windows of any length.
 
     inputs: an example, [B, T] with B and T of 2 at least: what is 1 there would be taken for a constant.
     fuse:   put operations together that onnxruntime has one for (attention above all): a graph that only it can run.
     Raises  ModelError when the model does something that a graph cannot hold, or is too large for one file.
     """
-    kinds = getattr(model.encoder, "peft_config", {})
-    if any(one.peft_type in MERGED_KINDS for one in kinds.values()):
-        model = adapters.merged(model)  # fewer operations; parity proves that the answers are the same
-    model.eval()
+    module.eval()
     axes = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in inputs)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                _Positional(model, list(inputs)), tuple(map(torch.from_numpy, inputs.values())), dynamo=True,
+                _Positional(module, list(inputs)), tuple(map(torch.from_numpy, inputs.values())), dynamo=True,
                 dynamic_shapes=(axes,), input_names=list(inputs), output_names=["logits"], verbose=False)
             assert program is not None
             if fuse:
@@ -84,8 +94,8 @@ def write(model: Model, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool
                 fusions.tuned(graph)
             onnx.save(graph, path)
     except Exception as error:  # tracing runs the model's own code, which may raise anything
-        said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise ModelError("export", f"the model cannot be written as a graph: {shorten(said[0], 200)}.",
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise ModelError("export", f"the model cannot be written as a graph: {shorten(reason[0], 200)}.",
                          "Fit with another method or backbone, and tell us which one this was.") from error
     runtime.check(path)
 
@@ -126,7 +136,7 @@ def plans(path: Path) -> list[Plan]:
     owners = {name: _module(node) for name, node in users.items()}
     outside = {name for name, module in owners.items() if not _block(module)}
     tables = [name for name in owners if name in outside and users[name].op_type == "Gather"]
-    words = max(tables, key=lambda name: max(sizes.get(one, 0) for one in users[name].input), default="")
+    words = max(tables, key=lambda name: max(sizes.get(tensor, 0) for tensor in users[name].input), default="")
     small = outside - {words}
     blocks = list(dict.fromkeys(block for module in owners.values() if (block := _block(module))))
     outer = [[name for name, module in owners.items() if _block(module) == block]
@@ -143,8 +153,8 @@ def plans(path: Path) -> list[Plan]:
 
 def _block(module: str) -> str:
     """The part of a module's name up to its first number: which block of the backbone it stands in; "" for none."""
-    found = re.match(r".*?\.\d+(?=\.|$)", module)
-    return found[0] if found else ""
+    match = re.match(r".*?\.\d+(?=\.|$)", module)
+    return match[0] if match else ""
 
 
 def _module(node: onnx.NodeProto) -> str:

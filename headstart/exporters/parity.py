@@ -10,7 +10,7 @@ Shape suffixes: B windows in a batch, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,12 @@ TOLERANCE = 1e-3
 LARGEST_BATCH, N_LENGTHS, TOKENS, N_ROWS_TO_CUT = 64, 64, 512, 200
 BOUND = 0.05  # the quantile of the bootstrap's differences that decides
 
+Function = Callable[[dict[str, np.ndarray]], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Rows:
-    """What both models are asked. origin: where they came from, in words. is_labelled: whether all have their gold."""
+    """What both models answer. origin: where they came from, in words. is_labelled: whether all have their gold."""
 
     rows: list[Row]
     origin: str
@@ -39,7 +41,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Gate:
-    """Two runtimes of one task, asked the same. `answers` are those of the original, in the order of the rows."""
+    """Two runtimes of one task, given the same rows. `answers` are those of the original, in the order of the rows."""
 
     task: Task
     reader: Reader
@@ -53,14 +55,14 @@ class Gate:
         answers = list(predict(task, blind(task, rows.rows), reader, original, tokens_per_batch=tokens_per_batch))
         return cls(task, reader, original, rows, answers, tokens_per_batch)
 
-    def ask(self, exported: Runtime) -> list[Prediction]:
+    def predict(self, exported: Runtime) -> list[Prediction]:
         """The exported model's answers to the rows."""
         return list(predict(self.task, blind(self.task, self.rows.rows), self.reader, exported,
                             tokens_per_batch=self.tokens_per_batch))
 
     def exact(self, exported: Runtime) -> dict[str, Any]:
-        """Compare in 32 bits; returns what was found. Raises ParityError that shows what differs."""
-        answers = self.ask(exported)
+        """Compare in 32 bits; returns the results. Raises ParityError that shows what differs."""
+        answers = self.predict(exported)
         different = [i for i, (a, b) in enumerate(zip(self.answers, answers, strict=True))
                      if not alike(a, b, TOLERANCE)]
         if different:
@@ -68,20 +70,20 @@ class Gate:
             raise ParityError("export", f"{len(different):,} of {len(answers):,} rows are answered otherwise; row "
                               f"{i + 1} was answered {shorten(self.answers[i], 200)} and is now answered "
                               f"{shorten(answers[i], 200)}.", "Nothing was published. This is a bug: tell us.")
-        return {**self.found(answers), "shapes": self.try_shapes(exported, TOLERANCE)}
+        return {**self.agreement(answers), "shapes": self.try_shapes(exported, TOLERANCE)}
 
     def close(self, exported: Runtime, max_loss: float, n_resamples: int, seed: int) -> dict[str, Any]:
-        """Compare the metric; returns what was found, with "passed". max_loss: in points, hundredths of the metric."""
-        answers, metric = self.ask(exported), self.task.metric
-        outcomes = [self.task.outcomes(said, self.rows.rows) for said in (self.answers, answers)]
+        """Compare the metric; returns the results, with "passed". max_loss: in points, hundredths of the metric."""
+        answers, metric = self.predict(exported), self.task.metric
+        outcomes = [self.task.outcomes(predictions, self.rows.rows) for predictions in (self.answers, answers)]
         before, after = statistics.bootstrap(lambda o: self.task.score(o)[metric], outcomes, n_resamples, seed)
         scores = [self.task.score(o)[metric] for o in outcomes]
         bound = float(100 * np.quantile(after - before, BOUND))
-        return {**self.found(answers), "metric": metric, "score": scores[1], "score_of_original": scores[0],
+        return {**self.agreement(answers), "metric": metric, "score": scores[1], "score_of_original": scores[0],
                 "loss_points": 100 * (scores[0] - scores[1]), "loss_points_at_most": 0.0 - bound, "max_loss": max_loss,
                 "passed": bound >= -max_loss, "shapes": self.try_shapes(exported, np.inf)}
 
-    def found(self, answers: Sequence[Prediction]) -> dict[str, Any]:
+    def agreement(self, answers: Sequence[Prediction]) -> dict[str, Any]:
         """How many rows, from where, and how alike their answers are."""
         same = [alike(a, b, np.inf) for a, b in zip(self.answers, answers, strict=True)]
         gaps = [gap(a, b) for a, b in zip(self.answers, answers, strict=True)]
@@ -100,25 +102,36 @@ class Gate:
         return float(np.mean([np.abs(a - b).mean() for a, b in zip(*both, strict=True)]))
 
     def try_shapes(self, exported: Runtime, tolerance: float) -> dict[str, Any]:
+        """The results of `try_graph` for each graph, by its name."""
+        originals = functions(self.original)
+        return {name: self.try_graph(name, originals[name], function, tolerance)
+                for name, function in functions(exported).items()}
+
+    def try_graph(self, name: str, original: Function, exported: Function, tolerance: float) -> dict[str, Any]:
         """Run every batch size and a cover of all lengths through both. Raises ParityError for one that differs."""
         windows, n, largest = self.windows(), 0, 0.0
         for n_windows, n_tokens in shapes(self.reader.max_tokens):
             inputs = batch(windows, n_windows, n_tokens, self.reader.pad_id)
-            was, now = self.original(inputs), exported(inputs)
-            where = f"export, a batch of {n_windows} windows of up to {n_tokens} tokens"
-            if was.shape != now.shape or not np.isfinite(now).all():
-                raise ParityError(where, f"gives logits {list(now.shape)}, finite: {bool(np.isfinite(now).all())}; "
-                                  f"the original gives {list(was.shape)}.", "Nothing was published.")
-            if was.ndim == 3:  # a logit a token: what is said of padding nobody reads
+            before, after = original(inputs), exported(inputs)
+            where = f"export, graph \"{name}\", a batch of {n_windows} windows of up to {n_tokens} tokens"
+            if before.shape != after.shape or not np.isfinite(after).all():
+                raise ParityError(where, f"gives logits {list(after.shape)}, finite: {bool(np.isfinite(after).all())}; "
+                                  f"the original gives {list(before.shape)}.", "Nothing was published.")
+            if before.ndim == 3:  # a vector a token: nobody reads those of padding
                 is_real_BT = inputs["attention_mask"] == 1
-                was, now = was[is_real_BT], now[is_real_BT]
-            off = float(np.max(np.abs(was - now) / np.maximum(1, np.abs(was))))
-            if off > tolerance:
-                raise ParityError(where, f"gives logits that are off by {off:.2g}; at most {tolerance:g} is allowed.",
-                                  "Nothing was published. This is a bug: tell us.")
-            n, largest = n + 1, max(largest, off)
+                before, after = before[is_real_BT], after[is_real_BT]
+            difference = float(np.max(np.abs(before - after) / np.maximum(1, np.abs(before))))
+            if difference > tolerance:
+                raise ParityError(where, f"gives logits that are off by {difference:.2g}; at most {tolerance:g} is "
+                                  "allowed.", "Nothing was published. This is a bug: tell us.")
+            n, largest = n + 1, max(largest, difference)
         return {"n": n, "batches": [1, LARGEST_BATCH], "tokens": [1, self.reader.max_tokens],
                 "largest_difference": largest}
+
+
+def functions(runtime: Runtime) -> dict[str, Function]:
+    """What a runtime computes, by the names of the graphs that an export has of it."""
+    return {"model": runtime.logits}
 
 
 def blind(task: Task, rows: Sequence[Row]) -> list[Row]:

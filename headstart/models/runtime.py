@@ -1,27 +1,28 @@
-"""A torch model as a runtime: arrays in, logits out."""
+"""A torch model as a Runtime: arrays in, logits out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-
-from ..core.values import Runtime
+import torch
 
 if TYPE_CHECKING:
-    import torch
-
     from .heads import Model
 
 
-def torch_runtime(model: Model, device: torch.device) -> Runtime:
-    """A model on its device as a runtime: eval mode, no gradients, float32 out."""
-    import torch
+@dataclass(frozen=True)
+class TorchRuntime:
+    """A model on its device: eval mode, no gradients, float32 out."""
+
+    model: Model
+    device: torch.device
+    skips_padding: ClassVar[bool] = False
 
     @torch.inference_mode()
-    def runtime(inputs: dict[str, np.ndarray]) -> np.ndarray:
-        model.eval()
-        logits: torch.Tensor = model({name: torch.from_numpy(a).to(device) for name, a in inputs.items()})
+    def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Inputs [B, T] to logits [B, ...]."""
+        self.model.eval()
+        logits: torch.Tensor = self.model({name: torch.from_numpy(a).to(self.device) for name, a in inputs.items()})
         return logits.float().cpu().numpy()
-
-    return runtime

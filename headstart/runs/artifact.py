@@ -15,7 +15,8 @@
 An exported run (exporters/export.py) answers without torch. In the place of weights and Spec it has
 
     model.onnx, tokenizer.json                           the whole model, head and adapter included
-    export.json                                          how it reads text, its Spec, and what the parity gate found
+    export.json                                          its graphs and their files, how it reads text, its Spec, and
+                                                         what the parity gate measured
 
 Nothing here imports torch: weights.py does, where the folder is not an exported one.
 """
@@ -23,14 +24,14 @@ Nothing here imports torch: weights.py does, where the folder is not an exported
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import tasks
-from ..core import files as sealed
-from ..core import statistics
+from ..core import files, statistics
 from ..core.errors import ArtifactError, DataError, Problem, shorten
 from ..core.predict import alike, predict
 from ..core.spec import Spec
@@ -42,7 +43,9 @@ from . import runtime
 
 N_GOLDEN = 10
 GOLDEN_TOLERANCE = 1e-3  # of a score, between machines; on one machine answers are equal to the last bit
-MODEL, EXPORT = "model.onnx", "export.json"
+EXPORT = "export.json"
+FORMER_GRAPHS = {"model": {"file": "model.onnx"}}  # of a folder that was exported before export.json listed them
+GRAPH_FILE = re.compile(r"[a-z][a-z0-9_-]*\.onnx")
 
 
 @dataclass(frozen=True)
@@ -119,16 +122,16 @@ def load(folder: str | Path, device: str | None = None, n_threads: int | None = 
         raise ArtifactError(str(folder), what,
                             "Finish it with the same headstart fit command and --resume." if unfinished
                             else "Make one: headstart fit DATA --out FOLDER")
-    faults = sealed.faults(folder)
-    if faults:
-        raise ArtifactError(str(folder), "; ".join(faults[:10]) + ".", "Copy the folder again, or fit it again.")
+    problems = files.verify(folder)
+    if problems:
+        raise ArtifactError(str(folder), "; ".join(problems[:10]) + ".", "Copy the folder again, or fit it again.")
     described = json.loads((folder / "task.json").read_text("utf-8"))
-    if described.get("format") != sealed.FORMAT:
+    if described.get("format") != files.FORMAT:
         raise ArtifactError(str(folder), f"has format {shorten(described.get('format'))}; this version reads "
-                            f"{sealed.FORMAT}.",
+                            f"{files.FORMAT}.",
                             "Use the version of headstart that wrote it (versions in scores.json).")
     task, tolerance = tasks.restore(described["name"], described["fields"]), GOLDEN_TOLERANCE
-    if (folder / MODEL).exists():
+    if (folder / EXPORT).exists():
         spec, reader, answer, tolerance = _exported(folder, device, n_threads)
     else:
         from . import weights  # torch
@@ -147,10 +150,31 @@ def _exported(folder: Path, device: str | None, n_threads: int | None) -> tuple[
     if device not in (None, "cpu"):
         raise ArtifactError(str(folder), f"is exported and answers on the CPU, not on {shorten(device)}.",
                             "Load the run that it was exported from.")
-    facts = json.loads((folder / EXPORT).read_text("utf-8"))
+    facts = export_facts(folder)
     reader = Reader(Tokenizer.from_file(str(folder / "tokenizer.json")), **facts["reader"])
-    return (Spec.model_validate(facts["spec"]), reader, runtime.open_model(folder / MODEL, n_threads),
+    return (Spec.model_validate(facts["spec"]), reader, runtime.open_runtime(_graph_files(folder, facts), n_threads),
             float(facts["tolerance"]))
+
+
+def export_facts(folder: Path) -> dict[str, Any]:
+    """What export.json of an exported run holds."""
+    facts: dict[str, Any] = json.loads((folder / EXPORT).read_text("utf-8"))
+    return facts
+
+
+def _graph_files(folder: Path, facts: dict[str, Any]) -> dict[str, Path]:
+    """The file of each graph. Raises ArtifactError for one that the manifest does not hold, or that leads elsewhere."""
+    graphs = facts.get("graphs", FORMER_GRAPHS)
+    try:
+        names = {name: str(graph["file"]) for name, graph in graphs.items()}
+    except (AttributeError, KeyError, TypeError):
+        names = {}
+    hashes = files.read_manifest(folder)
+    if "model" not in names or not all(GRAPH_FILE.fullmatch(name) and name in hashes for name in names.values()):
+        raise ArtifactError(str(folder / EXPORT), f"lists graphs that cannot be opened: {shorten(graphs)}; "
+                            f"\"model\" is one, and each a file of this folder that {files.MANIFEST} holds.",
+                            "Export the run again.")
+    return {name: folder / file for name, file in names.items()}
 
 
 def golden(folder: Path) -> list[dict[str, Any]]:

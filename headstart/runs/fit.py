@@ -235,7 +235,7 @@ def publish(job: Job, learner: Learner | None, scores: dict[str, Any], outcomes:
     }
     steps = job.work / "steps.jsonl"
     spec_yaml = specs.to_yaml(spec, job.origins)
-    with files.writing(final) as folder:
+    with files.write_folder(final) as folder:
         golden = parts.validation.rows[: artifact.N_GOLDEN]
         weights.save(folder, job.model, job.task, job.backbone, golden, job.method.stores_backbone)
         scores["cost"]["artifact_bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

@@ -1,12 +1,13 @@
 """An exported model as a Runtime, through onnxruntime. No torch, and nothing in the file leads out of it.
 
-    answer = open_model(Path("runs/reviews-onnx/model.onnx"))
-    logits = answer({"input_ids": ..., "attention_mask": ...})
+    runtime = open_runtime({"model": Path("runs/reviews-onnx/model.onnx")})
+    logits = runtime.logits({"input_ids": ..., "attention_mask": ...})
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,49 @@ import numpy as np
 
 from ..core import machine
 from ..core.errors import ArtifactError, MissingExtraError, shorten
-from ..core.values import Runtime
 
 MAX_BYTES = 2**31 - 1  # what one protobuf message may hold
 SKIPS_PADDING = "headstart.skips_padding"  # what a graph says of itself that computes real tokens only
 SLOWER = ["SkipLayerNormFusion"]  # of onnxruntime 1.32: two sums and a norm are faster than its one operation for them
 
 
-def open_model(path: Path, n_threads: int | None = None) -> Runtime:
-    """The model of an ONNX file as a function from inputs [B, T] to logits: one session, safe to call from threads.
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file, opened: inputs [B, T] by name to its one output. Safe to call from threads."""
 
-    Its attribute `skips_padding` says whether shorter windows beside a longer one cost little more than alone.
+    session: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        output: np.ndarray = self.session.run(self.outputs[:1], {name: inputs[name] for name in self.inputs})[0]
+        return output
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """The graphs of an exported model by name; "model" gives the logits."""
+
+    graphs: Mapping[str, Graph]
+    skips_padding: bool
+
+    def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Inputs [B, T] to logits [B, ...]; inputs that the graph does not read are left out."""
+        return self.graphs["model"](inputs)
+
+
+def open_runtime(files: Mapping[str, Path], n_threads: int | None = None) -> OnnxRuntime:
+    """Open the ONNX file of each graph, by its name; "model" is always there.
 
     n_threads: that compute one answer; absent: as many as the process may use.
     Raises  ArtifactError for a file that is too large, keeps weights in other files, or cannot be run.
     """
+    graphs = {name: open_graph(path, n_threads) for name, path in files.items()}
+    return OnnxRuntime(graphs, SKIPS_PADDING in graphs["model"].session.get_modelmeta().custom_metadata_map)
+
+
+def open_graph(path: Path, n_threads: int | None = None) -> Graph:
+    """One ONNX file as a function: one session. Arguments and errors are those of `open_runtime`."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -40,14 +69,8 @@ def open_model(path: Path, n_threads: int | None = None) -> Runtime:
             disabled_optimizers=SLOWER)
     except Exception as error:  # noqa: BLE001 - whatever onnxruntime raises, the file is at fault
         raise ArtifactError(str(path), f"cannot be run: {shorten(str(error), 200)}.", "Export the run again.") from None
-    wanted, output = [one.name for one in session.get_inputs()], session.get_outputs()[0].name
-
-    def runtime(inputs: dict[str, np.ndarray]) -> np.ndarray:
-        logits: np.ndarray = session.run([output], {name: inputs[name] for name in wanted})[0]
-        return logits
-
-    runtime.skips_padding = SKIPS_PADDING in session.get_modelmeta().custom_metadata_map  # type: ignore[attr-defined]
-    return runtime
+    return Graph(session, *(tuple(value.name for value in values)
+                            for values in (session.get_inputs(), session.get_outputs())))
 
 
 def _options(onnxruntime: Any, n_threads: int) -> Any:

@@ -20,7 +20,7 @@ except ImportError as error:
     raise MissingExtraError("opening a run's own weights", error.name or "torch", "train") from None
 
 from .. import methods
-from ..core import files as sealed
+from ..core import files
 from ..core.predict import predict
 from ..core.spec import Spec
 from ..core.task import Task
@@ -28,11 +28,11 @@ from ..core.values import Row, Runtime
 from ..models import adapters, blocks, trust
 from ..models import backbone as backbones
 from ..models.heads import Model, PooledModel
-from ..models.runtime import torch_runtime
+from ..models.runtime import TorchRuntime
 from ..readers.text import Reader
+from .artifact import EXPORT
 
 WEIGHTS, HEAD, ADAPTER = "model.safetensors", "head.safetensors", "adapter"
-EXPORTED = "model.onnx"
 
 
 def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[Reader, Runtime]:
@@ -42,14 +42,14 @@ def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[R
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()  # they may lie in a mapped file: who writes over it would end this process
     model.to(where).eval()
-    return reader, torch_runtime(model, where)
+    return reader, TorchRuntime(model, where)
 
 
 def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
     """The torch model of a finished run, on the CPU, and its reader."""
     from safetensors.torch import load_file
 
-    if (folder / EXPORTED).exists():
+    if (folder / EXPORT).exists():
         raise ArtifactError(str(folder), "is exported and holds no weights to open.",
                             "Name the run that it was exported from.")
     n_extra_tokens = methods.build(spec.method).n_extra_tokens
@@ -110,10 +110,10 @@ def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, g
         if (backbone.folder / name).is_file():
             shutil.copyfile(backbone.folder / name, folder / name)
     backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))
-    described = {"format": sealed.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
+    described = {"format": files.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
     (folder / "task.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
     blind = [task.blind(row) for row in golden]
-    answers = predict(task, blind, backbone.reader, torch_runtime(model, torch.device("cpu")))
+    answers = predict(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu")))
     with (folder / "golden.jsonl").open("w", encoding="utf-8") as file:
         for row, answer in zip(blind, answers, strict=True):
             file.write(json.dumps({"row": row, "prediction": answer}, ensure_ascii=False) + "\n")

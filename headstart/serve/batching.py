@@ -237,7 +237,7 @@ def run_few(windows: Sequence[Window], reader: Reader, runtime: Runtime) -> list
     """The logits of each window, in order, by the calls of the runtime that cost least together."""
     order = sorted(range(len(windows)), key=lambda i: len(windows[i]))
     logits: list[np.ndarray] = [np.empty(0)] * len(windows)
-    skips_padding = getattr(runtime, "skips_padding", False)
+    skips_padding = runtime.skips_padding
     for chosen in groups([len(windows[i]) for i in order], skips_padding):
         part = order[chosen]
         for i, one in zip(part, run([windows[i] for i in part], reader, runtime, PADDED_TOKENS), strict=True):

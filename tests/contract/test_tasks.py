@@ -16,7 +16,7 @@ from headstart.core.predict import predict
 from headstart.core.task import Task
 from headstart.core.values import IGNORE, collate
 from headstart.models import backbone as backbones
-from headstart.models.runtime import torch_runtime
+from headstart.models.runtime import TorchRuntime
 
 NAMES = tasks.names()
 CPU = torch.device("cpu")
@@ -155,7 +155,7 @@ def test_longer_padding_changes_nothing(task, loaded, model):
 
 
 def test_same_answer_in_a_batch_and_alone(task, loaded, model):
-    runtime = torch_runtime(model, CPU)
+    runtime = TorchRuntime(model, CPU)
     together = list(predict(task, blind(task), loaded.reader, runtime))
     alone = [next(predict(task, [row], loaded.reader, runtime)) for row in blind(task)]
     assert len(together) == len(task.examples)
@@ -167,7 +167,7 @@ def test_same_answer_in_a_batch_and_alone(task, loaded, model):
 def test_learns_its_own_examples_and_answers_them(task, loaded):
     model, losses = fitted(task, loaded)
     assert losses[-1] < 0.5 * losses[0]
-    answers = list(predict(task, blind(task), loaded.reader, torch_runtime(model, CPU)))
+    answers = list(predict(task, blind(task), loaded.reader, TorchRuntime(model, CPU)))
     tuned = task.tune(answers, task.examples)
     answers = [tuned.settle(answer) for answer in answers]
     scores = tuned.score(tuned.outcomes(answers, task.examples))
@@ -186,7 +186,7 @@ def test_aligned_drops_what_is_ignored(task, loaded, model):
 
 def test_scores_of_any_resample_are_numbers(task, loaded, model):
     rng = np.random.default_rng(0)
-    answers = list(predict(task, blind(task), loaded.reader, torch_runtime(model, CPU)))
+    answers = list(predict(task, blind(task), loaded.reader, TorchRuntime(model, CPU)))
     outcomes = task.outcomes(answers, task.examples)
     assert len(outcomes) == len(task.examples)
     for _ in range(20):
@@ -226,7 +226,7 @@ def test_a_text_of_no_token_gets_an_answer(task, tmp_path, adds_tokens):
             for row in blind(task)]
     rows = [row if "head_span" not in row else {**row, "head_span": [0, 1], "tail_span": [1, 2]} for row in rows]
     rows = [row if "tokens" not in row else {"tokens": [dropped]} for row in rows]
-    for answer in predict(task, rows, loaded.reader, torch_runtime(model, CPU)):
+    for answer in predict(task, rows, loaded.reader, TorchRuntime(model, CPU)):
         assert all(np.isfinite(value) for value in numbers(answer))
 
 

@@ -194,7 +194,7 @@ def test_a_full_disk_is_told_and_loses_nothing(spec, uninterrupted):
     assert "cannot be written: the file would be larger than this process may write." in stderr
     assert "Traceback" not in stderr
     assert weights(uninterrupted) == before
-    assert sealed.faults(uninterrupted) == []
+    assert sealed.verify(uninterrupted) == []
 
 
 def test_an_output_that_cannot_be_made_is_told(spec, tmp_path):

@@ -7,7 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -22,11 +25,12 @@ from headstart import methods, tasks
 from headstart.core.errors import ArtifactError, DataError, ParityError, RunFolderError, SpecError
 from headstart.core.files import seal
 from headstart.core.progress import Progress
-from headstart.exporters import export as exporting
+from headstart.core.values import Runtime
 from headstart.exporters import fusions, graph, parity
+from headstart.exporters.export import in_32_bits
 from headstart.exporters.parity import Gate, Rows
 from headstart.models import backbone as backbones
-from headstart.models.runtime import torch_runtime
+from headstart.models.runtime import TorchRuntime
 from headstart.runs import artifact, runtime
 
 HEAVY = {"torch", "transformers", "yaml", "sklearn", "scipy", "onnx", "peft", "safetensors", "pandas", "pyarrow"}
@@ -66,7 +70,7 @@ def texts(n: int) -> list[str]:
 
 
 def facts(folder: Path) -> dict:
-    return exporting.facts(folder)
+    return artifact.export_facts(folder)
 
 
 def loaded_by(code: str, *arguments: object) -> set[str]:
@@ -98,7 +102,9 @@ def test_an_export_answers_as_its_run(run, exported):
     assert found["rows"] == "the run's validation rows"
     assert found["agreement"] == 1
     assert found["n_rows"] == 30
-    assert found["shapes"]["n"] >= 128
+    assert found["shapes"]["model"]["n"] >= 128
+    assert facts(exported)["graphs"] == {
+        "model": {"file": "model.onnx", "inputs": ["input_ids", "attention_mask"], "outputs": ["logits"]}}
 
 
 def test_int8_is_smaller_and_says_what_it_lost(run, tmp_path, exported, reviews):
@@ -157,12 +163,17 @@ def test_a_fresh_environment_needs_the_runtime_extra_alone(exported, tmp_path):
 
 
 def gate_of(task, model, reader) -> Gate:
-    return Gate.of(task, reader, torch_runtime(model.eval(), torch.device("cpu")),
+    return Gate.of(task, reader, TorchRuntime(model.eval(), torch.device("cpu")),
                    Rows(list(task.examples), "the examples", True), 512)
 
 
 def shipped(gate: Gate, model, path: Path) -> dict:
-    return exporting.in_32_bits(gate, model, path, show=Progress(quiet=True))
+    assert path.name == "model.onnx"
+    return in_32_bits(gate, model, path.parent, show=Progress(quiet=True))[1]
+
+
+def opened(path: Path) -> runtime.OnnxRuntime:
+    return runtime.open_runtime({"model": path})
 
 
 def kinds_of(path: Path) -> Counter:
@@ -193,7 +204,7 @@ def test_every_task_passes_its_gate(name, backbone, tmp_path):
     assert not kinds["Softmax"]
     assert kinds["LayerNormalization"] == 2 * n_blocks + 1
     assert not kinds["SkipLayerNormalization"]  # slower than what it stands for
-    assert runtime.open_model(path).skips_padding
+    assert opened(path).skips_padding
     assert all(node.input[4:] == [fusions.KEYS] for node in attentions(path))
     assert {one.f for node in attentions(path) for one in node.attribute if one.name == "mask_filter_value"} == {-60}
     plans = graph.plans(path)
@@ -201,18 +212,18 @@ def test_every_task_passes_its_gate(name, backbone, tmp_path):
     assert [len(plan.keep) for plan in plans] == sorted({len(plan.keep) for plan in plans})
     graph.quantize(path, small, plans[0], True)
     assert small.stat().st_size < path.stat().st_size
-    assert runtime.open_model(small).skips_padding
+    assert opened(small).skips_padding
     assert kinds_of(small)["MultiHeadAttention"] == n_blocks
     assert kinds_of(small)["MatMulInteger"] >= 4 * n_blocks  # queries, keys and values as one, and three layers more
-    assert gate.close(runtime.open_model(small), 100, 100, 0)["passed"]
+    assert gate.close(opened(small), 100, 100, 0)["passed"]
     example = parity.batch(gate.windows(), 2, min(8, loaded.reader.max_tokens), loaded.reader.pad_id)
     graph.write(model, example, path, fuse=False)
-    found, kinds = gate.exact(runtime.open_model(path)), kinds_of(path)
+    found, kinds = gate.exact(opened(path)), kinds_of(path)
     assert found["agreement"] == 1
     assert found["largest_difference"] < 1e-4
     assert kinds["Softmax"]
     assert not kinds["MultiHeadAttention"]
-    assert not runtime.open_model(path).skips_padding
+    assert not opened(path).skips_padding
 
 
 def adapted(backbone, name):
@@ -243,7 +254,7 @@ def test_every_family_passes_its_gate(family, tmp_path):
     gate = gate_of(task, model, loaded.reader)
     found = shipped(gate, model, tmp_path / "model.onnx")
     assert found["fused"] == (family not in NOT_FUSED)
-    assert runtime.open_model(tmp_path / "model.onnx").skips_padding == (family in SKIPPING)
+    assert opened(tmp_path / "model.onnx").skips_padding == (family in SKIPPING)
 
 
 @pytest.mark.parametrize("pooling", ["first", "native", "mean"])
@@ -254,7 +265,7 @@ def test_tokens_that_no_head_reads_are_not_computed(pooling, backbone, tmp_path)
     gate, path, small = gate_of(task, model, loaded.reader), tmp_path / "model.onnx", tmp_path / "int8.onnx"
     assert shipped(gate, model, path)["agreement"] == 1
     graph.quantize(path, small, graph.plans(path)[0], True)
-    assert gate.close(runtime.open_model(small), 100, 100, 0)["passed"]
+    assert gate.close(opened(small), 100, 100, 0)["passed"]
     written = onnx.load(path)
     inner = [node.output[0] for node in written.graph.node if node.op_type == "BiasGelu"]
     written.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inner)
@@ -314,6 +325,18 @@ def test_a_run_with_an_adapter_beside_the_backbone(backbone, reviews, tmp_path):
 # ------------------------------------------------------------------------------------------------------ the gate
 
 
+@dataclass
+class Changed:
+    """A runtime that answers as another one does, but for a change."""
+
+    original: Runtime
+    change: Callable[[dict[str, np.ndarray], np.ndarray], np.ndarray]
+    skips_padding: ClassVar[bool] = False
+
+    def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        return self.change(inputs, self.original.logits(inputs))
+
+
 def test_another_model_does_not_pass(backbone, tmp_path):
     loaded, kind = backbones.load(str(backbone), 64), tasks.find("text-classification")
     task = kind().learn(kind.examples)
@@ -329,14 +352,12 @@ def test_a_shape_that_differs_does_not_pass(backbone):
     model = backbones.build(loaded, task, "mean", seed=0)
     gate = gate_of(task, model, loaded.reader)
 
-    def off_at_37(inputs):
-        logits = gate.original(inputs)
-        return logits + 1 if len(logits) == 37 else logits
-
-    with pytest.raises(ParityError, match="a batch of 37 windows of up to 13 tokens: gives logits that are off by"):
+    off_at_37 = Changed(gate.original, lambda inputs, logits: logits + 1 if len(logits) == 37 else logits)
+    with pytest.raises(ParityError, match='graph "model", a batch of 37 windows of up to 13 tokens: gives logits that '
+                                          "are off by"):
         gate.exact(off_at_37)
     with pytest.raises(ParityError, match="finite: False"):
-        gate.try_shapes(lambda inputs: gate.original(inputs) * np.nan, np.inf)
+        gate.try_shapes(Changed(gate.original, lambda inputs, logits: logits * np.nan), np.inf)
 
 
 def test_all_batch_sizes_and_the_ends_of_lengths_are_tried():
@@ -351,12 +372,10 @@ def test_a_loss_that_is_not_disproven_is_refused(run):
     rows = Rows(tiny.rows(100), "made up", True)
     gate = Gate.of(loaded.task, loaded.reader, loaded.runtime, rows, 1024)
 
-    def worse(inputs):  # says the contrary now and then
-        logits = gate.original(inputs)
-        turn = inputs["input_ids"].sum(1) % 20 == 0
-        return np.where(turn[:, None], -logits, logits)
+    def turn(inputs, logits):  # says the contrary now and then
+        return np.where((inputs["input_ids"].sum(1) % 20 == 0)[:, None], -logits, logits)
 
-    found = gate.close(worse, 0.5, 500, 0)
+    found = gate.close(Changed(gate.original, turn), 0.5, 500, 0)
     assert found["agreement"] < 1
     assert not found["passed"]
     assert found["loss_points_at_most"] > found["loss_points"]
@@ -421,6 +440,38 @@ def test_a_damaged_export_does_not_load(copy, name):
         artifact.load(copy)
 
 
+def relist(folder: Path, graphs: object) -> None:
+    """Let export.json list these graphs; None: as it was before it listed any."""
+    listed = {key: value for key, value in facts(folder).items() if key != "graphs"}
+    (folder / "export.json").write_text(json.dumps(listed | ({} if graphs is None else {"graphs": graphs})), "utf-8")
+    seal(folder)
+
+
+def test_an_export_from_before_graphs_were_listed_answers(copy, exported):
+    relist(copy, None)
+    assert artifact.load(copy).predict(texts(5)) == artifact.load(exported).predict(texts(5))
+
+
+def test_an_artifact_holds_several_graphs(copy):
+    shutil.copyfile(copy / "model.onnx", copy / "step-2.onnx")
+    relist(copy, {"model": {"file": "model.onnx"}, "step": {"file": "step-2.onnx"}})
+    loaded = artifact.load(copy).runtime
+    assert sorted(loaded.graphs) == ["model", "step"]
+    inputs = {name: np.ones((1, 3), np.int64) for name in loaded.graphs["step"].inputs}
+    np.testing.assert_array_equal(loaded.graphs["step"](inputs), loaded.logits(inputs))
+
+
+@pytest.mark.parametrize("graphs", [
+    {"model": {"file": "../model.onnx"}}, {"model": {"file": "/etc/passwd"}}, {"model": {"file": "sub/model.onnx"}},
+    {"model": {"file": "tokenizer.json"}}, {"model": {"file": "unsealed.onnx"}}, {"model": "model.onnx"},
+    {"encoder": {"file": "model.onnx"}}, {"model": {}}, {}, [], "model.onnx"])
+def test_graphs_are_sealed_files_of_their_folder(copy, graphs):
+    relist(copy, graphs)
+    shutil.copyfile(copy / "model.onnx", copy / "unsealed.onnx")
+    with pytest.raises(ArtifactError, match="lists graphs that cannot be opened"):
+        artifact.load(copy)
+
+
 def test_an_export_that_answers_otherwise_does_not_load(copy):
     lines = [json.loads(line) for line in (copy / "golden.jsonl").read_text("utf-8").splitlines()]
     lines[2]["prediction"]["scores"] = {k: 1 - v for k, v in lines[2]["prediction"]["scores"].items()}
@@ -461,7 +512,7 @@ def test_weights_in_other_files_are_refused(tmp_path, nested):
     path = tmp_path / "model.onnx"
     path.write_bytes(outside(nested).SerializeToString())
     with pytest.raises(ArtifactError, match="keeps weights in other files"):
-        runtime.open_model(path)
+        opened(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"PK\x03\x04 no model", b"\x3a\xff\xff\xff\xff\x0f"])
@@ -469,7 +520,7 @@ def test_what_is_no_model_is_refused(tmp_path, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(ArtifactError):
-        runtime.open_model(path)
+        opened(path)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
@@ -477,4 +528,4 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with path.open("wb") as file:
         file.truncate(runtime.MAX_BYTES + 1)
     with pytest.raises(ArtifactError, match="has at most"):
-        runtime.open_model(path)
+        opened(path)

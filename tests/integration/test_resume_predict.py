@@ -12,7 +12,7 @@ import tiny
 from headstart.cli.app import main
 from headstart.core import machine
 from headstart.core.errors import DataError, RunFolderError
-from headstart.core.files import write_on
+from headstart.core.files import write_lines
 from headstart.core.predict import ROWS_AT_ONCE
 from headstart.runs import artifact
 
@@ -35,13 +35,13 @@ def test_what_was_answered_is_kept_and_not_answered_again(tmp_path):
         return numbers(9)(skip)
 
     with pytest.raises(DataError, match=r"Mend it\.\n  4 answers are kept in .*jsonl\.partial; go on .*--resume"):
-        write_on(out, numbers(9, fail_at=4), {"source": "a"})
+        write_lines(out, numbers(9, fail_at=4), {"source": "a"})
     assert not out.exists()
     with pytest.raises(RunFolderError, match="was not finished"):
-        write_on(out, numbers(9), {"source": "a"})
+        write_lines(out, numbers(9), {"source": "a"})
     with pytest.raises(RunFolderError, match="was begun by another run"):
-        write_on(out, numbers(9), {"source": "b"}, resume=True)
-    assert write_on(out, counted, {"source": "a"}, resume=True) == 9
+        write_lines(out, numbers(9), {"source": "b"}, resume=True)
+    assert write_lines(out, counted, {"source": "a"}, resume=True) == 9
     assert asked == [4]
     assert out.read_text("utf-8") == "".join(f"line {i} é\n" for i in range(9))
     assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
@@ -53,7 +53,7 @@ def test_half_a_line_is_written_again(tmp_path, left, n):
     (tmp_path / "answers.jsonl.partial").write_text(left, "utf-8")
     (tmp_path / "answers.jsonl.partial.json").write_text("{}", "utf-8")
     skipped = []
-    assert write_on(out, lambda skip: (skipped.append(skip), numbers(4)(skip))[1], {}, resume=True) == 4
+    assert write_lines(out, lambda skip: (skipped.append(skip), numbers(4)(skip))[1], {}, resume=True) == 4
     assert skipped == [n]
     assert out.read_text("utf-8") == "".join(f"line {i} é\n" for i in range(4))
 
@@ -61,11 +61,11 @@ def test_half_a_line_is_written_again(tmp_path, left, n):
 def test_overwrite_starts_anew_and_nothing_answered_leaves_nothing(tmp_path):
     out = tmp_path / "answers.jsonl"
     with pytest.raises(DataError):
-        write_on(out, numbers(9, fail_at=0), {})
+        write_lines(out, numbers(9, fail_at=0), {})
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError):
-        write_on(out, numbers(9, fail_at=5), {})
-    assert write_on(out, numbers(2), {}, overwrite=True) == 2
+        write_lines(out, numbers(9, fail_at=5), {})
+    assert write_lines(out, numbers(2), {}, overwrite=True) == 2
     assert len(out.read_text("utf-8").splitlines()) == 2
 
 
@@ -75,10 +75,10 @@ def test_two_processes_do_not_write_one_file(tmp_path):
     def lines(skip: int):
         yield "one"
         with pytest.raises(RunFolderError, match="is in use by another process"):
-            write_on(out, numbers(3), {}, resume=True)
+            write_lines(out, numbers(3), {}, resume=True)
         yield "two"
 
-    assert write_on(out, lines, {}) == 2
+    assert write_lines(out, lines, {}) == 2
     assert out.read_text("utf-8") == "one\ntwo\n"
 
 

@@ -159,7 +159,7 @@ def test_report_is_written_again(copy):
     (copy / "report.html").unlink()
     assert json.loads(cli("report", copy, "--json")[0]) == {"report": str(copy / "report.html")}
     assert "certificate" in (copy / "report.html").read_text("utf-8").lower()
-    assert sealed.faults(copy) == []
+    assert sealed.verify(copy) == []
 
 
 def test_the_notebook_fragment(run):
@@ -178,11 +178,11 @@ def test_a_damaged_artifact_does_not_load(copy, name):
 
 def test_a_missing_file_a_missing_manifest_and_a_path_outside(copy):
     (copy / "config.json").unlink()
-    assert sealed.faults(copy) == ["config.json is missing"]
+    assert sealed.verify(copy) == ["config.json is missing"]
     (copy / "MANIFEST.json").write_text(json.dumps({"sha256": {"../x": "0"}}))
-    assert sealed.faults(copy) == ["MANIFEST.json names a path outside the folder"]
+    assert sealed.verify(copy) == ["MANIFEST.json names a path outside the folder"]
     (copy / "MANIFEST.json").write_text("[]")
-    assert sealed.faults(copy) == ["MANIFEST.json is damaged"]
+    assert sealed.verify(copy) == ["MANIFEST.json is damaged"]
 
 
 def test_an_artifact_that_answers_otherwise_does_not_load(copy):
@@ -242,8 +242,8 @@ def test_a_native_head_loads_with_transformers(backbone, reviews, tmp_path):
         theirs = model(**inputs, attention_mask=torch.ones_like(inputs["input_ids"])).logits.numpy()
     import numpy as np
 
-    ours = made.runtime({"input_ids": inputs["input_ids"].numpy(),
-                         "attention_mask": np.ones_like(inputs["input_ids"].numpy())})
+    ours = made.runtime.logits({"input_ids": inputs["input_ids"].numpy(),
+                                "attention_mask": np.ones_like(inputs["input_ids"].numpy())})
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert AutoTokenizer.from_pretrained(made.folder)(text)["input_ids"] == inputs["input_ids"][0].tolist()
 

@@ -49,17 +49,20 @@ def test_like_lengths_are_one_call_and_a_long_text_stands_alone():
 
 
 def test_clients_that_were_answered_together_are_answered_together_again():
-    n_clients, n_times, n_rows = 4, 8, []
+    n_clients, n_times, n_rows = 4, 8, list[int]()
 
-    def runtime(inputs: dict[str, np.ndarray]) -> np.ndarray:
-        n_rows.append(len(inputs["input_ids"]))
-        time.sleep(0.03)
-        return np.zeros((n_rows[-1], 2))
+    class Slow:
+        skips_padding = False
+
+        def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+            n_rows.append(len(inputs["input_ids"]))
+            time.sleep(0.03)
+            return np.zeros((n_rows[-1], 2))
 
     kind = tasks.find("text-classification")
     reader = Reader(Tokenizer(models.WordLevel({"?": 0}, "?")), 8, 0)
     with ThreadPoolExecutor(1) as thread:
-        batcher = Batcher("one", kind().learn(kind.examples), reader, runtime, Settings(()), Measures(), thread, thread)
+        batcher = Batcher("one", kind().learn(kind.examples), reader, Slow(), Settings(()), Measures(), thread, thread)
 
         async def ask(i: int) -> None:
             for _ in range(n_times):

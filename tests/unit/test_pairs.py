@@ -84,7 +84,7 @@ def test_every_family_reads_pairs(family, tmp_path):
     task = TASK(labels=("a", "b"), has_pair=True)
     window, = task.encode(0, {"text": "the film", "text_pair": "a room"}, loaded.reader)
     assert ("token_type_ids" in window.inputs) == (family in ("bert", "electra", "albert"))
-    runtime.torch_runtime(backbones.build(loaded, task, "mean", seed=0), "cpu")(
+    runtime.TorchRuntime(backbones.build(loaded, task, "mean", seed=0), "cpu").logits(
         {**{k: np.array([v]) for k, v in window.inputs.items()}, "attention_mask": np.ones((1, len(window)), int)})
 
 

@@ -23,7 +23,7 @@ from headstart.core.values import collate
 from headstart.data import table as data
 from headstart.data.columns import infer_columns
 from headstart.models import backbone as backbones
-from headstart.models.runtime import torch_runtime
+from headstart.models.runtime import TorchRuntime
 from headstart.report import run as sections
 from headstart.runs import artifact
 from headstart.runs import resolve as resolving
@@ -253,7 +253,7 @@ def test_every_kind_of_row_is_learned(options, rows, loaded):
         optimizer.zero_grad()
         losses.append(summed.item())
     assert losses[-1] < 0.5 * losses[0]
-    answers = list(predict(task, rows, loaded.reader, torch_runtime(model.eval(), CPU)))
+    answers = list(predict(task, rows, loaded.reader, TorchRuntime(model.eval(), CPU)))
     assert task.score(task.outcomes(answers, rows))[task.metric] > 0.95
     assert all(abs(answer["similarity"]) <= 1 for answer in answers)
 
@@ -265,7 +265,7 @@ def test_every_kind_of_row_is_learned(options, rows, loaded):
 def test_an_untrained_model_says_what_the_pretrained_one_says(pooling, loaded):
     task = SentenceSimilarity().learn(SCORED)
     model = backbones.build(loaded, task, pooling, seed=0).eval()
-    [answer] = predict(task, [{"text": "a lovely room"}], loaded.reader, torch_runtime(model, CPU))
+    [answer] = predict(task, [{"text": "a lovely room"}], loaded.reader, TorchRuntime(model, CPU))
     inputs = {k: torch.tensor([v]) for k, v in loaded.reader.read("a lovely room")[0].items()}
     hidden_TD = model.encoder(**inputs).last_hidden_state[0].detach()
     pooled = {"mean": hidden_TD.mean(0), "first": hidden_TD[0], "max": hidden_TD.amax(0)}[pooling]
@@ -285,7 +285,7 @@ def test_answers_to_one_text_and_to_a_pair(loaded):
 def test_any_text_has_a_vector(text, loaded):
     task = SentenceSimilarity().learn(SCORED)
     model = backbones.build(loaded, task, "mean", seed=0)
-    [answer] = predict(task, [{"text": text}], loaded.reader, torch_runtime(model, CPU))
+    [answer] = predict(task, [{"text": text}], loaded.reader, TorchRuntime(model, CPU))
     assert math.hypot(*answer["embedding"]) == pytest.approx(1, abs=1e-4)
 
 
