@@ -137,7 +137,8 @@ def _in_32_bits(gate: Gate, model: Model, folder: Path, *, fuse: bool) -> tuple[
     return exported, gate.exact(exported) | {"fused": fuse}
 
 
-def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec, show: Progress) -> tuple[OnnxRuntime, dict[str, Any]]:
+def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec,
+               show: Progress) -> tuple[OnnxRuntime, dict[str, Any]]:
     """Put the model at `path` into 8 bits in its place, by the first plan that passes. Raises ParityError."""
     plans = graph.plans(path)
     candidate = path.with_name("int8.onnx")
