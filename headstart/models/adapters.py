@@ -22,19 +22,12 @@ import torch
 from torch import nn
 
 from ..core.errors import ArtifactError, MissingExtraError, SpecError, nearest, shorten
-from . import blocks
+from . import blocks, families
 from .heads import Model, NativeModel
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 BOTTLENECK = "BOTTLENECK"
 PEFT_KINDS = ("LORA", "IA3", "PREFIX_TUNING", "PROMPT_TUNING")  # what we write is what we read
-KEYS_AND_VALUES = ("key", "value", "k", "v", "k_lin", "v_lin", "k_proj", "v_proj", "key_proj", "value_proj", "Wqkv",
-                   "c_attn")
-TAKES_PREFIX = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "gpt2", "llama")
-# The last linear layer of a block's attention, by how families call it; that of its feed-forward part is the one that
-# reads the intermediate width.
-ATTENTION_OUT = ("attention.output.dense", "attention.out_lin", "attention.attn.o", "attn.Wo", "attn.c_proj",
-                 "self_attn.o_proj", "SelfAttention.o", "attention.dense")
 
 
 def linears(encoder: nn.Module, last_blocks: int | None = None) -> dict[str, nn.Module]:
@@ -63,10 +56,10 @@ def named(found: dict[str, nn.Module], targets: Sequence[str] | None) -> list[st
     return chosen
 
 
-def feed_forward_out(found: dict[str, nn.Module], config: Any) -> list[str]:
-    """Of linear layers, those that end a block's feed-forward part: they read the intermediate width."""
-    width = next((getattr(config, name) for name in ("intermediate_size", "hidden_dim", "d_ff", "n_inner")
-                  if getattr(config, name, None)), 4 * int(config.hidden_size))
+def feed_forward_out(found: dict[str, nn.Module], encoder: nn.Module) -> list[str]:
+    """Of linear layers of `encoder`, those that end a block's feed-forward part: they read its inner width."""
+    config: Any = blocks.base(encoder).config
+    width = getattr(config, families.of(config).feed_forward) or 4 * int(config.hidden_size)  # GPT-2's may be None
     return [name for name, m in found.items() if m.weight.shape[1 if isinstance(m, nn.Linear) else 0] == width]  # type: ignore[index, union-attr]
 
 
@@ -143,8 +136,8 @@ class Bottleneck(nn.Module):
 def places(encoder: nn.Module, both: bool, last_blocks: int | None) -> list[str]:
     """The linear layers that get a bottleneck: behind each feed-forward part, and behind attention too if `both`."""
     found = linears(encoder, last_blocks)
-    attention = [name for name in found if any(name.endswith(f".{end}") for end in ATTENTION_OUT)]
-    behind = [n for n in feed_forward_out(found, blocks.base(encoder).config) if n not in attention]
+    attention = [name for name in found if name.endswith(f".{blocks.family_of(encoder).attention_out}")]
+    behind = [n for n in feed_forward_out(found, encoder) if n not in attention]
     if not behind or (both and not attention):
         raise SpecError("method.name", "\"adapter\" does not know where a block of this backbone ends.",
                         "Use lora, bitfit or fine-tuning with last_blocks.")

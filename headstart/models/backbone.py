@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from ..core import files
 from ..core.errors import MissingExtraError, ModelError, SpecError, nearest, shorten
 from ..readers.text import Reader
-from . import trust
+from . import families, trust
 
 try:
     import torch
@@ -31,7 +31,6 @@ from .heads import Head, Model, NativeModel, PooledModel
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
-NO_NATIVE = ("gpt2", "llama", "t5")
 
 
 @dataclass(frozen=True)
@@ -199,8 +198,7 @@ def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int
 def _longest(folder: Path, config: transformers.PretrainedConfig) -> int:
     """The longest window that the model itself can read."""
     positions = int(getattr(config, "max_position_embeddings", 0) or 512)
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= 2  # their position ids begin behind the padding id
+    positions -= families.of(config).position_offset
     try:
         limit = json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("model_max_length")
     except (OSError, ValueError):
@@ -222,16 +220,15 @@ def build(backbone: Backbone, task: HasHead, pooling: str, seed: int, dropout: f
 
 def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:
     torch.manual_seed(seed)
+    family = families.of(backbone.config)
     if pooling == "native":
-        if backbone.config.model_type in NO_NATIVE:
-            raise SpecError("head.pooling", f'"native" is not for {backbone.config.model_type}: its own head does not '
-                            "read one vector a text.", "Use mean, first or max.")
+        if not family.has_native_head:
+            raise SpecError("head.pooling", f'"native" is not for {family.name}: its own head does not read one '
+                            "vector a text.", "Use mean, first or max.")
         if task.native is None:
             raise SpecError("head.pooling", f'"native" is not for "{task.name}".', "Use mean, first or max.")
         return NativeModel(_pretrained(getattr(transformers, task.native), backbone, task.describe()))
-    # The encoder half of T5 alone; the decoder has nothing to say about a label.
-    kind = transformers.T5EncoderModel if backbone.config.model_type == "t5" else transformers.AutoModel
-    encoder = _pretrained(kind, backbone, {})
+    encoder = _pretrained(getattr(transformers, family.loaded_as), backbone, {})
     return PooledModel(encoder, task.head(backbone.config.hidden_size, pooling))
 
 

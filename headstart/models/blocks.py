@@ -15,16 +15,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from . import families
+from .families import Family
 from .heads import Inputs, Model
-
-# Where each family keeps its blocks. A family that is not here trains whole, from its embeddings up.
-PLACES = {
-    "bert": "encoder.layer", "roberta": "encoder.layer", "xlm-roberta": "encoder.layer", "camembert": "encoder.layer",
-    "electra": "encoder.layer", "mpnet": "encoder.layer", "deberta-v2": "encoder.layer",
-    "distilbert": "transformer.layer", "modernbert": "layers", "gpt2": "h", "llama": "layers", "t5": "encoder.block",
-}
-# What a family computes behind its blocks. All else outside of them (embeddings, shared position tables) is below.
-BEHIND = ("pooler", "final_norm", "norm", "ln_f", "encoder.final_layer_norm")
 
 
 def base(encoder: nn.Module) -> nn.Module:
@@ -34,15 +27,17 @@ def base(encoder: nn.Module) -> nn.Module:
 
 
 def of(encoder: nn.Module) -> list[nn.Module]:
-    """The blocks of `encoder`, bottom-up; [] where its family cannot be entered in the middle.
-
-    ALBERT is such a family: its blocks share their weights. So is a DeBERTa with a convolution beside its first block.
-    """
-    model = base(encoder)
-    place = PLACES.get(getattr(model, "config").model_type)  # noqa: B009 - an nn.Module says it has any attribute
-    if place is None or getattr(getattr(model, "encoder", None), "conv", None) is not None:
+    """The blocks of `encoder`, bottom-up; [] where its family cannot be entered in the middle."""
+    model, family = base(encoder), family_of(encoder)
+    names = {name for name, _ in model.named_modules()}
+    if family.blocks is None or family.unless in names:
         return []
-    return list(cast(nn.ModuleList, model.get_submodule(place)))
+    return list(cast(nn.ModuleList, model.get_submodule(family.blocks)))
+
+
+def family_of(encoder: nn.Module) -> Family:
+    """What is known of the architecture of `encoder`."""
+    return families.of(base(encoder).config)
 
 
 def n_frozen(encoder: nn.Module) -> int:
@@ -57,8 +52,9 @@ def n_frozen(encoder: nn.Module) -> int:
 
 
 def _outside(model: nn.Module) -> Iterator[nn.Parameter]:
+    parts = family_of(model).behind
     for name, p in model.named_parameters():
-        if not any(name.startswith(part + ".") for part in BEHIND):
+        if not any(name.startswith(part + ".") for part in parts):
             yield p
 
 
@@ -79,7 +75,7 @@ def freeze(encoder: nn.Module, n: int) -> None:
 
 def behind(encoder: nn.Module) -> list[nn.Module]:
     """What the family computes behind its blocks."""
-    return [module for name, module in base(encoder).named_modules() if name in BEHIND]
+    return [module for name, module in base(encoder).named_modules() if name in family_of(encoder).behind]
 
 
 def train_mode(model: Model) -> None:
@@ -102,8 +98,9 @@ class Span:
     def __init__(self, model: Model, start: int, stop: int | None = None) -> None:
         layers = of(model.encoder)
         skipped = [*layers[1:start], *(layers[stop:] if stop is not None else [])]
-        swaps: dict[int, nn.Module] = {id(layer): _Passed(layer) for layer in skipped}
-        self.first = _Said(layers[0]) if start else None
+        family = family_of(model.encoder)
+        swaps: dict[int, nn.Module] = {id(layer): _Passed(layer, family) for layer in skipped}
+        self.first = _Said(layers[0], family) if start else None
         if self.first is not None:
             swaps[id(layers[0])] = self.first
         self.last = None if stop is None else layers[stop - 1]
@@ -145,26 +142,14 @@ class caught:  # noqa: N801 - used as a function
 class _Passed(nn.Module):
     """Stands where a block stood and hands on what it is given, in the shape that the family's loop expects."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, family: Family) -> None:
         super().__init__()
-        self.block = [block]  # in a list: its weights are not ours
-        self.kind = type(block).__name__
-        if hasattr(block, "attention_type"):
-            self.attention_type = block.attention_type  # ModernBERT chooses a mask by it
+        self.block, self.family = [block], family  # in a list: its weights are not ours
+        for name in family.read_of_block:
+            setattr(self, name, getattr(block, name))
 
     def forward(self, hidden_BTD: torch.Tensor, *rest: Any, **named: Any) -> Any:
-        if self.kind == "MPNetLayer":
-            return (hidden_BTD,)
-        if self.kind == "DebertaV2Layer":
-            return hidden_BTD, None
-        if self.kind == "T5Block":  # the first one also computes the position bias that all share
-            return hidden_BTD, rest[1] if rest[1] is not None else self._position_bias(hidden_BTD), None
-        return hidden_BTD
-
-    def _position_bias(self, hidden_BTD: torch.Tensor) -> Any:
-        attention = cast(Any, self.block[0]).layer[0].SelfAttention
-        n_tokens = hidden_BTD.shape[1]
-        return attention.compute_bias(n_tokens, n_tokens, device=hidden_BTD.device)
+        return self.family.hand_on(self.block[0], hidden_BTD, rest)
 
 
 class _Said(_Passed):

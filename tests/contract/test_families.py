@@ -15,20 +15,22 @@ from headstart.core.errors import SpecError
 from headstart.core.values import collate
 from headstart.models import adapters, blocks
 from headstart.models import backbone as backbones
+from headstart.models.families import FAMILIES
 
-ENTERED = [name for name in tiny.FAMILIES if name in blocks.PLACES]
+N_FAMILIES, N_ENTERED, N_TAKING_PREFIX, N_NATIVE = 14, 12, 7, 11
 ADAPTED = ["lora", "ia3", "adapter", "bitfit", "dora", "prompt-tuning", "prefix-tuning"]
-CANNOT = {"bitfit": {"llama", "t5", "modernbert"}, "prompt-tuning": set(),
-          "prefix-tuning": {"distilbert", "albert", "mpnet", "deberta-v2", "modernbert", "t5"}}
+CANNOT = {"bitfit": {"llama", "t5", "modernbert"},
+          "prefix-tuning": {name for name, family in FAMILIES.items() if not family.takes_prefix}}
 
 
-def test_families_are_found():
-    assert set(ENTERED) >= {"bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert", "gpt2",
-                            "llama", "t5"}
-    assert blocks.PLACES.keys() - set(ENTERED) == {"xlm-roberta", "camembert"}  # RoBERTa under other names
+def test_every_family_is_tested():
+    assert tiny.FAMILIES.keys() == FAMILIES.keys()
+    counts = [sum(bool(has(family)) for family in FAMILIES.values()) for has in (
+        lambda f: f.name, lambda f: f.blocks, lambda f: f.takes_prefix, lambda f: f.has_native_head)]
+    assert counts == [N_FAMILIES, N_ENTERED, N_TAKING_PREFIX, N_NATIVE]
 
 
-@pytest.fixture(scope="module", params=list(tiny.FAMILIES))
+@pytest.fixture(scope="module", params=list(FAMILIES))
 def family(request, tmp_path_factory):
     return request.param, tiny.backbone(tmp_path_factory.mktemp(request.param) / "model", request.param)
 
@@ -47,7 +49,7 @@ def test_a_model_entered_in_the_middle_says_what_the_whole_one_says(family):
     name, folder = family
     model, inputs = built(folder)
     layers = blocks.of(model.encoder)
-    assert len(layers) == (2 if name in blocks.PLACES else 0)
+    assert len(layers) == (2 if FAMILIES[name].blocks else 0)
     with torch.no_grad():
         whole = model(inputs)
         for n in range(1, len(layers) + 1):
@@ -66,7 +68,7 @@ def test_cached_and_uncached_training_reach_the_same_weights(family, reviews, tm
     name, folder = family
     # A random head and plain gradient steps: a solved head is only known to its tolerance, and Adam divides rounding
     # by rounding where a gradient is nearly zero.
-    method = {"name": "fine-tuning", "head_first": False} | ({"last_blocks": 1} if name in blocks.PLACES else {})
+    method = {"name": "fine-tuning", "head_first": False} | ({"last_blocks": 1} if FAMILIES[name].blocks else {})
     weights = {}
     for cache in ("fp32", "off"):
         spec = tiny.spec(reviews, folder, method=copy.deepcopy(method), cache=cache, data={"limit": 40},
