@@ -41,7 +41,6 @@ from . import fusions
 
 QUANTIZED = ("MatMul", "Gemm", "Gather")
 SCOPES = "name_scopes"  # of what torch notes of a node: the modules that it came from
-MERGED_KINDS = ("LORA", "IA3")  # adapters that are changes of the backbone's own weights
 
 
 class _Positional(nn.Module):
@@ -52,8 +51,7 @@ class _Positional(nn.Module):
         self.model, self.names = model, names
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(dict(zip(self.names, inputs, strict=True)))
-        return logits
+        return self.model(dict(zip(self.names, inputs, strict=True))).logits
 
 
 def write(model: Model, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool) -> None:
@@ -63,8 +61,7 @@ def write(model: Model, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool
     fuse:   put operations together that onnxruntime has one for (attention above all): a graph that only it can run.
     Raises  ModelError when the model does something that a graph cannot hold, or is too large for one file.
     """
-    kinds = getattr(model.encoder, "peft_config", {})
-    if any(one.peft_type in MERGED_KINDS for one in kinds.values()):
+    if adapters.is_mergeable(model):
         model = adapters.merged(model)  # fewer operations; parity proves that the answers are the same
     model.eval()
     axes = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in inputs)

@@ -1,4 +1,4 @@
-"""A pretrained encoder and its Reader: found, checked, loaded, in fp32 whatever it was stored in.
+"""A pretrained encoder and its Reader: located, checked, loaded, in fp32 whatever it was stored in.
 
     backbone = load("minilm-l6", max_tokens=256)
     model = build(backbone, task, "mean", seed=0)
@@ -27,7 +27,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("loading a model", error.name or "torch", "train") from None
 
-from .heads import Head, Model, NativeModel, PooledModel
+from ..core.model import Model
+from .heads import Head, NativeModel, PooledModel
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
@@ -95,9 +96,9 @@ def locate(name: str) -> Path:
     """The folder of a model, without importing the package that carries it."""
     if name in SHIPPED:
         shipped = SHIPPED[name]
-        found = importlib.util.find_spec(shipped.package)
-        if found is not None and found.submodule_search_locations:
-            return Path(found.submodule_search_locations[0]) / shipped.folder
+        package = importlib.util.find_spec(shipped.package)
+        if package is not None and package.submodule_search_locations:
+            return Path(package.submodule_search_locations[0]) / shipped.folder
         try:
             return _from_hub(shipped.hub_id)
         except ModelError as error:

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core.model import Model
 from ..core.values import Runtime
 
 if TYPE_CHECKING:
     import torch
-
-    from .heads import Model
 
 
 def torch_runtime(model: Model, device: torch.device) -> Runtime:
@@ -21,7 +20,7 @@ def torch_runtime(model: Model, device: torch.device) -> Runtime:
     @torch.inference_mode()
     def runtime(inputs: dict[str, np.ndarray]) -> np.ndarray:
         model.eval()
-        logits: torch.Tensor = model({name: torch.from_numpy(a).to(device) for name, a in inputs.items()})
+        logits = model({name: torch.from_numpy(a).to(device) for name, a in inputs.items()}).logits
         return logits.float().cpu().numpy()
 
     return runtime

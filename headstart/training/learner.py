@@ -18,15 +18,15 @@ import torch
 from ..core import statistics
 from ..core.errors import SpecError
 from ..core.method import Method
+from ..core.model import Model
 from ..core.predict import predict
 from ..core.progress import Show
 from ..core.spec import Spec
 from ..core.task import Task
 from ..core.values import Batch, Prediction, Row
 from ..core.windows import WindowStore
-from ..features.forward import Forward
+from ..features.forward import CachedForward
 from ..models import blocks
-from ..models.heads import Model
 from ..readers.text import Reader
 from . import batches
 from . import checkpoint as runfolder
@@ -55,7 +55,7 @@ class Learner:
         self.accelerator = Accelerator(mixed_precision=_precision(spec.train.precision))
         self.device: torch.device = self.accelerator.device
         self.model.to(self.device)
-        self.forward = Forward(model, self.device, spec.cache, show)
+        self.forward = CachedForward(model, self.device, spec.cache, show)
         self.progress = Progress()
         self.moving: dict[str, torch.nn.Parameter] = {}
         self.best: Weights = {}
@@ -67,7 +67,6 @@ class Learner:
     def learn(self, windows: WindowStore, validation: Sequence[Row], *, resume: bool) -> None:
         """Train from the first weights, once or as often as the method asks; checkpoint on the way; keep the best."""
         self.moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self.forward.forget_features()
         self._make_optimizer()
         self.solve_head_again()
         start = self._copy()
@@ -105,7 +104,6 @@ class Learner:
             if (now := bisect_right(epochs_at, progress.step - began) - 1) != epoch:
                 epoch = now
                 self.method.at_epoch(self.model, epoch, list(self.moving.values()))
-                self.forward.settle()
                 blocks.train_mode(self.model)
             elif not self.model.training:  # an evaluation came between
                 blocks.train_mode(self.model)
@@ -148,10 +146,12 @@ class Learner:
             counts_K = np.bincount(gold_N, minlength=self.task.n_outputs)
             weights_K = torch.tensor(counts_K.sum() / (len(counts_K) * np.maximum(counts_K, 1)),
                                      dtype=torch.float32).to(self.device)
-        reads = self.forward if self.method.reads == "logits" else self.forward.into_output
+        reads = self.method.reads
 
         def loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            said = reads(batch.inputs)
+            outputs = self.forward(batch.inputs, want=frozenset({reads}) - {"logits"})
+            said = outputs.logits if reads == "logits" else outputs.features
+            assert said is not None
             target = {name: torch.from_numpy(a).to(self.device) for name, a in batch.target.items()}
             summed, n = self.method.loss(self.task, said, target, weights_K=weights_K,
                                          label_smoothing=settings.label_smoothing)
@@ -291,13 +291,12 @@ class Learner:
     @torch.inference_mode()
     def _runtime(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         self.model.eval()
-        return self.forward(inputs).float().cpu().numpy()
+        return self.forward(inputs).logits.float().cpu().numpy()
 
     def finish(self, validation: Sequence[Row]) -> tuple[Model, Task]:
         """Let the method merge or drop what only training needed, and tune the task on validation; answer with that
         model and that task from now on."""
         self.model = self.method.finish(self.model)
-        self.forward.exchange(self.model)
         if type(self.task).tune is not Task.tune:
             self.task = self.task.tune(self.answer(validation), validation)
         return self.model, self.task
