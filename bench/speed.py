@@ -141,7 +141,7 @@ def bare_loop(rows: list[dict[str, str]], folder: Path) -> Callable[[int], float
     def step(n: int) -> float:
         began = time.perf_counter()
         inputs, gold_B = as_tensors[n]
-        loss = cross_entropy(model(inputs), gold_B)
+        loss = cross_entropy(model(inputs).logits, gold_B)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm)
         optimizer.step()

@@ -77,7 +77,7 @@ def _steps(task: Any, loaded: Any, spec: Any, method: Any) -> Callable[[Any, Any
         if target is None:
             inputs = {name: a for name, a in inputs.items() if name != "marks"}
             target = {"label": np.arange(len(inputs["input_ids"])) % 2}
-        logits = model({name: torch.from_numpy(a) for name, a in inputs.items()})
+        logits = model({name: torch.from_numpy(a) for name, a in inputs.items()}).logits
         summed, count = task.loss(logits, {name: torch.from_numpy(a) for name, a in target.items()})
         (summed / count).backward()
         optimizer.step()

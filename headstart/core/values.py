@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 Row = dict[str, Any]  # one record of the user's file: column -> value
 Prediction = dict[str, Any]  # one answer, as the user sees it
@@ -77,6 +80,22 @@ class Batch:
     def n_windows(self) -> int:
         """B."""
         return len(next(iter(self.inputs.values())))
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model answers to a batch; all but the logits only where they were wanted, or cost nothing.
+
+    logits:     [B, ...], the task's own shape.
+    features:   what flows into the last linear layer: [B, D], or [B, T, D] where it reads tokens.
+    hidden:     of the embeddings and of each block, [B, T, D] each.
+    attentions: of each block, [B, heads, T, T] each.
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor | None = None
+    hidden: tuple[torch.Tensor, ...] = ()
+    attentions: tuple[torch.Tensor, ...] = ()
 
 
 def pad(values: Sequence[Any], fill: float, dtype: Any = np.int64) -> np.ndarray:

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import MissingExtraError, ModelError, shorten
+from ..core.model import Model
 
 try:
     import onnx
@@ -35,31 +36,27 @@ except ImportError as error:
     raise MissingExtraError("export", error.name or "onnx", "train,export") from None
 
 from ..models import adapters
-from ..models.heads import Model
 from ..runs import runtime
 from . import fusions
 
 QUANTIZED = ("MatMul", "Gemm", "Gather")
 SCOPES = "name_scopes"  # of what torch notes of a node: the modules that it came from
-MERGED_KINDS = ("LORA", "IA3")  # adapters that are changes of the backbone's own weights
 
 
 class _Positional(nn.Module):
     """A model that takes its inputs in an order: a graph's inputs have one."""
 
-    def __init__(self, module: nn.Module, names: list[str]) -> None:
+    def __init__(self, model: Model, names: list[str]) -> None:
         super().__init__()
-        self.module, self.names = module, names
+        self.model, self.names = model, names
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.module(dict(zip(self.names, inputs, strict=True)))
-        return logits
+        return self.model(dict(zip(self.names, inputs, strict=True))).logits
 
 
-def graphs(model: Model) -> dict[str, nn.Module]:
-    """What is exported of a model, by the name of its graph; each takes its inputs by name and gives one tensor."""
-    kinds = getattr(model.encoder, "peft_config", {})
-    if any(kind.peft_type in MERGED_KINDS for kind in kinds.values()):
+def graphs(model: Model) -> dict[str, Model]:
+    """What is exported of a model, by the name of its graph; each takes its inputs by name and gives logits."""
+    if adapters.is_mergeable(model):
         model = adapters.merged(model)  # fewer operations; parity proves that the answers are the same
     return {"model": model}
 
@@ -69,19 +66,19 @@ def file(name: str) -> str:
     return f"{name}.onnx"
 
 
-def write(module: nn.Module, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool) -> None:
+def write(model: Model, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool) -> None:
     """Write one graph to `path`, for any number of windows of any length.
 
     inputs: an example, [B, T] with B and T of 2 at least: what is 1 there would be taken for a constant.
     fuse:   put operations together that onnxruntime has one for (attention above all): a graph that only it can run.
     Raises  ModelError when the model does something that a graph cannot hold, or is too large for one file.
     """
-    module.eval()
+    model.eval()
     axes = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in inputs)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                _Positional(module, list(inputs)), tuple(map(torch.from_numpy, inputs.values())), dynamo=True,
+                _Positional(model, list(inputs)), tuple(map(torch.from_numpy, inputs.values())), dynamo=True,
                 dynamic_shapes=(axes,), input_names=list(inputs), output_names=["logits"], verbose=False)
             assert program is not None
             if fuse:

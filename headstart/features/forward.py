@@ -1,13 +1,14 @@
-"""The frozen prefix: what layers that cannot move said of a text, computed once and kept.
+"""The frozen prefix: what layers that cannot move compute of a text, computed once and kept.
 
-Whatever lies below the lowest weight that a method can move is a constant function of the text. A Memo keeps its
-values in flat files, found by a hash of the very weights and token ids, so epochs, seeds, methods and runs share them:
+Whatever lies below the lowest weight that a method can move is a constant function of the text. An ActivationStore
+keeps its values in flat files, named by a hash of the very weights and token ids, so epochs, seeds, methods and runs
+share them:
 
-    forward = Forward(model, device, "fp16", show)
-    forward.remember(parts, [4], 1024)   one pass over the text, or none when an earlier run did it
-    logits = forward(batch.inputs)       computes only what can move; a window that is not known takes the whole way
+    forward = CachedForward(model, device, "fp16", show)
+    forward.remember(parts, [4], 1024)      one pass over the text, or none when an earlier run did it
+    logits = forward(batch.inputs).logits   computes only what can move; a window that is not known takes the whole way
 
-Deleting the cache changes nothing but time. Shape suffixes: B windows, T tokens, D width, M windows in a memo.
+Deleting the cache changes nothing but time. Shape suffixes: B windows, T tokens, D width, M windows in a store.
 """
 
 from __future__ import annotations
@@ -15,23 +16,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from torch import nn
 
+from ..core.model import MAIN, Model
 from ..core.progress import Progress
-from ..core.values import collate
+from ..core.values import Outputs, collate
 from ..core.windows import WindowStore, by_length
-from ..models import blocks
-from ..models.heads import Model
-from .store import ActivationStore as Memo
-from .store import folder, key_of, keys_of, limit_bytes, make_room
+from ..models import adapters, blocks
+from .store import ActivationStore, folder, key_of, keys_of, limit_bytes, make_room
 
 SEGMENT_TOKENS = 250_000  # windows that are computed and published together: what a kill can cost
-FEATURES = "features"  # the memo of what flows into the model's last linear layer
+FEATURES = "features"  # the store of what flows into the model's last linear layer
 
 Part = tuple[WindowStore, np.ndarray]  # a store, and the numbers of the windows that are meant
 Compute = Callable[[dict[str, torch.Tensor], dict[str, np.ndarray]], torch.Tensor]
@@ -54,160 +56,195 @@ class _Windows:
     def inputs(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         """The windows numbered `chosen` as a padded batch."""
         fields = [self._fields(i) for i in chosen]
-        return collate({name: [one[name] for one in fields] for name in fields[0]}, {}, self.stores[0].pad_id).inputs
+        columns: dict[str, Sequence[Any]] = {name: [window[name] for window in fields] for name in fields[0]}
+        return collate(columns, {}, self.stores[0].pad_id).inputs
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Where the frozen part ends: before block `n`, or (n is None) before the model's last linear layer."""
+@dataclass
+class Stored:
+    """Values in a store, and the weights that they were computed with.
 
-    n: int | None
-    memo: Memo
-    span: blocks.Span | None
-
-
-class Forward:
-    """A model as training and evaluation call it: numpy in, logits out, nothing computed twice that cannot move.
-
-    store: "fp16" or "fp32", how hidden states are kept (what flows into the last layer is always fp32), or "off".
+    versions: what torch counted of writes to each weight by then; None where gradients have gone through them since.
+    digest:   of the weights, where they may move and come back; "" where nobody moves them or nobody asks again.
     """
 
-    def __init__(self, model: Model, device: torch.device, store: str, show: Progress) -> None:
-        self.model, self.device, self.store, self.show = model, device, store, show
-        self.cut: Cut | None = None
-        self.memos: dict[int | str, Memo] = {}
+    store: ActivationStore
+    weights: list[nn.Parameter]
+    versions: list[int] | None
+    digest: str
+    refuted: list[int] | None = None  # versions that turned out to have another digest
 
-    def __call__(self, inputs: dict[str, np.ndarray]) -> torch.Tensor:
-        """Logits [B, ...] of a padded batch, in the model's present mode."""
+    def holds(self) -> bool:
+        """Whether the weights are still those that the values were computed with."""
+        now = [p._version for p in self.weights]
+        if now != self.versions:
+            if not self.digest or now == self.refuted:
+                return False
+            if _digest(self.weights) != self.digest:
+                self.refuted = now
+                return False
+            self.versions = now
+        return True
+
+    def can_move(self) -> bool:
+        """Whether a gradient may be asked of one of the weights."""
+        return any(p.requires_grad for p in self.weights)
+
+
+class CachedForward:
+    """A model as training and evaluation call it: numpy in, Outputs out, nothing computed twice that cannot move.
+
+    Calls may come in any order, and weights may move, freeze, thaw or be exchanged between them: values are used only
+    while the weights that they depend on are frozen and hold what they held when the values were computed.
+
+    precision: "fp16" or "fp32", how hidden states are kept (features are always fp32), or "off".
+    """
+
+    def __init__(self, model: Model, device: torch.device, precision: str, show: Progress) -> None:
+        self.model, self.device, self.precision, self.show = model, device, precision, show
+        self.stored: dict[int | str, Stored] = {}
+        self.spans: dict[int, blocks.Span] = {}
+        self.revision = model.revision
+
+    def __call__(self, inputs: dict[str, np.ndarray], job: str = MAIN, want: frozenset[str] = frozenset()) -> Outputs:
+        """Outputs of a padded batch, in the model's present mode."""
+        self._look_again()
+        if torch.is_grad_enabled():  # from here on an optimizer may move what can move; not all of them are counted
+            for stored in self.stored.values():
+                if stored.can_move():
+                    stored.versions = stored.refuted = None
         tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items()}
-        known = self._known(self.cut.memo, inputs) if self.cut is not None else None
-        logits: torch.Tensor
-        if self.cut is None or known is None:
-            logits = self.model(tensors)
-        elif self.cut.span is None:
-            logits = self.model.output(self._stacked(known, inputs))
-        else:
-            logits = self.cut.span(tensors, self._stacked(known, inputs, of_tokens=True))
-        return logits
+        if want <= {"features"}:
+            if job == MAIN and (features := self._read(FEATURES, inputs)) is not None:
+                return Outputs(self.model.output(features), features)
+            for n in self._depths():
+                if (hidden_BTD := self._read(n, inputs)) is not None:
+                    return self._span(n)(tensors, hidden_BTD, job, want)
+        return self.model(tensors, job, want)
 
-    def _known(self, memo: Memo, inputs: dict[str, np.ndarray]) -> list[np.ndarray] | None:
-        """What `memo` holds of all windows of a batch. Damage that reading finds is said, once a segment."""
-        n_before = memo.n_damaged
-        known = memo.get(keys_of(inputs))
-        if memo.n_damaged > n_before:
-            self.show.say(f"cache: a segment in {memo.folder} is damaged and was left out; going on without it")
-        return known
-
-    def _stacked(self, known: list[np.ndarray], inputs: dict[str, np.ndarray], of_tokens: bool = False) -> torch.Tensor:
-        """Arrays [n, D] as one tensor: [B, T, D], or [B, D] where there is one vector a window.
-
-        of_tokens: they are what blocks said; else what flows into the last linear layer.
-        """
-        n_tokens = inputs["input_ids"].shape[1]
-        per_window = not of_tokens and not self.model.per_token
-        out = np.zeros((len(known), 1 if per_window else n_tokens, known[0].shape[1]), np.float32)
-        for line, one in zip(out, known, strict=True):
-            line[: len(one)] = one
-        return torch.from_numpy(out[:, 0] if per_window else out).to(self.device)
-
-    def settle(self) -> None:
-        """Find the frozen part again: weights began or ceased to be able to move."""
-        self.cut = None
-        if self.store == "off":
-            return
-        output = {id(p) for p in self.model.output.parameters()}
-        n = blocks.n_frozen(self.model.encoder)
-        if not any(p.requires_grad for p in self.model.parameters() if id(p) not in output):
-            if FEATURES in self.memos:
-                self.cut = Cut(None, self.memos[FEATURES], None)
-        elif n in self.memos:
-            self.cut = Cut(n, self.memos[n], blocks.Span(self.model, n))
+    def features(self, inputs: dict[str, np.ndarray]) -> torch.Tensor:
+        """What flows into the last linear layer, [B, D] or [B, T, D], stored or computed; no gradient goes through."""
+        with torch.no_grad(), evaluating(self.model):
+            self._look_again()
+            features = self._read(FEATURES, inputs, may_move=True)
+            if features is None:
+                features = self(inputs, want=frozenset({"features"})).features
+        assert features is not None
+        return features
 
     def remember(self, parts: Sequence[Part], depths: Sequence[int], tokens_per_batch: int) -> None:
-        """Compute what the lowest `depths` blocks say of all windows, where no earlier run did; then settle."""
-        if self.store == "off":
+        """Compute what the lowest blocks give of all windows, for each of `depths`, where no earlier run did."""
+        self._look_again()
+        if self.precision == "off":
             return
         width = int(blocks.base(self.model.encoder).config.hidden_size)  # type: ignore[union-attr, arg-type]
         names = self._names()
         for n in sorted(n for n in set(depths) if n in names):
-            memo = Memo(names[n], width, {"fp16": "<f2", "fp32": "<f4"}[self.store])
-            lower = max((d for d in self.memos if isinstance(d, int)), default=0)
+            weights = self._taking_part(n)
+            store = ActivationStore(names[n], width, {"fp16": "<f2", "fp32": "<f4"}[self.precision])
 
-            def compute(tensors: dict[str, torch.Tensor], inputs: dict[str, np.ndarray], n: int = n,
-                        lower: int = lower) -> torch.Tensor:
-                known = self._known(self.memos[lower], inputs) if lower else None
-                if known is None:
-                    return blocks.Span(self.model, 0, n)(tensors)
-                return blocks.Span(self.model, lower, n)(tensors, self._stacked(known, inputs, of_tokens=True))
+            def compute(tensors: dict[str, torch.Tensor], inputs: dict[str, np.ndarray], n: int = n) -> torch.Tensor:
+                for lower in self._depths():
+                    if lower < n and (hidden_BTD := self._read(lower, inputs, may_move=True)) is not None:
+                        return blocks.Span(self.model, lower, n).hidden(tensors, hidden_BTD)
+                return blocks.Span(self.model, 0, n).hidden(tensors)
 
-            if self._fill(memo, parts, tokens_per_batch, compute, f"frozen layers (lowest {n})"):
-                self.memos[n] = memo
-        self.settle()
+            if self._fill(store, parts, tokens_per_batch, compute, f"frozen layers (lowest {n})"):
+                self._keep(n, store, weights, _digest(weights) if any(p.requires_grad for p in weights) else "")
 
     def remember_features(self, parts: Sequence[Part], tokens_per_batch: int) -> None:
-        """The same for what flows into the last linear layer, as long as nothing has moved yet."""
-        if self.store == "off":
+        """The same for what flows into the last linear layer, as the weights are now."""
+        self._look_again()
+        if self.precision == "off":
             return
-        memo = Memo(self._features_name(), self.model.output.in_features, "<f4")
-        if lowest := [n for n in self.memos if isinstance(n, int)]:  # nothing has moved yet: enter as high as possible
-            self.cut = Cut(max(lowest), self.memos[max(lowest)], blocks.Span(self.model, max(lowest)))
-        if self._fill(memo, parts, tokens_per_batch, lambda _, inputs: self.into_output(inputs), "frozen features"):
-            self.memos[FEATURES] = memo
-        self.settle()
+        store = ActivationStore(self._features_name(), self.model.output.in_features, "<f4")
 
-    def forget_features(self) -> None:
-        """Call it before weights move: what flowed into the last layer is then no constant any more."""
-        output = {id(p) for p in self.model.output.parameters()}
-        if any(p.requires_grad for p in self.model.parameters() if id(p) not in output):
-            self.memos.pop(FEATURES, None)
-        self.settle()
+        def compute(tensors: dict[str, torch.Tensor], inputs: dict[str, np.ndarray]) -> torch.Tensor:
+            want, outputs = frozenset({"features"}), None
+            for n in self._depths():
+                if outputs is None and (hidden_BTD := self._read(n, inputs, may_move=True)) is not None:
+                    outputs = self._span(n)(tensors, hidden_BTD, want=want)
+            features = (outputs or self.model(tensors, want=want)).features
+            assert features is not None
+            return features
 
-    def exchange(self, model: Model) -> None:
-        """Go on with `model`, whose frozen part is the same."""
-        self.model = model
-        if self.cut is not None and self.cut.n is not None:
-            self.cut = Cut(self.cut.n, self.cut.memo, blocks.Span(model, self.cut.n))
+        if self._fill(store, parts, tokens_per_batch, compute, "frozen features"):
+            self._keep(FEATURES, store, self._taking_part(FEATURES), "")
 
-    def features(self, inputs: dict[str, np.ndarray]) -> torch.Tensor:
-        """What flows into the last linear layer, [B, D], remembered or computed."""
-        memo = self.memos.get(FEATURES)
-        known = self._known(memo, inputs) if memo is not None else None
-        if known is None:
-            self.model.eval()
-            return self.into_output(inputs)
-        return self._stacked(known, inputs)
+    def _keep(self, key: int | str, store: ActivationStore, weights: list[nn.Parameter], digest: str) -> None:
+        self.stored[key] = Stored(store, weights, [p._version for p in weights], digest)
 
-    def into_output(self, inputs: dict[str, np.ndarray]) -> torch.Tensor:
-        """What flows into the last linear layer, computed; gradients go through it."""
-        with blocks.caught(self.model.output, lambda given, _: given[0]) as seen:
-            self(inputs)
-        return seen[0]
+    def _look_again(self) -> None:
+        """Leave out what was computed with other modules than those of now."""
+        if self.revision != self.model.revision:
+            self.revision, self.spans = self.model.revision, {}
+            n_blocks = len(blocks.of(self.model.encoder))
+            self.stored = {key: stored for key, stored in self.stored.items()
+                           if (key == FEATURES or int(key) <= n_blocks)
+                           and list(map(id, stored.weights)) == list(map(id, self._taking_part(key)))}
 
-    def _fill(self, memo: Memo, parts: Sequence[Part], tokens_per_batch: int, compute: Compute, what: str) -> bool:
-        """Put all windows into `memo`. False where there is no room for them; the run then goes on without."""
+    def _taking_part(self, key: int | str) -> list[nn.Parameter]:
+        """The weights that a store's values depend on now; those of an adapter that is switched off do not."""
+        weights = self.model.below_output() if key == FEATURES else blocks.below(self.model.encoder, int(key))
+        idle = adapters.idle(self.model)
+        return [p for p in weights if id(p) not in idle]
+
+    def _depths(self) -> list[int]:
+        """How many of the lowest blocks have stored values, the most first."""
+        return sorted((n for n in self.stored if isinstance(n, int)), reverse=True)
+
+    def _span(self, n: int) -> blocks.Span:
+        if n not in self.spans:
+            self.spans[n] = blocks.Span(self.model, n)
+        return self.spans[n]
+
+    def _read(self, key: int | str, inputs: dict[str, np.ndarray], may_move: bool = False) -> torch.Tensor | None:
+        """Stored values of a padded batch, [B, T, D] or [B, D]; None where they are not known or not right any more.
+
+        may_move: although gradients could be asked of the weights; the caller asks for none.
+        """
+        stored = self.stored.get(key)
+        if stored is None or not (may_move or not stored.can_move()) or not stored.holds():
+            return None
+        n_before = stored.store.n_damaged
+        arrays = stored.store.get(keys_of(inputs))
+        if stored.store.n_damaged > n_before:
+            self.show.say(f"cache: a segment in {stored.store.folder} is damaged and was left out; going on without it")
+        if arrays is None:
+            return None
+        per_window = key == FEATURES and not self.model.per_token
+        n_lines = 1 if per_window else inputs["input_ids"].shape[1]
+        values_BTD = np.zeros((len(arrays), n_lines, arrays[0].shape[1]), np.float32)
+        for line_TD, array_TD in zip(values_BTD, arrays, strict=True):
+            line_TD[: len(array_TD)] = array_TD
+        return torch.from_numpy(values_BTD[:, 0] if per_window else values_BTD).to(self.device)
+
+    def _fill(self, store: ActivationStore, parts: Sequence[Part], tokens_per_batch: int, compute: Compute,
+              what: str) -> bool:
+        """Put all windows into `store`. False where there is no room for them; the run then goes on without."""
         windows = _Windows(parts)
-        if memo.n_damaged:
-            self.show.say(f"cache: {memo.n_damaged} damaged segments in {memo.folder}; computing them again")
-        if memo.contains(windows.keys_N).all():
+        if store.n_damaged:
+            self.show.say(f"cache: {store.n_damaged} damaged segments in {store.folder}; computing them again")
+        if store.contains(windows.keys_N).all():
             return True
         try:
-            with memo.locked(self.show):
-                return self._add(memo, windows, tokens_per_batch, compute, what)
+            with store.locked(self.show):
+                return self._add(store, windows, tokens_per_batch, compute, what)
         except OSError as error:
-            self.show.say(memo.unwritable(error))
+            self.show.say(store.unwritable(error))
             return False
 
-    def _add(self, memo: Memo, windows: _Windows, tokens_per_batch: int, compute: Compute, what: str) -> bool:
+    def _add(self, store: ActivationStore, windows: _Windows, tokens_per_batch: int, compute: Compute,
+             what: str) -> bool:
         _, first_N = np.unique(windows.keys_N, return_index=True)
-        wanted_M = np.sort(first_N[~memo.contains(windows.keys_N[first_N])])
+        wanted_M = np.sort(first_N[~store.contains(windows.keys_N[first_N])])
         if not len(wanted_M):
             return True  # another process was faster
-        self.model.eval()
-        per_window = self._said(windows, wanted_M[:1], compute).ndim == 2
+        per_window = self._computed(windows, wanted_M[:1], compute).ndim == 2
         lengths_M = windows.lengths_N[wanted_M]
         rows_M = np.ones_like(lengths_M) if per_window else lengths_M
-        n_bytes = int(rows_M.sum()) * memo.width * memo.dtype.itemsize
-        if not make_room(n_bytes, memo.folder):
+        n_bytes = int(rows_M.sum()) * store.width * store.dtype.itemsize
+        if not make_room(n_bytes, store.folder):
             self.show.say(f"cache: {n_bytes / 1e9:.1f} GB of what frozen layers say do not fit into {folder()} "
                           f"(limit {limit_bytes() / 1e9:.1f} GB, HEADSTART_CACHE_BYTES); going on without")
             return False
@@ -220,24 +257,24 @@ class Forward:
             def pieces(chosen_C: np.ndarray = chosen_C) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
                 lengths_C = windows.lengths_N[chosen_C]
                 for places in by_length(lengths_C, np.arange(len(chosen_C)), tokens_per_batch):
-                    said = self._said(windows, chosen_C[places], compute)
-                    yield places, [one[None] if per_window else one[:n]
-                                   for one, n in zip(said, lengths_C[places], strict=True)]
+                    values = self._computed(windows, chosen_C[places], compute)
+                    yield places, [value[None] if per_window else value[:n]
+                                   for value, n in zip(values, lengths_C[places], strict=True)]
                     self.show.advance(len(places))
 
-            memo.write(windows.keys_N[chosen_C], rows_M[inside_M], pieces())
-        memo.open()
+            store.write(windows.keys_N[chosen_C], rows_M[inside_M], pieces())
+        store.open()
         return True
 
-    def _said(self, windows: _Windows, chosen: np.ndarray, compute: Compute) -> np.ndarray:
+    def _computed(self, windows: _Windows, chosen: np.ndarray, compute: Compute) -> np.ndarray:
         inputs = windows.inputs(chosen)
         tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items()}
-        with torch.inference_mode():
-            said: np.ndarray = compute(tensors, inputs).float().cpu().numpy()
-        return said
+        with torch.inference_mode(), evaluating(self.model):
+            values: np.ndarray = compute(tensors, inputs).float().cpu().numpy()
+        return values
 
     def _names(self) -> dict[int, str]:
-        """The name of the memo of each depth: a hash of all weights that take part, and of how they are used."""
+        """The name of the store of each depth: a hash of all weights that take part, and of how they are used."""
         model = blocks.base(self.model.encoder)
         layers = blocks.of(self.model.encoder)
         inside = {id(p) for layer in layers for p in layer.parameters()}
@@ -249,23 +286,41 @@ class Forward:
         for n, layer in enumerate(layers, 1):
             for p in layer.parameters():
                 digest.update(_bytes(p))
-            out[n] = f"{digest.hexdigest()[:24]}-{n}-{self.store}"
+            out[n] = f"{digest.hexdigest()[:24]}-{n}-{self.precision}"
         return out
 
     def _features_name(self) -> str:
-        output = {id(p) for p in self.model.output.parameters()}
-        pooling = getattr(getattr(self.model, "head", None), "pooling", "native")
-        layers = getattr(self.model, "last_layers", 1)
-        kind = type(getattr(self.model, "head", None)).__name__
-        digest = hashlib.sha256(_how(blocks.base(self.model.encoder)) + f"{kind} {pooling} {layers}".encode())
-        for p in self.model.parameters():
-            if id(p) not in output:
-                digest.update(_bytes(p))
+        weights = self.model.below_output()
+        digest = hashlib.sha256(_how(blocks.base(self.model.encoder)) + self.model.signature.encode())
+        if adapters.is_acting(self.model):
+            digest.update(b"with the adapter")  # beside the backbone alone, which the same weights also name
+        for p in weights:
+            digest.update(_bytes(p))
         return f"{digest.hexdigest()[:24]}-{FEATURES}"
 
 
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """The model in eval mode, and afterwards each module in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _digest(weights: Sequence[nn.Parameter]) -> str:
+    digest = hashlib.sha256()
+    for p in weights:
+        digest.update(_bytes(p))
+    return digest.hexdigest()
+
+
 def _how(model: Any) -> bytes:
-    """What beside weights decides what layers say."""
+    """What beside weights decides what layers compute."""
     config = {k: v for k, v in model.config.to_dict().items()
               if k not in ("id2label", "label2id", "num_labels", "problem_type", "_name_or_path", "architectures")}
     return json.dumps([config, transformers.__version__], sort_keys=True, default=str).encode()

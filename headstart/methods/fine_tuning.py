@@ -87,14 +87,14 @@ class FineTuning(Method):
                             "Leave it out, or add average: soup")
 
     def prepare(self, model: Model) -> None:
-        from ..models import blocks
+        from ..models import blocks, families
 
         n = len(blocks.of(model.encoder))
         for option, given in (("last_blocks", self.last_blocks), ("gradual", self.gradual or None),
                               ("layer_decay", self.layer_decay if self.layer_decay < 1 else None)):
             if given is not None and not n:
                 raise SpecError(f"method.{option}", "needs blocks that can be told apart, and this backbone's cannot.",
-                                f"Leave it out, or use one of: {', '.join(sorted(blocks.PLACES))}")
+                                f"Leave it out, or use one of: {families.names(lambda f: f.blocks)}")
         if (self.last_blocks or 0) > n:
             raise SpecError("method.last_blocks", f"is {self.last_blocks}, but the backbone has {n} blocks.",
                             f"Choose 1 to {n}.")

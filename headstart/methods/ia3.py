@@ -43,8 +43,9 @@ class Ia3(Method):
         from ..models import adapters, blocks
 
         found = adapters.linears(model.encoder, self.last_blocks)
-        behind = adapters.feed_forward_out(found, blocks.base(model.encoder).config)
-        names = [n for n in found if n.rpartition(".")[2] in adapters.KEYS_AND_VALUES and n not in behind]
+        behind = adapters.feed_forward_out(found, model.encoder)
+        keys_and_values = blocks.family_of(model.encoder).keys_and_values
+        names = [n for n in found if n.rpartition(".")[2] in keys_and_values and n not in behind]
         config = adapters.peft().IA3Config(target_modules=names + behind, feedforward_modules=behind,
                                            task_type="FEATURE_EXTRACTION")
         adapters.wrap(model, config)

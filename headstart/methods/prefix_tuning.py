@@ -44,14 +44,14 @@ class PrefixTuning(Method):
         return self.n_tokens
 
     def prepare(self, model: Model) -> None:
-        from ..models import adapters, blocks
+        from ..models import adapters, blocks, families
 
-        family = blocks.base(model.encoder).config.model_type  # type: ignore[union-attr]
-        if family not in adapters.TAKES_PREFIX:
+        family = blocks.family_of(model.encoder)
+        if not family.takes_prefix:
             raise SpecError("method.name", "\"prefix-tuning\" needs attention that takes past keys and values; that "
-                            f"of {family} does not.",
-                            f"It can be had with: {', '.join(sorted(adapters.TAKES_PREFIX))}. Or use lora, ia3, "
-                            "adapter, bitfit or fine-tuning.")
+                            f"of {family.name} does not.",
+                            f"It can be had with: {families.names(lambda f: f.takes_prefix)}. "
+                            "Or use lora, ia3, adapter, bitfit or fine-tuning.")
         sizes: Any = blocks.base(model.encoder).config
         config = adapters.peft().PrefixTuningConfig(
             num_virtual_tokens=self.n_tokens, token_dim=sizes.hidden_size, num_transformer_submodules=1,

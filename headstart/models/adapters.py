@@ -22,19 +22,13 @@ import torch
 from torch import nn
 
 from ..core.errors import ArtifactError, MissingExtraError, SpecError, nearest, shorten
-from . import blocks
-from .heads import Model, NativeModel
+from ..core.model import Model
+from . import blocks, families
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 BOTTLENECK = "BOTTLENECK"
+MERGED_KINDS = ("LORA", "IA3")
 PEFT_KINDS = ("LORA", "IA3", "PREFIX_TUNING", "PROMPT_TUNING")  # what we write is what we read
-KEYS_AND_VALUES = ("key", "value", "k", "v", "k_lin", "v_lin", "k_proj", "v_proj", "key_proj", "value_proj", "Wqkv",
-                   "c_attn")
-TAKES_PREFIX = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "gpt2", "llama")
-# The last linear layer of a block's attention, by how families call it; that of its feed-forward part is the one that
-# reads the intermediate width.
-ATTENTION_OUT = ("attention.output.dense", "attention.out_lin", "attention.attn.o", "attn.Wo", "attn.c_proj",
-                 "self_attn.o_proj", "SelfAttention.o", "attention.dense")
 
 
 def linears(encoder: nn.Module, last_blocks: int | None = None) -> dict[str, nn.Module]:
@@ -50,31 +44,31 @@ def linears(encoder: nn.Module, last_blocks: int | None = None) -> dict[str, nn.
             and not name.startswith("pooler")}
 
 
-def named(found: dict[str, nn.Module], targets: Sequence[str] | None) -> list[str]:
+def named(layers: dict[str, nn.Module], targets: Sequence[str] | None) -> list[str]:
     """The full names that end in one of `targets` (None: all). Raises SpecError that lists what there is."""
     if not targets:
-        return list(found)
-    chosen = [name for name in found if any(name == t or name.endswith(f".{t}") for t in targets)]
+        return list(layers)
+    chosen = [name for name in layers if any(name == t or name.endswith(f".{t}") for t in targets)]
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in found):
-            ends = {name.rpartition(".")[2] for name in found} | {".".join(name.split(".")[-2:]) for name in found}
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            ends = {name.rpartition(".")[2] for name in layers} | {".".join(name.split(".")[-2:]) for name in layers}
             raise SpecError("method.targets", f"{shorten(target)} is no linear layer of this backbone; "
                             + nearest(target, ends))
     return chosen
 
 
-def feed_forward_out(found: dict[str, nn.Module], config: Any) -> list[str]:
-    """Of linear layers, those that end a block's feed-forward part: they read the intermediate width."""
-    width = next((getattr(config, name) for name in ("intermediate_size", "hidden_dim", "d_ff", "n_inner")
-                  if getattr(config, name, None)), 4 * int(config.hidden_size))
-    return [name for name, m in found.items() if m.weight.shape[1 if isinstance(m, nn.Linear) else 0] == width]  # type: ignore[index, union-attr]
+def feed_forward_out(layers: dict[str, nn.Module], encoder: nn.Module) -> list[str]:
+    """Of linear layers of `encoder`, those that end a block's feed-forward part: they read its inner width."""
+    config: Any = blocks.base(encoder).config
+    width = getattr(config, families.of(config).feed_forward) or 4 * int(config.hidden_size)  # GPT-2's may be None
+    return [name for name, m in layers.items() if m.weight.shape[1 if isinstance(m, nn.Linear) else 0] == width]  # type: ignore[index, union-attr]
 
 
 def wrap(model: Model, config: Any) -> None:
     """Put peft's adapter around the encoder; the backbone freezes, the adapter and the head move."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's and transformers' talk among themselves
-        set_encoder(model, peft().get_peft_model(cast(Any, model.encoder), config))
+        model.set_encoder(peft().get_peft_model(cast(Any, model.encoder), config))
 
 
 def peft() -> Any:
@@ -86,39 +80,43 @@ def peft() -> Any:
     return library
 
 
-def set_encoder(model: Model, encoder: nn.Module) -> None:
-    """Exchange the encoder inside of `model`."""
-    if isinstance(model, NativeModel):
-        setattr(model.model, str(model.model.base_model_prefix), encoder)
-    else:
-        model.encoder = encoder
+def is_mergeable(model: Model) -> bool:
+    """Whether the encoder has an adapter that is a change of the backbone's own weights."""
+    return any(kind.peft_type in MERGED_KINDS for kind in getattr(model.encoder, "peft_config", {}).values())
 
 
 def merged(model: Model) -> Model:
     """`model` with peft's low-rank changes added to the backbone's own weights."""
-    set_encoder(model, cast(Any, model).encoder.merge_and_unload())
+    layers = [cast(Any, m).base_layer for m in model.encoder.modules() if hasattr(m, "base_layer")]
+    model.set_encoder(cast(Any, model.encoder).merge_and_unload())
+    for layer in layers:
+        torch.autograd.graph.increment_version(layer.parameters())  # peft writes past torch's own count
     return model
 
 
 @contextmanager
 def disabled(model: Model) -> Iterator[None]:
-    """While it is open, the encoder says what the backbone alone says."""
+    """While it is open, the encoder computes what the backbone alone does."""
     wrapper = cast(Any, model.encoder)
     if not hasattr(wrapper, "disable_adapter"):
         yield
     elif wrapper.active_peft_config.is_prompt_learning:  # peft's own way fails for encoders that cannot generate
-        set_encoder(model, wrapper.get_base_model())
-        yield
-        set_encoder(model, wrapper)
+        model.set_encoder(wrapper.get_base_model())
+        try:
+            yield
+        finally:
+            model.set_encoder(wrapper)
     else:
         with wrapper.disable_adapter():
+            model.revision += 1
             yield
+        model.revision += 1
 
 
 class Bottleneck(nn.Module):
     """A linear layer of the backbone with a bottleneck behind it: y + up(gelu(down(y))), y = linear(x).
 
-    `up` begins at zero, so at first it says what the layer alone says.
+    `up` begins at zero, so at first it computes what the layer alone does.
     Source  Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP".
     """
 
@@ -136,15 +134,15 @@ class Bottleneck(nn.Module):
         return cast(torch.Tensor, self.linear.weight)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        said: torch.Tensor = self.linear(x_BTD)
-        return said + cast(torch.Tensor, self.up(nn.functional.gelu(self.down(said))))
+        y_BTD: torch.Tensor = self.linear(x_BTD)
+        return y_BTD + cast(torch.Tensor, self.up(nn.functional.gelu(self.down(y_BTD))))
 
 
 def places(encoder: nn.Module, both: bool, last_blocks: int | None) -> list[str]:
     """The linear layers that get a bottleneck: behind each feed-forward part, and behind attention too if `both`."""
-    found = linears(encoder, last_blocks)
-    attention = [name for name in found if any(name.endswith(f".{end}") for end in ATTENTION_OUT)]
-    behind = [n for n in feed_forward_out(found, blocks.base(encoder).config) if n not in attention]
+    layers = linears(encoder, last_blocks)
+    attention = [name for name in layers if name.endswith(f".{blocks.family_of(encoder).attention_out}")]
+    behind = [n for n in feed_forward_out(layers, encoder) if n not in attention]
     if not behind or (both and not attention):
         raise SpecError("method.name", "\"adapter\" does not know where a block of this backbone ends.",
                         "Use lora, bitfit or fine-tuning with last_blocks.")
@@ -159,11 +157,23 @@ def insert(model: Model, names: Sequence[str], size: int) -> None:
     for name in names:
         parent, _, last = name.rpartition(".")
         setattr(encoder.get_submodule(parent), last, Bottleneck(encoder.get_submodule(name), width, size))
+    model.revision += 1
 
 
 def is_on(model: Model) -> bool:
     """Whether the model answers with an adapter that is not part of the backbone's weights."""
     return hasattr(model.encoder, "peft_config") or any(isinstance(m, Bottleneck) for m in model.encoder.modules())
+
+
+def is_acting(model: Model) -> bool:
+    """Whether an adapter inside of the encoder's layers, which could be switched off, is on."""
+    return any(getattr(m, "disable_adapters", None) is False for m in model.encoder.modules())
+
+
+def idle(model: Model) -> set[int]:
+    """The ids of weights of peft's that are switched off."""
+    return {id(p) for m in model.encoder.modules() if getattr(m, "disable_adapters", None) is True
+            for name in cast(Any, m).adapter_layer_names for p in getattr(m, name).parameters()}
 
 
 def save(model: Model, folder: Path) -> None:
@@ -177,10 +187,11 @@ def save(model: Model, folder: Path) -> None:
             if path.name not in FILES:
                 path.unlink()  # its own model card: ours is one floor up
         return
-    found = {name: m for name, m in model.encoder.named_modules() if isinstance(m, Bottleneck)}
-    described = {"peft_type": BOTTLENECK, "places": list(found), "size": next(iter(found.values())).down.out_features}
+    bottlenecks = {name: m for name, m in model.encoder.named_modules() if isinstance(m, Bottleneck)}
+    described = {"peft_type": BOTTLENECK, "places": list(bottlenecks),
+                 "size": next(iter(bottlenecks.values())).down.out_features}
     (folder / FILES[0]).write_text(json.dumps(described, indent=1), "utf-8")
-    save_file({f"{name}.{part}.{key}": value.detach().cpu().contiguous() for name, m in found.items()
+    save_file({f"{name}.{part}.{key}": value.detach().cpu().contiguous() for name, m in bottlenecks.items()
                for part in ("down", "up") for key, value in getattr(m, part).state_dict().items()}, folder / FILES[1])
 
 
@@ -195,7 +206,7 @@ def restore(model: Model, folder: Path) -> None:
         raise ArtifactError(str(folder), f"holds {shorten(unknown[0] if unknown else kind)}, which headstart does not "
                             "write.", "Fit it again.")
     if kind != BOTTLENECK:
-        set_encoder(model, peft().PeftModel.from_pretrained(cast(Any, model.encoder), folder))
+        model.set_encoder(peft().PeftModel.from_pretrained(cast(Any, model.encoder), folder))
         return
     insert(model, described["places"], described["size"])
     tensors = load_file(folder / FILES[1])

@@ -1,4 +1,4 @@
-"""A pretrained encoder and its Reader: found, checked, loaded, in fp32 whatever it was stored in.
+"""A pretrained encoder and its Reader: located, checked, loaded, in fp32 whatever it was stored in.
 
     backbone = load("minilm-l6", max_tokens=256)
     model = build(backbone, task, "mean", seed=0)
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from ..core import files
 from ..core.errors import MissingExtraError, ModelError, SpecError, nearest, shorten
 from ..readers.text import Reader
-from . import trust
+from . import families, trust
 
 try:
     import torch
@@ -27,11 +27,11 @@ try:
 except ImportError as error:
     raise MissingExtraError("loading a model", error.name or "torch", "train") from None
 
-from .heads import Head, Model, NativeModel, PooledModel
+from ..core.model import Model
+from .heads import Head, NativeModel, PooledModel
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
-NO_NATIVE = ("gpt2", "llama", "t5")
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def locate(name: str) -> Path:
     """The folder of a model, without importing the package that carries it."""
     if name in SHIPPED:
         shipped = SHIPPED[name]
-        found = importlib.util.find_spec(shipped.package)
-        if found is not None and found.submodule_search_locations:
-            return Path(found.submodule_search_locations[0]) / shipped.folder
+        package = importlib.util.find_spec(shipped.package)
+        if package is not None and package.submodule_search_locations:
+            return Path(package.submodule_search_locations[0]) / shipped.folder
         try:
             return _from_hub(shipped.hub_id)
         except ModelError as error:
@@ -199,8 +199,7 @@ def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int
 def _longest(folder: Path, config: transformers.PretrainedConfig) -> int:
     """The longest window that the model itself can read."""
     positions = int(getattr(config, "max_position_embeddings", 0) or 512)
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= 2  # their position ids begin behind the padding id
+    positions -= families.of(config).position_offset
     try:
         limit = json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("model_max_length")
     except (OSError, ValueError):
@@ -222,16 +221,15 @@ def build(backbone: Backbone, task: HasHead, pooling: str, seed: int, dropout: f
 
 def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:
     torch.manual_seed(seed)
+    family = families.of(backbone.config)
     if pooling == "native":
-        if backbone.config.model_type in NO_NATIVE:
-            raise SpecError("head.pooling", f'"native" is not for {backbone.config.model_type}: its own head does not '
-                            "read one vector a text.", "Use mean, first or max.")
+        if not family.has_native_head:
+            raise SpecError("head.pooling", f'"native" is not for {family.name}: its own head does not read one '
+                            "vector a text.", "Use mean, first or max.")
         if task.native is None:
             raise SpecError("head.pooling", f'"native" is not for "{task.name}".', "Use mean, first or max.")
         return NativeModel(_pretrained(getattr(transformers, task.native), backbone, task.describe()))
-    # The encoder half of T5 alone; the decoder has nothing to say about a label.
-    kind = transformers.T5EncoderModel if backbone.config.model_type == "t5" else transformers.AutoModel
-    encoder = _pretrained(kind, backbone, {})
+    encoder = _pretrained(getattr(transformers, family.loaded_as), backbone, {})
     return PooledModel(encoder, task.head(backbone.config.hidden_size, pooling))
 
 

@@ -1,7 +1,7 @@
 """A backbone's blocks, bottom-up: what can be frozen, what still moves, and how to enter in the middle.
 
-    hidden_BTD = Span(model, 0, 4)(inputs)           what the lowest four blocks say
-    logits = Span(model, 4)(inputs, hidden_BTD)      the rest of the model, from there
+    hidden_BTD = Span(model, 0, 4).hidden(inputs)    what the lowest four blocks compute
+    outputs = Span(model, 4)(inputs, hidden_BTD)     the rest of the model, from there
 
 Shape suffixes: B windows, T tokens, D width.
 """
@@ -9,22 +9,16 @@ Shape suffixes: B windows, T tokens, D width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from .heads import Inputs, Model
-
-# Where each family keeps its blocks. A family that is not here trains whole, from its embeddings up.
-PLACES = {
-    "bert": "encoder.layer", "roberta": "encoder.layer", "xlm-roberta": "encoder.layer", "camembert": "encoder.layer",
-    "electra": "encoder.layer", "mpnet": "encoder.layer", "deberta-v2": "encoder.layer",
-    "distilbert": "transformer.layer", "modernbert": "layers", "gpt2": "h", "llama": "layers", "t5": "encoder.block",
-}
-# What a family computes behind its blocks. All else outside of them (embeddings, shared position tables) is below.
-BEHIND = ("pooler", "final_norm", "norm", "ln_f", "encoder.final_layer_norm")
+from ..core.model import MAIN, Model
+from ..core.values import Outputs
+from . import families
+from .families import Family
+from .heads import Inputs
 
 
 def base(encoder: nn.Module) -> nn.Module:
@@ -34,56 +28,47 @@ def base(encoder: nn.Module) -> nn.Module:
 
 
 def of(encoder: nn.Module) -> list[nn.Module]:
-    """The blocks of `encoder`, bottom-up; [] where its family cannot be entered in the middle.
-
-    ALBERT is such a family: its blocks share their weights. So is a DeBERTa with a convolution beside its first block.
-    """
-    model = base(encoder)
-    place = PLACES.get(getattr(model, "config").model_type)  # noqa: B009 - an nn.Module says it has any attribute
-    if place is None or getattr(getattr(model, "encoder", None), "conv", None) is not None:
+    """The blocks of `encoder`, bottom-up; [] where its family cannot be entered in the middle."""
+    model, family = base(encoder), family_of(encoder)
+    names = {name for name, _ in model.named_modules()}
+    if family.blocks is None or family.unless in names:
         return []
-    return list(cast(nn.ModuleList, model.get_submodule(place)))
+    return list(cast(nn.ModuleList, model.get_submodule(family.blocks)))
+
+
+def family_of(encoder: nn.Module) -> Family:
+    """What is known of the architecture of `encoder`."""
+    return families.of(base(encoder).config)
 
 
 def n_frozen(encoder: nn.Module) -> int:
     """How many of the lowest blocks are a constant function of the text: nothing in them or below them moves."""
-    layers = of(encoder)
-    inside = {id(p) for layer in layers for p in layer.parameters()}
-    below = (p for p in _outside(base(encoder)) if id(p) not in inside)
-    if any(p.requires_grad for p in below) or any(p.requires_grad for p in _wrapped_around(encoder)):
+    if any(p.requires_grad for p in below(encoder, 0)):
         return 0
+    layers = of(encoder)
     moving = (i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters()))
     return next(moving, len(layers))
 
 
-def _outside(model: nn.Module) -> Iterator[nn.Parameter]:
-    for name, p in model.named_parameters():
-        if not any(name.startswith(part + ".") for part in BEHIND):
-            yield p
-
-
-def _wrapped_around(encoder: nn.Module) -> Iterator[nn.Parameter]:
-    """Weights of a wrapper that the pretrained model does not hold, such as a prompt."""
-    own = {id(p) for p in base(encoder).parameters()}
-    return (p for p in encoder.parameters() if id(p) not in own)
+def below(encoder: nn.Module, n: int) -> list[nn.Parameter]:
+    """The weights that the lowest `n` blocks' answer depends on: theirs, and those below and around all blocks."""
+    above = {id(p) for part in (*of(encoder)[n:], *behind(encoder)) for p in part.parameters()}
+    return [p for p in encoder.parameters() if id(p) not in above]
 
 
 def freeze(encoder: nn.Module, n: int) -> None:
     """Freeze the lowest `n` blocks and what is below them; all else stays as it is."""
-    if n:
-        above = {id(p) for part in (*of(encoder)[n:], *behind(encoder)) for p in part.parameters()}
-        for p in encoder.parameters():
-            if id(p) not in above:
-                p.requires_grad_(False)
+    for p in below(encoder, n) if n else ():
+        p.requires_grad_(False)
 
 
 def behind(encoder: nn.Module) -> list[nn.Module]:
     """What the family computes behind its blocks."""
-    return [module for name, module in base(encoder).named_modules() if name in BEHIND]
+    return [module for name, module in base(encoder).named_modules() if name in family_of(encoder).behind]
 
 
 def train_mode(model: Model) -> None:
-    """Training mode for what can move, eval mode for the frozen part: it says the same every time, cached or not."""
+    """Training mode for what can move, eval mode for the frozen part: it answers alike each time, cached or not."""
     model.train()
     n = n_frozen(model.encoder)
     if n or not any(p.requires_grad for p in model.encoder.parameters()):
@@ -95,80 +80,55 @@ def train_mode(model: Model) -> None:
 class Span:
     """`model` computed from block `start` up to block `stop` only; it shares every weight with `model`.
 
-    start: 0 begins with the text; else what block start - 1 said is handed in.
-    stop:  None goes on to the logits; else the answer is what block stop - 1 says, [B, T, D].
+    start: 0 begins with the text; else what block start - 1 computed is handed in.
+    stop:  None goes on to the outputs; else `hidden` is what block stop - 1 computes, [B, T, D].
     """
 
     def __init__(self, model: Model, start: int, stop: int | None = None) -> None:
-        layers = of(model.encoder)
+        layers, family = of(model.encoder), family_of(model.encoder)
         skipped = [*layers[1:start], *(layers[stop:] if stop is not None else [])]
-        swaps: dict[int, nn.Module] = {id(layer): _Passed(layer) for layer in skipped}
-        self.first = _Said(layers[0]) if start else None
+        swaps: dict[int, nn.Module] = {id(layer): _Passed(layer, family) for layer in skipped}
+        self.first = _Entered(layers[0], family) if start else None
         if self.first is not None:
             swaps[id(layers[0])] = self.first
-        self.last = None if stop is None else layers[stop - 1]
-        self.model = _swapped(model, swaps)
+        self.last = layers[-1 if stop is None else stop - 1]
+        self.model = _swapped(cast(nn.Module, model), swaps)
 
-    def __call__(self, inputs: Inputs, hidden_BTD: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, inputs: Inputs, hidden_BTD: torch.Tensor | None = None, job: str = MAIN,
+                 want: frozenset[str] = frozenset()) -> Outputs:
+        """The outputs; hidden states and attentions would be those of the blocks that are computed only."""
         if self.first is not None and hidden_BTD is not None:
             self.first.hidden_BTD = hidden_BTD
-        if self.last is None:
-            logits: torch.Tensor = self.model(inputs)
-            return logits
-        with caught(self.last, lambda _, said: said) as seen:
-            self.model(inputs)
-        return seen[0]
+        outputs: Outputs = self.model(inputs, job, want)
+        return outputs
 
-
-class caught:  # noqa: N801 - used as a function
-    """`with caught(module, choose) as seen`: the tensors that went through `module`, one a call.
-
-    choose: (inputs, output) of the module -> the tensor wanted, or a tuple that begins with it.
-    """
-
-    def __init__(self, module: nn.Module, choose: Callable[[Any, Any], Any]) -> None:
-        self.module, self.choose = module, choose
-        self.seen: list[torch.Tensor] = []  # the last call's; its gradient goes on where there is one
-
-    def __enter__(self) -> list[torch.Tensor]:
-        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
-            found = self.choose(inputs, output)
-            self.seen[:] = [found[0] if isinstance(found, tuple) else found]
-
-        self.handle = self.module.register_forward_hook(hook)
-        return self.seen
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
+    def hidden(self, inputs: Inputs, hidden_BTD: torch.Tensor | None = None) -> torch.Tensor:
+        """What the last block of the span computes, [B, T, D]."""
+        seen: list[torch.Tensor] = []
+        hook = self.last.register_forward_hook(
+            lambda _, inputs, output: seen.append(output[0] if isinstance(output, tuple) else output))
+        try:
+            self(inputs, hidden_BTD)
+        finally:
+            hook.remove()
+        return seen[-1]
 
 
 class _Passed(nn.Module):
-    """Stands where a block stood and hands on what it is given, in the shape that the family's loop expects."""
+    """Stands where a block stood and hands on its input, in the shape that the family's loop expects."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, family: Family) -> None:
         super().__init__()
-        self.block = [block]  # in a list: its weights are not ours
-        self.kind = type(block).__name__
-        if hasattr(block, "attention_type"):
-            self.attention_type = block.attention_type  # ModernBERT chooses a mask by it
+        self.block, self.family = [block], family  # in a list: its weights are not ours
+        for name in family.read_of_block:
+            setattr(self, name, getattr(block, name))
 
     def forward(self, hidden_BTD: torch.Tensor, *rest: Any, **named: Any) -> Any:
-        if self.kind == "MPNetLayer":
-            return (hidden_BTD,)
-        if self.kind == "DebertaV2Layer":
-            return hidden_BTD, None
-        if self.kind == "T5Block":  # the first one also computes the position bias that all share
-            return hidden_BTD, rest[1] if rest[1] is not None else self._position_bias(hidden_BTD), None
-        return hidden_BTD
-
-    def _position_bias(self, hidden_BTD: torch.Tensor) -> Any:
-        attention = cast(Any, self.block[0]).layer[0].SelfAttention
-        n_tokens = hidden_BTD.shape[1]
-        return attention.compute_bias(n_tokens, n_tokens, device=hidden_BTD.device)
+        return self.family.hand_on(self.block[0], hidden_BTD, rest)
 
 
-class _Said(_Passed):
-    """Stands where the first block stood and says what it is told to."""
+class _Entered(_Passed):
+    """Stands where the first block stood and hands on what was computed before."""
 
     hidden_BTD: torch.Tensor
 

@@ -1,40 +1,58 @@
-"""The torch modules we own: pooling heads, and the two shapes of a model that can be trained.
+"""The torch modules we own: heads, and the two shapes of a model that can be trained.
 
-Both models map inputs {"input_ids": [B, T], "attention_mask": [B, T], ...} to logits, and both name their last linear
-layer `output`: what flows into it are the features that a linear probe reads.
+Both models map inputs {"input_ids": [B, T], "attention_mask": [B, T], ...} to Outputs.
 """
 
 from __future__ import annotations
 
-from typing import cast
+import abc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..core.values import LinearMap
+from ..core.errors import SpecError, nearest, shorten
+from ..core.model import MAIN
+from ..core.model import Model as Model
+from ..core.values import LinearMap, Outputs
 
-Inputs = dict[str, torch.Tensor]
+Inputs = Mapping[str, torch.Tensor]
+NOTHING: frozenset[str] = frozenset()
 
 
-class Head(nn.Module):
-    """hidden_BTD, mask_BT and the inputs that it reads itself to logits; `out` is its last linear layer."""
+class Head(nn.Module, abc.ABC):
+    """From hidden_BTD, mask_BT and the inputs that it reads itself to features; `out` maps those to logits."""
 
     reads: tuple[str, ...] = ()  # inputs that are meant for the head and not for the encoder
     per_token = False  # whether `out` sees every token, [B, T, D], and not one vector a window
+    is_pooled = False  # whether features are the pooled text and nothing else
+    pooling = "native"
     out: nn.Linear
+
+    @abc.abstractmethod
+    def features(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, *own_BT: torch.Tensor) -> torch.Tensor:
+        """What `out` reads: [B, D], or [B, T, D] of a head that reads tokens."""
+
+    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, *own_BT: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.out(self.features(hidden_BTD, mask_BT, *own_BT))
+        return logits
 
 
 class PoolHead(Head):
     """hidden_BTD and mask_BT to logits_BK: pool over real tokens, then one linear map."""
+
+    is_pooled = True
 
     def __init__(self, width: int, n_outputs: int, pooling: str) -> None:
         super().__init__()
         self.pooling = pooling
         self.out = nn.Linear(width, n_outputs)
 
-    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.out(pool(hidden_BTD, mask_BT, self.pooling))
-        return logits
+    def features(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, *own_BT: torch.Tensor) -> torch.Tensor:
+        return pool(hidden_BTD, mask_BT, self.pooling)
 
 
 class TokenHead(Head):
@@ -46,9 +64,8 @@ class TokenHead(Head):
         super().__init__()
         self.out = nn.Linear(width, n_outputs)
 
-    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.out(hidden_BTD)
-        return logits
+    def features(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, *own_BT: torch.Tensor) -> torch.Tensor:
+        return hidden_BTD
 
 
 class SpansHead(Head):
@@ -64,11 +81,11 @@ class SpansHead(Head):
         self.pooling = pooling
         self.out = nn.Linear(3 * width, n_outputs)
 
-    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, marks_BT: torch.Tensor) -> torch.Tensor:
+    def features(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, *own_BT: torch.Tensor) -> torch.Tensor:
+        marks_BT, = own_BT
         spans = [pool(hidden_BTD, (marks_BT == k) | ((marks_BT != k).all(1, keepdim=True) & (mask_BT == 1)), "mean")
                  for k in (1, 2)]
-        logits: torch.Tensor = self.out(torch.cat([*spans, pool(hidden_BTD, mask_BT, self.pooling)], -1))
-        return logits
+        return torch.cat([*spans, pool(hidden_BTD, mask_BT, self.pooling)], -1)
 
 
 def pool(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, pooling: str) -> torch.Tensor:
@@ -91,14 +108,17 @@ def put_on(linear: nn.Linear, solved: LinearMap) -> None:
 
 
 class PooledModel(nn.Module):
-    """A pretrained encoder with a head of ours."""
+    """A pretrained encoder with a head of ours for each job.
 
-    last_layers = 1  # the mean over so many layers' hidden states is what the head pools
+    last_layers: the mean over the hidden states of so many of the last layers is what the heads read.
+    """
 
-    def __init__(self, encoder: nn.Module, head: Head) -> None:
+    def __init__(self, encoder: nn.Module, head: Head, last_layers: int = 1) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.more_heads = nn.ModuleDict()  # of other jobs
+        self.last_layers, self.revision = last_layers, 0
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler.requires_grad_(False)  # no gradient reaches it; it stays for those who load the encoder
 
@@ -108,31 +128,54 @@ class PooledModel(nn.Module):
 
     @property
     def per_token(self) -> bool:
-        """Whether the last linear layer sees every token and not one vector a window."""
         return self.head.per_token
 
-    def forward(self, inputs: Inputs) -> torch.Tensor:
+    @property
+    def signature(self) -> str:
+        return f"{type(self.head).__name__} {self.head.pooling} {self.last_layers}"
+
+    def add_head(self, job: str, head: Head) -> None:
+        """Let one more job have a head on the same encoder."""
+        self.more_heads[job] = head
+
+    def set_encoder(self, encoder: nn.Module) -> None:
+        self.encoder, self.revision = encoder, self.revision + 1
+
+    def below_output(self) -> list[nn.Parameter]:
+        without = {id(p) for part in (self.output, self.more_heads) for p in part.parameters()}
+        return [p for p in self.parameters() if id(p) not in without]
+
+    def own_head(self) -> nn.Module:
+        return self.head
+
+    def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
+        _save(self.encoder, folder, labels)
+
+    def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
+        head = self.head if job == MAIN else cast(Head, self.more_heads[_known(job, self.more_heads)])
         n_tokens = inputs["input_ids"].shape[1]
-        for_head = [inputs[name] for name in self.head.reads]
-        inputs = {name: a for name, a in inputs.items() if name not in self.head.reads}
-        if self.last_layers == 1:
-            hidden_BTD = self.encoder(**inputs).last_hidden_state
-        else:
-            hidden_BTD = torch.stack(self.encoder(**inputs, output_hidden_states=True).hidden_states
-                                     [-self.last_layers:]).mean(0)
-        if hidden_BTD.shape[1] != n_tokens:
-            hidden_BTD = hidden_BTD[:, -n_tokens:]  # a prompt before the text is not pooled
-        logits: torch.Tensor = self.head(hidden_BTD, inputs["attention_mask"], *for_head)
-        return logits
+        own = [inputs[name] for name in head.reads]
+        without_own = {name: a for name, a in inputs.items() if name not in head.reads}
+        outputs, hidden, attentions = _encoded(self.encoder, without_own, want, self.last_layers > 1)
+        hidden_BTD = (outputs.last_hidden_state if self.last_layers == 1
+                      else torch.stack(hidden[-self.last_layers:]).mean(0))
+        if hidden_BTD.shape[1] != n_tokens:  # a prompt before the text is not pooled
+            hidden_BTD, hidden = hidden_BTD[:, -n_tokens:], tuple(h_BTD[:, -n_tokens:] for h_BTD in hidden)
+        features = head.features(hidden_BTD, inputs["attention_mask"], *own)
+        return Outputs(head.out(features), features, hidden, attentions)
 
 
 class NativeModel(nn.Module):
     """A family's own classification model of transformers, as it is."""
 
+    head = None
+    signature = "NoneType native 1"
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.per_token = "TokenClassification" in type(model).__name__
+        self.revision = 0
 
     @property
     def encoder(self) -> nn.Module:
@@ -140,12 +183,75 @@ class NativeModel(nn.Module):
 
     @property
     def output(self) -> nn.Linear:
-        linear = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
-        return linear[-1]
+        # Not of all modules: CamemBERT and XLM-RoBERTa hold their classifier before their encoder.
+        return [m for m in self.own_head().modules() if isinstance(m, nn.Linear)][-1]
 
-    def forward(self, inputs: Inputs) -> torch.Tensor:
-        logits: torch.Tensor = self.model(**inputs).logits
-        return logits
+    def set_encoder(self, encoder: nn.Module) -> None:
+        setattr(self.model, str(self.model.base_model_prefix), encoder)
+        self.revision += 1
+
+    def below_output(self) -> list[nn.Parameter]:
+        without = {id(p) for p in self.output.parameters()}
+        return [p for p in self.parameters() if id(p) not in without]
+
+    def own_head(self) -> nn.Module:
+        children = self.model.named_children()
+        return nn.ModuleDict({name: m for name, m in children if name != self.model.base_model_prefix})
+
+    def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
+        _save(self.model, folder, labels)
+
+    def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
+        if job != MAIN:
+            raise SpecError("head.pooling", f"\"native\" has no head for the job {shorten(job)}.",
+                            "Use mean, first or max.")
+        if "features" not in want:
+            outputs, hidden, attentions = _encoded(self.model, inputs, want)
+            return Outputs(outputs.logits, None, hidden, attentions)
+        features: list[torch.Tensor] = []
+        hook = self.output.register_forward_pre_hook(lambda _, args: features.append(args[0]))
+        try:
+            outputs, hidden, attentions = _encoded(self.model, inputs, want)
+        finally:
+            hook.remove()
+        return Outputs(outputs.logits, features[-1], hidden, attentions)
 
 
-Model = PooledModel | NativeModel
+def _known(job: str, heads: nn.ModuleDict) -> str:
+    if job not in heads:
+        raise SpecError("job", f"{shorten(job)} has no head; {nearest(job, [MAIN, *heads])}",
+                        "Add one with add_head, or name another job.")
+    return job
+
+
+def _save(pretrained: Any, folder: Path, labels: Mapping[str, Any]) -> None:
+    for key, value in labels.items():
+        setattr(pretrained.config, key, {int(k): v for k, v in value.items()} if key == "id2label" else value)
+    pretrained.save_pretrained(folder)
+
+
+def _encoded(module: nn.Module, inputs: Inputs, want: frozenset[str],
+             all_layers: bool = False) -> tuple[Any, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """(what a module of transformers answers, hidden states, attentions); the latter () where nobody wants them."""
+    extra = {name: True for name, is_wanted in (("output_hidden_states", all_layers or "hidden" in want),
+                                                ("output_attentions", "attentions" in want)) if is_wanted}
+    if not extra:
+        return module(**inputs), (), ()
+    with _eager(module) if "attentions" in want else nullcontext():
+        outputs = module(**inputs, **extra)
+    return outputs, tuple(outputs.hidden_states or ()), tuple(outputs.attentions or ())
+
+
+@contextmanager
+def _eager(module: nn.Module) -> Iterator[None]:
+    """Compute attentions in full: the fused kernels never hold them."""
+    configs = {id(m.config): m.config for m in module.modules() if hasattr(m, "config")}
+    before = [(config, config._attn_implementation) for config in configs.values()
+              if hasattr(config, "_attn_implementation")]
+    for config, _ in before:
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation = implementation

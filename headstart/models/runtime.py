@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from .heads import Model
+    from ..core.model import Model
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,5 @@ class TorchRuntime:
     def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """Inputs [B, T] to logits [B, ...]."""
         self.model.eval()
-        logits: torch.Tensor = self.model({name: torch.from_numpy(a).to(self.device) for name, a in inputs.items()})
-        return logits.float().cpu().numpy()
+        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items()}
+        return self.model(tensors).logits.float().cpu().numpy()

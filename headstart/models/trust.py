@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ModelError, nearest, shorten
+from .families import FAMILIES
 
-FAMILIES = ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "gpt2", "llama",
-            "modernbert", "mpnet", "roberta", "t5", "xlm-roberta")
 REFUSED_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code", "_attn_implementation_internal",
                 "attn_implementation", "_attn_implementation", "quantization_config")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.joblib", "*.ckpt")

@@ -30,7 +30,7 @@ from ..core.windows import store
 from ..data import splits
 from ..data.splits import Splits
 from ..data.table import read_splits
-from ..features.forward import Forward
+from ..features.forward import CachedForward
 from ..models import backbone as backbones
 from ..report.model_card import model_card
 from ..report.page import write as write_report
@@ -132,7 +132,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     _check_same_run(work, spec, origins, parts)
     accelerate = accelerator(spec.train.precision)
     model.to(accelerate.device)
-    forward = Forward(model, accelerate.device, spec.cache, show)
+    forward = CachedForward(model, accelerate.device, spec.cache, show)
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work, stop, show)
 
 
@@ -173,7 +173,6 @@ def finished(job: Job) -> Job:
     """The job with the model that answers in the end, without what only training needed, and with the task calibrated
     on validation."""
     model = job.method.finish(job.model)
-    job.forward.exchange(model)
     job = dataclasses.replace(job, model=model)
     if type(job.task).tune is Task.tune:
         return job

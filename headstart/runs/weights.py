@@ -15,7 +15,6 @@ from ..core.errors import ArtifactError, MissingExtraError, shorten
 
 try:
     import torch
-    from torch import nn
 except ImportError as error:
     raise MissingExtraError("opening a run's own weights", error.name or "torch", "train") from None
 
@@ -27,7 +26,7 @@ from ..core.task import Task
 from ..core.values import Row, Runtime
 from ..models import adapters, blocks, trust
 from ..models import backbone as backbones
-from ..models.heads import Model, PooledModel
+from ..models.heads import Model
 from ..models.runtime import TorchRuntime
 from ..readers.text import Reader
 from .artifact import EXPORT
@@ -61,7 +60,7 @@ def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
     if (folder / ADAPTER).is_dir():
         adapters.restore(model, folder / ADAPTER)
     if (folder / HEAD).exists():
-        own_head(model).load_state_dict(load_file(folder / HEAD))
+        model.own_head().load_state_dict(load_file(folder / HEAD))
     return model, backbone.reader
 
 
@@ -72,14 +71,6 @@ def _check_backbone(folder: Path, backbone: backbones.Backbone) -> None:
         raise ArtifactError(str(folder), f"was learned on a backbone with sha256 {wanted[:12]}…; "
                             f"{shorten(backbone.name)} now has {backbone.sha256[:12]}….",
                             "Bring that backbone back, or fit again with --set method.alone=false.")
-
-
-def own_head(model: Model) -> nn.Module:
-    """The weights that are not the encoder's, as a module whose names do not depend on it."""
-    if isinstance(model, PooledModel):
-        return model.head
-    children = model.model.named_children()
-    return nn.ModuleDict({name: m for name, m in children if name != model.model.base_model_prefix})
 
 
 def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, golden: Sequence[Row],
@@ -97,13 +88,10 @@ def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, g
         blocks.base(model.encoder).config.save_pretrained(folder)  # type: ignore[operator, union-attr]
         if with_backbone:
             shutil.copyfile(trust.weights_file(backbone.folder), folder / WEIGHTS)
-        save_file(own_head(model).state_dict(), folder / HEAD)
+        save_file(model.own_head().state_dict(), folder / HEAD)
     else:
-        inner = model.encoder if isinstance(model, PooledModel) else model.model
-        for key, value in task.describe().items():
-            setattr(inner.config, key, {int(k): v for k, v in value.items()} if key == "id2label" else value)
-        inner.save_pretrained(folder)  # type: ignore[operator]
-        if isinstance(model, PooledModel):
+        model.save_pretrained(folder, task.describe())
+        if model.head is not None:
             save_file(model.head.state_dict(), folder / HEAD)
             task.extra_files(folder, model.head, backbone.reader)
     for name in backbones.TOKENIZER_FILES:

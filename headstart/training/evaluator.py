@@ -40,7 +40,8 @@ class Evaluator:
     @torch.inference_mode()
     def _logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         self.job.model.eval()
-        return self.job.forward(inputs).float().cpu().numpy()
+        logits: np.ndarray = self.job.forward(inputs).logits.float().cpu().numpy()
+        return logits
 
     def decode(self, part: str, logits: np.ndarray) -> list[Prediction]:
         """The answers that logits of all windows of `part` mean: a line a window or, from heads that read tokens, a

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from ..core.method import Method
+from ..core.model import Model
 from ..core.progress import Progress
 from ..core.spec import Origins, Spec
 from ..core.task import Task
 from ..core.values import Row
 from ..core.windows import WindowStore
 from ..data.splits import Splits
-from ..features.forward import Forward
+from ..features.forward import CachedForward
 from ..models.backbone import Backbone
-from ..models.heads import Model
 from .signals import Stop
 
 PARTS = ("train", "validation", "test")
@@ -40,7 +40,7 @@ class Job:
     method: Method
     backbone: Backbone
     model: Model
-    forward: Forward
+    forward: CachedForward
     splits: Splits
     windows: dict[str, WindowStore]
     accelerator: Any

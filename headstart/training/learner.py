@@ -44,7 +44,6 @@ class Learner:
     def learn(self, *, resume: bool) -> None:
         """Train from the first weights, once or as often as the method asks; checkpoint on the way; keep the best."""
         job = self.job
-        job.forward.forget_features()
         if job.method.solves_again:
             self.head.solve_again()
         first = self._copy()
@@ -83,7 +82,6 @@ class Learner:
             if (now := bisect_right(epochs_at, state.step - began) - 1) != epoch:
                 epoch = now
                 job.method.at_epoch(job.model, epoch, list(self.moving.values()))
-                job.forward.settle()
                 blocks.train_mode(job.model)
             elif not job.model.training:  # an evaluation came between
                 blocks.train_mode(job.model)
@@ -118,12 +116,14 @@ class Learner:
 
     def _loss(self, first: Weights) -> loop.Loss:
         job, settings, weights_K = self.job, self.job.spec.train, self._class_weights()
-        forward = job.forward if job.method.reads == "logits" else job.forward.into_output
+        want = frozenset({job.method.reads}) - {"logits"}
 
         def loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            outputs = forward(batch.inputs)
+            outputs = job.forward(batch.inputs, want=want)
+            read = outputs.features if want else outputs.logits
+            assert read is not None
             target = {name: torch.from_numpy(a).to(job.device) for name, a in batch.target.items()}
-            summed, n = job.method.loss(job.task, outputs, target, weights_K=weights_K,
+            summed, n = job.method.loss(job.task, read, target, weights_K=weights_K,
                                         label_smoothing=settings.label_smoothing)
             penalty = job.method.penalty(job.model, first)
             return (summed if penalty is None else summed + n * penalty), n

@@ -1,9 +1,9 @@
-"""Features of texts: what a backbone, or a fitted model, says of each one, as a vector.
+"""Features of texts: what a backbone, or a fitted model, makes of each, as a vector.
 
-    Extractor("minilm-l6")(["great film", "dull"])          features_ND float32, in the given order
+    Extractor("minilm-l6")(["great film", "dull"])          features_ND float32, in the order of the texts
     write("runs/reviews", "new.csv", Path("new.parquet"))    the same for a file, ids kept
 
-What was computed once is kept (memo.Memo): the second time it is read.
+What was computed once is kept (features.store): the second time it is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..core.values import Row, Window
 from ..core.windows import store
 from ..data import table as data
 from ..features import extract
-from ..features.forward import Forward
+from ..features.forward import CachedForward
 from ..models import backbone as backbones
 from ..models.heads import PooledModel, PoolHead
 from ..runs import artifact, weights
@@ -55,23 +55,20 @@ class Extractor:
         if (folder / "task.json").exists():
             loaded = artifact.load(folder)
             model, self.reader = weights.open_model(folder, loaded.task, loaded.spec)
-            if isinstance(model, PooledModel) and isinstance(model.head, PoolHead):
-                model.head.pooling = pooling or model.head.pooling
-            elif pooling or last_layers > 1 or isinstance(model, PooledModel):  # its own head reads tokens or spans
-                model = PooledModel(model.encoder, PoolHead(_width(model.encoder), 1, pooling or "mean"))
         else:
-            found = backbones.load(str(source), max_tokens)
-            self.reader = found.reader
-            model = backbones.build(found, _Vector(), pooling or "mean", seed=0)
+            backbone = backbones.load(str(source), max_tokens)
+            self.reader = backbone.reader
+            model = backbones.build(backbone, _Vector(), pooling or "mean", seed=0)
         n_layers = int(model.encoder.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
         if not 1 <= last_layers <= n_layers:
             raise SpecError("last_layers", f"is {last_layers}; the backbone has {n_layers} layers.",
                             f"Choose 1 to {n_layers}.")
-        if isinstance(model, PooledModel):
-            model.last_layers = last_layers
+        if model.head is not None or model.per_token or pooling or last_layers > 1:
+            usual = model.head.pooling if model.head is not None and model.head.is_pooled else "mean"
+            model = PooledModel(model.encoder, PoolHead(_width(model.encoder), 1, pooling or usual), last_layers)
         self.model = model.to(device).eval()
         self.model.requires_grad_(False)
-        self.forward = Forward(self.model, device, store, self.show)
+        self.forward = CachedForward(self.model, device, store, self.show)
         self.n_cut = 0
 
     @property
@@ -80,7 +77,7 @@ class Extractor:
         return int(self.model.output.in_features)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """features_ND float32, one line a text, in the given order. `n_cut` then says how many texts were cut."""
+        """features_ND float32, one line a text, in their order. `n_cut` then counts the texts that were cut."""
         read = self.reader.read_all(texts)
         self.n_cut = sum(n_cut > 0 for _, n_cut in read)
         if not read:
@@ -92,9 +89,9 @@ class Extractor:
             chosen = np.arange(len(windows))
             self.forward.remember_features([(windows, chosen)], self.tokens_per_batch)
             self.show.begin("features", len(windows), "texts")
-            found = extract.extract(self.forward.features, self.width, windows, chosen, work / "features.bin",
+            vectors = extract.extract(self.forward.features, self.width, windows, chosen, work / "features.bin",
                                      tokens_per_batch=self.tokens_per_batch, each=self.show.advance)
-            return np.array(found)
+            return np.array(vectors)
 
 
 def _width(encoder: Any) -> int:
@@ -147,28 +144,28 @@ def write(source: str | Path, rows: str, out: Path, *, settings: Mapping[str, An
     table = data.read(rows, specs.DataSpec.model_validate({"train": rows, **(settings or {})}), Texts(),
                       gold="optional", lenient=True)
     extractor = Extractor(source, show=show, **options)
-    found = extractor([row["text"] for row in table.rows])
+    vectors = extractor([row["text"] for row in table.rows])
     ids = [row.get("id", i) for i, row in enumerate(table.rows)]
     with sealed.disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_name(f".{out.name}.{os.getpid()}")
         try:
-            (_write_npy if out.suffix == ".npy" else _write_parquet)(temporary, ids, found)
+            (_write_npy if out.suffix == ".npy" else _write_parquet)(temporary, ids, vectors)
             temporary.replace(out)
         finally:
             temporary.unlink(missing_ok=True)
-    return {"out": str(out), "n_rows": len(found), "width": extractor.width, "n_cut": extractor.n_cut}
+    return {"out": str(out), "n_rows": len(vectors), "width": extractor.width, "n_cut": extractor.n_cut}
 
 
-def _write_npy(path: Path, ids: Sequence[Any], found: np.ndarray) -> None:
+def _write_npy(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
     with path.open("wb") as file:
-        np.save(file, found, allow_pickle=False)
+        np.save(file, vectors, allow_pickle=False)
 
 
-def _write_parquet(path: Path, ids: Sequence[Any], found: np.ndarray) -> None:
+def _write_parquet(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), found.shape[1])
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     column = pa.array(ids if len({type(i) for i in ids}) < 2 else [str(i) for i in ids])
-    pq.write_table(pa.table({"id": column, "features": vectors}), path)
+    pq.write_table(pa.table({"id": column, "features": lists}), path)

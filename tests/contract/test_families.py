@@ -15,58 +15,105 @@ from headstart.core.errors import SpecError
 from headstart.core.values import collate
 from headstart.models import adapters, blocks
 from headstart.models import backbone as backbones
+from headstart.models.families import FAMILIES
+from headstart.models.heads import PoolHead
 
-ENTERED = [name for name in tiny.FAMILIES if name in blocks.PLACES]
+N_FAMILIES, N_ENTERED, N_TAKING_PREFIX, N_NATIVE = 14, 12, 7, 11
 ADAPTED = ["lora", "ia3", "adapter", "bitfit", "dora", "prompt-tuning", "prefix-tuning"]
-CANNOT = {"bitfit": {"llama", "t5", "modernbert"}, "prompt-tuning": set(),
-          "prefix-tuning": {"distilbert", "albert", "mpnet", "deberta-v2", "modernbert", "t5"}}
+CANNOT = {"bitfit": {"llama", "t5", "modernbert"},
+          "prefix-tuning": {name for name, family in FAMILIES.items() if not family.takes_prefix}}
 
 
-def test_families_are_found():
-    assert set(ENTERED) >= {"bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert", "gpt2",
-                            "llama", "t5"}
-    assert blocks.PLACES.keys() - set(ENTERED) == {"xlm-roberta", "camembert"}  # RoBERTa under other names
+def test_every_family_is_tested():
+    assert tiny.FAMILIES.keys() == FAMILIES.keys()
+    counts = [sum(bool(has(family)) for family in FAMILIES.values()) for has in (
+        lambda f: f.name, lambda f: f.blocks, lambda f: f.takes_prefix, lambda f: f.has_native_head)]
+    assert counts == [N_FAMILIES, N_ENTERED, N_TAKING_PREFIX, N_NATIVE]
 
 
-@pytest.fixture(scope="module", params=list(tiny.FAMILIES))
+@pytest.fixture(scope="module", params=list(FAMILIES))
 def family(request, tmp_path_factory):
     return request.param, tiny.backbone(tmp_path_factory.mktemp(request.param) / "model", request.param)
 
 
-def built(folder):
+def built(folder, pooling="mean"):
     task = tasks.find("text-classification")(labels=("bad", "good"))
     loaded = backbones.load(str(folder), 64)
-    model = backbones.build(loaded, task, "mean", seed=0).eval()
+    model = backbones.build(loaded, task, pooling, seed=0).eval()
     rows = tiny.rows(6)
     inputs = collate({"input_ids": [task.encode(0, {"text": r["text"]}, loaded.reader)[0].inputs["input_ids"]
                                     for r in rows]}, {}, loaded.reader.pad_id).inputs
     return model, {name: torch.from_numpy(a) for name, a in inputs.items()}
 
 
-def test_a_model_entered_in_the_middle_says_what_the_whole_one_says(family):
+def test_a_model_entered_in_the_middle_answers_as_the_whole_one(family):
     name, folder = family
     model, inputs = built(folder)
     layers = blocks.of(model.encoder)
-    assert len(layers) == (2 if name in blocks.PLACES else 0)
+    assert len(layers) == (2 if FAMILIES[name].blocks else 0)
     with torch.no_grad():
-        whole = model(inputs)
+        whole = model(inputs).logits
         for n in range(1, len(layers) + 1):
-            with blocks.caught(layers[n - 1], lambda _, said: said) as seen:
-                model(inputs)
-            hidden_BTD = blocks.Span(model, 0, n)(inputs)
-            torch.testing.assert_close(hidden_BTD, seen[0], atol=0, rtol=0)
-            torch.testing.assert_close(blocks.Span(model, n)(inputs, hidden_BTD), whole)
+            hidden_BTD = blocks.Span(model, 0, n).hidden(inputs)
+            torch.testing.assert_close(hidden_BTD, hidden_of(layers[n - 1], model, inputs), atol=0, rtol=0)
+            torch.testing.assert_close(blocks.Span(model, n)(inputs, hidden_BTD).logits, whole)
         if len(layers) > 1:
-            first = blocks.Span(model, 0, 1)(inputs)
-            torch.testing.assert_close(blocks.Span(model, 1, 2)(inputs, first), hidden_BTD)
-        torch.testing.assert_close(model(inputs), whole)  # the twins left it as it was
+            first = blocks.Span(model, 0, 1).hidden(inputs)
+            torch.testing.assert_close(blocks.Span(model, 1, 2).hidden(inputs, first), hidden_BTD)
+        torch.testing.assert_close(model(inputs).logits, whole)  # the twins left it as it was
+
+
+def hidden_of(block, model, inputs):
+    """What a block of the whole model computes."""
+    seen = []
+    with block.register_forward_hook(lambda _, inputs, out: seen.append(out[0] if isinstance(out, tuple) else out)):
+        model(inputs)
+    return seen[0]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "native"])
+def test_outputs_have_what_is_wanted(family, pooling):
+    name, folder = family
+    if pooling == "native" and not FAMILIES[name].has_native_head:
+        return
+    model, inputs = built(folder, pooling)
+    n_windows, n_tokens = inputs["input_ids"].shape
+    with torch.no_grad():
+        plain = model(inputs)
+        outputs = model(inputs, want=frozenset({"hidden", "attentions", "features"}))
+        assert (plain.hidden, plain.attentions) == ((), ())
+        assert [hidden.shape for hidden in outputs.hidden] == 3 * [(n_windows, n_tokens, 32)]
+        assert [a.shape for a in outputs.attentions] == 2 * [(n_windows, 2, n_tokens, n_tokens)]
+        assert outputs.features.shape == (n_windows, model.output.in_features)
+        torch.testing.assert_close(model.output(outputs.features), outputs.logits)
+        torch.testing.assert_close(outputs.logits, plain.logits)
+        torch.testing.assert_close(model(inputs).logits, plain.logits, atol=0, rtol=0)  # attention is fused again
+
+
+def test_a_second_job_has_its_own_head(family):
+    _, folder = family
+    model, inputs = built(folder)
+    names = set(model.own_head().state_dict())
+    model.add_head("sentiment", PoolHead(32, 5, "first"))
+    with torch.no_grad():
+        second = model(inputs, "sentiment")
+        torch.testing.assert_close(second.logits, model.more_heads["sentiment"].out(second.features))
+        assert second.logits.shape == (6, 5)
+        assert model(inputs).logits.shape == (6, 2)
+    assert set(model.own_head().state_dict()) == names
+    with pytest.raises(SpecError, match='"sentimnt" has no head; did you mean "sentiment"'):
+        model(inputs, "sentimnt")
+    native, _ = built(folder, "native") if FAMILIES[family[0]].has_native_head else (None, None)
+    if native is not None:
+        with pytest.raises(SpecError, match='"native" has no head for the job "sentiment"'):
+            native(inputs, "sentiment")
 
 
 def test_cached_and_uncached_training_reach_the_same_weights(family, reviews, tmp_path):
     name, folder = family
     # A random head and plain gradient steps: a solved head is only known to its tolerance, and Adam divides rounding
     # by rounding where a gradient is nearly zero.
-    method = {"name": "fine-tuning", "head_first": False} | ({"last_blocks": 1} if name in blocks.PLACES else {})
+    method = {"name": "fine-tuning", "head_first": False} | ({"last_blocks": 1} if FAMILIES[name].blocks else {})
     weights = {}
     for cache in ("fp32", "off"):
         spec = tiny.spec(reviews, folder, method=copy.deepcopy(method), cache=cache, data={"limit": 40},
@@ -91,7 +138,7 @@ def test_a_method_moves_and_stores_a_family_or_says_why_not(family, method_name,
     method = methods.build({"name": method_name})
     model, inputs = built(folder)
     with torch.no_grad():
-        pretrained = model(inputs)
+        pretrained = model(inputs).logits
     if name in CANNOT.get(method_name, ()):
         with pytest.raises(SpecError, match=f'"{method_name}"') as raised:
             method.prepare(model)
@@ -99,11 +146,11 @@ def test_a_method_moves_and_stores_a_family_or_says_why_not(family, method_name,
         return
     method.prepare(model)
     with torch.no_grad(), method.as_pretrained(model):
-        torch.testing.assert_close(model(inputs), pretrained)
+        torch.testing.assert_close(model(inputs).logits, pretrained)
     optimizer = torch.optim.Adam(method.groups(model, 1e-2, 0.0))
     losses = []
     for _ in range(10):
-        loss = model(inputs)[:, 0].square().sum()
+        loss = model(inputs).logits[:, 0].square().sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -111,12 +158,12 @@ def test_a_method_moves_and_stores_a_family_or_says_why_not(family, method_name,
     assert min(losses) < losses[0]
     model.eval()
     with torch.no_grad():
-        moved = model(inputs)
+        moved = model(inputs).logits
         model = method.finish(model)
-        torch.testing.assert_close(model(inputs), moved, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(inputs).logits, moved, rtol=1e-4, atol=1e-4)
         if adapters.is_on(model):
             adapters.save(model, tmp_path / "adapter")
             fresh, _ = built(folder)
             adapters.restore(fresh, tmp_path / "adapter")
             fresh.head.load_state_dict(model.head.state_dict())
-            torch.testing.assert_close(fresh.eval()(inputs), moved)
+            torch.testing.assert_close(fresh.eval()(inputs).logits, moved)

@@ -213,7 +213,7 @@ def test_rows_may_stand_in_any_order_in_a_batch(loaded):
     task = SentenceSimilarity().learn(FAQ)
     inputs, target = batch_of(task, loaded.reader, TRIPLETS)
     model = backbones.build(loaded, task, "mean", seed=0).eval()
-    vectors = model(inputs)
+    vectors = model(inputs).logits
     order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))
     moved, _ = task.loss(vectors[order], {k: v[order] for k, v in target.items()})
     torch.testing.assert_close(moved, task.loss(vectors, target)[0])
@@ -247,7 +247,7 @@ def test_every_kind_of_row_is_learned(options, rows, loaded):
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
     for _ in range(60):
-        summed, n = task.loss(model(inputs), target)
+        summed, n = task.loss(model(inputs).logits, target)
         (summed / n).backward()
         optimizer.step()
         optimizer.zero_grad()

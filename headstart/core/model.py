@@ -1,0 +1,65 @@
+"""What a model can do: the one interface that methods, training, features and export know it by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from .values import Outputs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+MAIN = "main"  # the job whose head a model is made with
+
+
+class Model(Protocol):
+    """A pretrained encoder with a head for each job.
+
+    output:     the last linear layer of the main job's head: what flows into it are the features.
+    per_token:  whether features are [B, T, D], one vector a token, and not [B, D].
+    head:       the main job's head; None where the family's own is a part of the pretrained model.
+    revision:   a number that changes when modules are exchanged or an adapter is switched on or off.
+    signature:  what beside weights and the encoder decides features; it names stored ones.
+    """
+
+    training: bool
+    head: Any
+    revision: int
+
+    @property
+    def encoder(self) -> nn.Module: ...
+    @property
+    def output(self) -> nn.Linear: ...
+    @property
+    def per_token(self) -> bool: ...
+    @property
+    def signature(self) -> str: ...
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor], job: str = MAIN,
+                 want: frozenset[str] = frozenset()) -> Outputs:
+        """want: "features", "hidden", "attentions", beside the logits. Raises SpecError for a job without a head."""
+
+    def set_encoder(self, encoder: nn.Module) -> None:
+        """Exchange the encoder, for example for the same one with an adapter around it."""
+
+    def below_output(self) -> list[nn.Parameter]:
+        """The weights that features of the main job depend on."""
+
+    def own_head(self) -> nn.Module:
+        """The weights that are not the encoder's, as a module whose names do not depend on it."""
+
+    def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
+        """Write the pretrained part in transformers' format; `labels` go into its configuration."""
+
+    # What every torch module can do.
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def buffers(self) -> Iterator[torch.Tensor]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def requires_grad_(self, requires_grad: bool = True) -> Self: ...
+    def train(self, mode: bool = True) -> Self: ...
+    def eval(self) -> Self: ...
+    def to(self, device: Any) -> Self: ...
