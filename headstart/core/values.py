@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 Row = dict[str, Any]  # one record of the user's file: column -> value
 Prediction = dict[str, Any]  # one answer, as the user sees it
@@ -53,6 +56,22 @@ class Batch:
     @property
     def n_windows(self) -> int:
         return len(self.inputs["input_ids"])
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model computes for a batch. logits are always there, the rest where a method wants it.
+
+    logits:     [B, K], [B, T, K] or what else the head gives.
+    features:   what flows into the model's last linear layer, [B, D] or [B, T, D].
+    hidden:     a layer each, from the embeddings up, [B, T, D].
+    attentions: a block each, bottom-up, [B, heads, T, T].
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor | None = None
+    hidden: tuple[torch.Tensor, ...] = ()
+    attentions: tuple[torch.Tensor, ...] = ()
 
 
 def pad(values: Sequence[Any], fill: int, dtype: Any = np.int64) -> np.ndarray:

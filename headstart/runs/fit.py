@@ -75,7 +75,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         baselines = solve_head(run)
         if run.trains:
             run.learner.learn(run.windows["train"], run.splits.validation.rows, resume=resume)
-            if method.keeps_proven and run.learner.kept["what"] == FIRST:
+            if method.plan.keeps == "proven" and run.learner.kept["what"] == FIRST:
                 baselines.pop("frozen-backbone", None)  # the fitted model is this very one
         run.model, run.task = run.learner.finish(run.splits.validation.rows)
         learned = time.perf_counter()
@@ -111,7 +111,7 @@ class Run:
 
 
 def _trains(method: Method, task: Task) -> bool:
-    return method.trains or not task.is_solvable
+    return method.plan.trains or not task.is_solvable
 
 
 def _name(given: str | Path | Mapping[str, Any]) -> str:
@@ -133,7 +133,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         if problems:
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, show)
-    backbone = backbones.load(spec.backbone, spec.data.max_tokens, method.n_extra_tokens)
+    backbone = backbones.load(spec.backbone, spec.data.max_tokens, method.plan.n_extra_tokens)
     model = backbones.build(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     method.prepare(model)
     windows = {}
@@ -204,10 +204,10 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
     if not run.task.is_solvable:
         return {"before-training": settled(run, run.learner.answer(run.splits.validation.rows),
                                            run.learner.answer(run.splits.test.rows))} if spec.evaluate.baselines else {}
-    if not (run.method.solves_head or spec.evaluate.baselines):
+    if not (run.method.plan.solves_head or spec.evaluate.baselines):
         return {}
     # Features of test rows serve the baselines, and a method that does not train: its answers follow from them.
-    parts = PARTS if spec.evaluate.baselines or not run.method.trains else ("train", "validation")
+    parts = PARTS if spec.evaluate.baselines or not run.method.plan.trains else ("train", "validation")
     chosen = {name: np.arange(len(run.windows[name])) for name in parts}
     chosen["train"] = _enough(run)
     forward = run.learner.forward
@@ -221,14 +221,14 @@ def solve_head(run: Run) -> dict[str, list[Prediction]]:
     solved, answers = _solved_once(run, found, chosen["train"]), {}
     if spec.evaluate.baselines:
         heads = {"before-training": fresh, "frozen-backbone": solved}
-        if not run.method.trains:
+        if not run.method.plan.trains:
             heads.pop("frozen-backbone")  # the fitted model is this very one
         for name, head in heads.items():
             answers[name] = settled(run, *(decode(run, part, head(found[part])) for part in ("validation", "test")))
     run.encoded.clear()
-    if run.method.solves_head:
+    if run.method.plan.solves_head:
         put_on(output, solved)
-    if run.method.solves_again:
+    if run.method.plan.solves_again:
 
         def again() -> None:
             now = {name: _features(run, name, chosen[name]) for name in ("train", "validation")}
@@ -339,7 +339,7 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned
     spec_yaml = specs.to_yaml(spec, run.origins)
     with sealed.writing(final) as folder:
         golden = parts.validation.rows[: artifact.N_GOLDEN]
-        weights.save(folder, run.model, run.task, run.backbone, golden, run.method.stores_backbone)
+        weights.save(folder, run.model, run.task, run.backbone, golden, run.method.plan.stores_backbone)
         scores["cost"]["artifact_bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         for name, text in {"scores.json": json.dumps(scores, ensure_ascii=False, indent=1), "spec.yaml": spec_yaml,
                            "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",

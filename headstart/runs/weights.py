@@ -52,7 +52,7 @@ def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
     if (folder / EXPORTED).exists():
         raise ArtifactError(str(folder), "is exported and holds no weights to open.",
                             "Name the run that it was exported from.")
-    n_extra_tokens = methods.build(spec.method).n_extra_tokens
+    n_extra_tokens = methods.build(spec.method).plan.n_extra_tokens
     is_whole = (folder / WEIGHTS).exists()
     backbone = backbones.load(str(folder) if is_whole else spec.backbone, spec.data.max_tokens, n_extra_tokens)
     if not is_whole:

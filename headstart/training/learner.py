@@ -22,7 +22,7 @@ from ..core.predict import predict
 from ..core.progress import Show
 from ..core.spec import Spec
 from ..core.task import Task
-from ..core.values import Batch, Prediction, Row
+from ..core.values import Batch, Outputs, Prediction, Row
 from ..core.windows import WindowStore
 from ..features.forward import Forward
 from ..models import blocks
@@ -76,14 +76,15 @@ class Learner:
         self.stop.deferred = True
         with self._log() as log:
             self._learn_once(windows, start, validation, log)
-            while self.method.averages == "soup":
+            while self.method.plan.average == "soup":
                 self._take_in(self.best)
-                if self.progress.n_mean == self.method.n_members:
+                if self.progress.n_mean == self.method.plan.n_members:
                     break
                 self._put(start)
                 self._make_optimizer()
                 self.progress.begin_again()
-                self.show.say(f"training {self.progress.n_mean + 1} of {self.method.n_members}, from the first weights")
+                self.show.say(f"training {self.progress.n_mean + 1} of {self.method.plan.n_members}, "
+                              "from the first weights")
                 self._learn_once(windows, start, validation, log)
         self.stop.deferred = False
         self._keep_best(start, validation)
@@ -148,24 +149,30 @@ class Learner:
             counts_K = np.bincount(gold_N, minlength=self.task.n_outputs)
             weights_K = torch.tensor(counts_K.sum() / (len(counts_K) * np.maximum(counts_K, 1)),
                                      dtype=torch.float32).to(self.device)
-        reads = self.forward if self.method.reads == "logits" else self.forward.into_output
 
         def loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            said = reads(batch.inputs)
+            outputs = self._outputs(batch.inputs)
             target = {name: torch.from_numpy(a).to(self.device) for name, a in batch.target.items()}
-            summed, n = self.method.loss(self.task, said, target, weights_K=weights_K,
+            summed, n = self.method.loss(self.task, outputs, target, weights_K=weights_K,
                                          label_smoothing=settings.label_smoothing)
             extra = self.method.penalty(self.model, start)
             return (summed if extra is None else summed + n * extra), n
 
         return loss
 
+    def _outputs(self, inputs: dict[str, np.ndarray]) -> Outputs:
+        """Logits, and the features where the method's loss wants them."""
+        if "features" not in self.method.wants:
+            return Outputs(self.forward(inputs))
+        with blocks.caught(self.model.output, lambda arguments, _: arguments[0]) as seen:
+            return Outputs(self.forward(inputs), seen[0])
+
     def _average(self, evaluate_at: dict[int, float], n_steps: int) -> None:
         """Bring a mean of steps' weights up to this step."""
         step = self.progress.step
-        if self.method.averages == "ema":
-            self._take_in(self.moving, 1 - self.method.ema_decay)
-        elif self.method.averages == "swa" and step in evaluate_at and 2 * step >= n_steps:
+        if self.method.plan.average == "ema":
+            self._take_in(self.moving, 1 - self.method.plan.ema_decay)
+        elif self.method.plan.average == "swa" and step in evaluate_at and 2 * step >= n_steps:
             self._take_in(self.moving)
 
     def _take_in(self, weights: Mapping[str, torch.Tensor], share: float | None = None) -> None:
@@ -217,7 +224,8 @@ class Learner:
         kept = max(choices, key=lambda name: found[name]) if self._can_choose(validation) else TRAINED
         if kept == TRAINED and SOUP in choices and not self._is_proven(self.best, self.mean, validation):
             kept = SOUP  # the best of several evaluations owes something to chance, their mean does not
-        if kept != FIRST and self.method.keeps_proven and not self._is_proven(choices[kept](), start, validation):
+        must_be_proven = kept != FIRST and self.method.plan.keeps == "proven"
+        if must_be_proven and not self._is_proven(choices[kept](), start, validation):
             self.show.say(f"not kept: {kept}, validation {self.task.metric} {found[kept]:.4f} against "
                           f"{found[FIRST]:.4f}, is not proven better")
             kept = FIRST
@@ -232,7 +240,7 @@ class Learner:
             self.show.say(f"kept: {kept}, validation {self.task.metric} {found[kept]:.4f}")
 
     def _can_choose(self, validation: Sequence[Row]) -> bool:
-        return len(validation) >= self.method.min_choosing_rows
+        return len(validation) >= self.method.plan.min_choosing_rows
 
     def _choices(self, start: Weights) -> dict[str, Callable[[], Weights]]:
         """What may be kept, from the first weights on, each made when asked for: several would fill the memory."""
@@ -242,11 +250,11 @@ class Learner:
             return {name: torch.lerp(start[name], trained[name], share) for name in trained}
 
         means: dict[str, Callable[[], Weights]] = {}
-        if self.method.averages == "wise-ft":
+        if self.method.plan.average == "wise-ft":
             means = {f"{share:.0%} of the way from the first weights to the best trained ones": partial(between, share)
                      for share in SHARES}
         elif self.mean:
-            means[SOUP if self.method.averages == "soup" else "the mean of the steps' weights"] = lambda: self.mean
+            means[SOUP if self.method.plan.average == "soup" else "the mean of the steps' weights"] = lambda: self.mean
         return {FIRST: lambda: start, **means, TRAINED: lambda: trained}
 
     def _is_proven(self, weights: Weights, against: Weights, validation: Sequence[Row]) -> bool:
