@@ -62,8 +62,8 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     """
     began = time.perf_counter()
     show = show or Show(quiet=True)
-    source = [resolving.first_layer(spec_or_path), *layers, (resolving.CALL, overrides)]
-    spec, origins, method = resolving.resolve(source)
+    source = resolving.stack([resolving.first_layer(spec_or_path), *layers, (resolving.CALL, overrides)])
+    (spec, origins), method = source.resolve(), source.method
     final = Path(out) if out is not None else Path("runs") / _name(spec_or_path)
     if resume and final.exists() and not final.with_name(final.name + ".partial").exists():
         show.say(f"{final} is finished already.")
@@ -120,7 +120,7 @@ def _name(given: str | Path | Mapping[str, Any]) -> str:
 
 
 def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, show: Show,
-            layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Run:
+            layers: resolving.Layers) -> Run:
     """Rows read, checked and split; backbone loaded, head on; every row turned to token ids, once."""
     task = tasks.build(spec.task)
     tables = data.read_splits(spec.data, task)
@@ -143,11 +143,9 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         windows[name] = store(encoded, work / "windows" / name, backbone.reader.pad_id, task.together)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].lengths_N, spec.train.tokens_per_batch)}
-    spec, origins = specs.resolve(
-        (specs.DEFAULT, {"method": spec.method, "task": spec.task}), (f"task {task.name}", task.defaults),
-        (f"method {method.name}", method.defaults),
+    spec, origins = layers.resolve(
         (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
-        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if _trains(method, task) else {}), *layers)
+        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if _trains(method, task) else {}))
     _check_same_run(work, spec, origins, parts)
     learner = Learner(spec, task, method, model, backbone.reader, work, stop, show)
     return Run(spec, origins, task, method, backbone, model, parts, windows, learner, work, stop, show)
