@@ -55,7 +55,7 @@ class SetFit(Method):
 
     def loss(self, task: Task, outputs: Outputs, target: dict[str, torch.Tensor], *,
              weights_K: torch.Tensor | None = None, label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared difference between each pair's cosine and 1 (one label) or 0 (two), both kinds weighed alike."""
+        """Squared difference between each pair's cosine and 1 (one label) or 0 (two), both kinds weighed equally."""
         from torch.nn.functional import normalize
 
         assert outputs.features is not None  # `wants` names them
