@@ -3,83 +3,70 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import torch
 
-    from ..models.heads import Model
+    from .model import Model
+    from .task import Task
+    from .values import Outputs
 
 Average = Literal["none", "wise-ft", "ema", "swa", "soup"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run, as a method wants them.
+
+    solves_head:       the head is first solved on the frozen backbone's features.
+    trains:            gradient steps follow.
+    solves_again:      the head is solved anew at every evaluation, on the features of that moment.
+    average:           the mean of weights that may be kept, where it scores better on validation.
+    ema_decay:         of average "ema": the share of the mean that a step leaves as it was.
+    n_members:         of average "soup": how often training begins from the first weights.
+    keeps:             best: what scores best on validation; proven: trained weights only where validation proves them
+                       better than the first ones.
+    min_choosing_rows: with fewer validation rows than this nothing is chosen by their score: the last weights are kept.
+    stores_backbone:   the artifact holds the backbone's weights beside what was learned.
+    n_extra_tokens:    positions that the method itself takes from every window.
+    """
+
+    solves_head: bool = True
+    trains: bool = True
+    solves_again: bool = False
+    average: Average = "none"
+    ema_decay: float = 0.99
+    n_members: int = 1
+    keeps: Literal["best", "proven"] = "best"
+    min_choosing_rows: int = 0
+    stores_backbone: bool = True
+    n_extra_tokens: int = 0
 
 
 class Method(abc.ABC):
     """One way to carry knowledge over. Subclasses are final, frozen dataclasses; their fields are its options.
 
-    reads: what `loss` compares: the model's logits, or what flows into its last linear layer (one vector a window).
+    wants: fields of Outputs that `loss` reads beside the logits. What is not named here is not computed.
     """
 
     name: ClassVar[str]
-    reads: ClassVar[Literal["logits", "features"]] = "logits"
+    wants: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def plan(self) -> Plan:
+        """The stages of a run with this method."""
+        return Plan()
 
     @property
     def defaults(self) -> dict[str, Any]:
         """Spec fields that this method presets, such as {"train": {"lr": 1e-4}}."""
         return {}
 
-    @property
-    def solves_head(self) -> bool:
-        """Whether the head is first solved on what the frozen backbone says."""
-        return True
-
-    @property
-    def trains(self) -> bool:
-        """Whether gradient steps follow."""
-        return True
-
-    @property
-    def solves_again(self) -> bool:
-        """Whether the head is solved anew at every evaluation, on what the model says by then."""
-        return False
-
-    @property
-    def averages(self) -> Average:
-        """Which mean of weights may be kept, where it scores better on validation."""
-        return "none"
-
-    @property
-    def ema_decay(self) -> float:
-        """averages "ema": the share of the mean that a step leaves as it was."""
-        return 0.99
-
-    @property
-    def n_members(self) -> int:
-        """averages "soup": how often training begins from the first weights."""
-        return 1
-
-    @property
-    def keeps_proven(self) -> bool:
-        """Whether trained weights are kept only when validation proves them better than the first ones."""
-        return False
-
-    @property
-    def min_choosing_rows(self) -> int:
-        """With fewer validation rows than this nothing is chosen by their score: the last weights are kept."""
-        return 0
-
-    @property
-    def stores_backbone(self) -> bool:
-        """Whether the artifact holds the backbone's weights beside what was learned."""
-        return not getattr(self, "alone", False)
-
-    @property
-    def n_extra_tokens(self) -> int:
-        """Positions that the method itself takes from every window."""
-        return 0
-
-    def check(self, task: Any) -> None:
+    def check(self, task: Task) -> None:
         """Raise SpecError for a task that this method cannot serve."""
         return
 
@@ -88,7 +75,7 @@ class Method(abc.ABC):
         """Freeze what never moves, wrap or add weights, in place. Raises SpecError where `model` does not allow it."""
 
     def as_pretrained(self, model: Model) -> AbstractContextManager[Any]:
-        """While it is open, a prepared model says what the pretrained backbone says."""
+        """While it is open, a prepared model computes what the pretrained backbone computes."""
         from ..models import adapters
 
         return adapters.disabled(model)
@@ -99,25 +86,28 @@ class Method(abc.ABC):
 
         return [blocks.n_frozen(model.encoder)]
 
-    def at_epoch(self, model: Model, epoch: int, moving: Sequence[torch.nn.Parameter]) -> None:
+    def at_epoch(self, model: Model, epoch: int, trainable: Sequence[torch.nn.Parameter]) -> None:
         """Freeze or thaw what epoch number `epoch` (from 0) asks for; a resumed run calls it for its own epoch.
 
-        moving: every weight of `groups`.
+        trainable: every weight of `groups`.
         """
         return
 
     def groups(self, model: Model, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Every weight that may ever move, with its rate. Decay spares biases and norms (all that has one axis)."""
-        return by_axes([p for p in model.parameters() if p.requires_grad], lr, weight_decay)
+        return parameter_groups([p for p in model.parameters() if p.requires_grad], lr, weight_decay)
 
-    def loss(self, task: Any, said: torch.Tensor, target: dict[str, torch.Tensor],
-             **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """(sum, count) of a batch. said: what `reads` names."""
-        summed, count = task.loss(said, target, **how)
-        return summed, count
+    def loss(self, task: Task, outputs: Outputs, target: dict[str, torch.Tensor], *,
+             weights_K: torch.Tensor | None = None, label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """(sum, count) of a batch.
 
-    def penalty(self, model: Model, first: dict[str, torch.Tensor]) -> torch.Tensor | None:
-        """What is added to the mean loss. first: the moving weights by name, as they were before the first step."""
+        weights_K:       how much a row of each class counts; absent: all the same.
+        label_smoothing: share of the target that is spread over all labels; 0: none of it.
+        """
+        return task.loss(outputs.logits, target, weights_K=weights_K, label_smoothing=label_smoothing)
+
+    def penalty(self, model: Model, first: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """What is added to the mean loss. first: the trainable weights by name, as they were before the first step."""
         return None
 
     def finish(self, model: Model) -> Model:
@@ -125,7 +115,7 @@ class Method(abc.ABC):
         return model
 
 
-def by_axes(weights: list[torch.nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(weights: list[torch.nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Optimizer groups of one rate: what has more than one axis decays, biases and norms do not."""
     return [{"params": [p for p in weights if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
             {"params": [p for p in weights if p.ndim <= 1], "lr": lr, "weight_decay": 0.0}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -24,9 +25,9 @@ def known(package: ModuleType, kind: type) -> dict[str, type]:
 
 def _subclasses(kind: type) -> Iterator[Any]:
     subclasses: list[Any] = kind.__subclasses__()
-    for one in subclasses:
-        yield one
-        yield from _subclasses(one)
+    for subclass in subclasses:
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 def find(package: ModuleType, kind: type, name: str, where: str) -> type:
@@ -37,11 +38,17 @@ def find(package: ModuleType, kind: type, name: str, where: str) -> type:
     return classes[name]
 
 
+def options_of(kind: type) -> list[str]:
+    """The names of a dataclass's fields: its own, then those of its bases, the nearest first."""
+    names = {f.name for f in fields(kind)}
+    return list(dict.fromkeys(name for c in kind.__mro__ for name in inspect.get_annotations(c) if name in names))
+
+
 def build(kind: type, options: dict[str, Any], where: str, allowed: Sequence[str] | None = None) -> Any:
     """`kind(**options)`, each option checked against the dataclass's own annotations. allowed: all fields if absent."""
     import pydantic
 
-    allowed = [f.name for f in fields(kind)] if allowed is None else allowed
+    allowed = options_of(kind) if allowed is None else allowed
     for key in options:
         if key not in allowed:
             raise SpecError(f"{where}.{key}", f"is not an option of {where} \"{vars(kind)['name']}\"; "
@@ -49,6 +56,6 @@ def build(kind: type, options: dict[str, Any], where: str, allowed: Sequence[str
     try:
         return pydantic.TypeAdapter(kind).validate_python(options)
     except pydantic.ValidationError as error:
-        lines = [f"{where}.{'.'.join(map(str, e['loc']))}: {shorten(e['input'])} is not allowed; "
-                 f"it {e['msg'].removeprefix('Input ')}" for e in error.errors()]
+        lines = [f"{where}.{'.'.join(map(str, problem['loc']))}: {shorten(problem['input'])} is not allowed; "
+                 f"it {problem['msg'].removeprefix('Input ')}" for problem in error.errors()]
         raise SpecError("", "\n".join(lines), f"Known: {', '.join(allowed)}") from None

@@ -1,4 +1,4 @@
-"""A Spec says everything about a run, and nothing else does: same Spec, same machine, same result.
+"""Everything about a run, and nothing else decides it: same Spec, same machine, same result.
 
     spec, origins = resolve(("spec file", read("tweets.yaml")), ("--set", {"train": {"epochs": 2}}))
 
@@ -32,7 +32,7 @@ class _Part(pydantic.BaseModel):
 class DataSpec(_Part):
     """Where the rows come from and how they are read."""
 
-    train: str = Field(description="file, folder, hub:NAME or pip:PACKAGE/PATH with the labelled rows")
+    train: str = Field(description="file, folder, hub:NAME or pip:PACKAGE/PATH with the labeled rows")
     validation: str | None = Field(None, description="rows that choose the checkpoint; made from train when absent")
     test: str | None = Field(None, description="rows for the certificate; made from train when absent")
     columns: dict[str, str] = Field({}, description="the task's column -> the file's column, such as text: review")
@@ -42,9 +42,9 @@ class DataSpec(_Part):
     validation_share: float = Field(
         0.1, gt=0, lt=0.5, description="share of train that becomes validation when made, at most 2,000 rows of it")
     test_share: float = Field(0.1, gt=0, lt=0.5, description="share of train that becomes test when made")
-    near_duplicate: float = Field(0.8, gt=0, le=1, description="texts this alike (Jaccard) stay on one side of a split")
-    encoding: str | None = Field(None, description="text encoding; found by byte-order mark or UTF-8 when absent")
-    delimiter: str | None = Field(None, min_length=1, max_length=1, description="CSV delimiter; found when absent")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="texts of this Jaccard similarity stay on one side")
+    encoding: str | None = Field(None, description="text encoding; by byte-order mark or UTF-8 when absent")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="CSV delimiter; detected when absent")
     errors: Literal["strict", "replace", "skip"] = Field(
         "strict", description="bad rows: stop, replace undecodable bytes, or skip the row; all are counted")
     rare_labels: Literal["error", "skip", "train"] = Field(
@@ -114,7 +114,7 @@ class Spec(_Part):
     train: TrainSpec = TrainSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     cache: Annotated[Literal["fp16", "fp32", "off"], pydantic.BeforeValidator(_yes_or_no)] = Field(
-        "fp16", description="how what frozen blocks say is kept between epochs and runs; off (or false): not at all")
+        "fp16", description="how frozen blocks' activations are kept between epochs and runs; off or false: not at all")
     seed: int = Field(0, ge=0, lt=2**32, description="drives splits, order, new weights and dropout")
 
     def identity(self) -> str:
@@ -169,19 +169,20 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _explain(error: pydantic.ValidationError, origins: Origins) -> SpecError:
-    """pydantic's findings in the house's words: where, what came, the rule, the nearest name."""
+    """pydantic's problems as one error: where, what came, the rule, the nearest name."""
     lines = []
-    for one in error.errors():
-        path = ".".join(str(part) for part in one["loc"])
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"])
         origin = origins.get(path, "")
         where = f"{origin}: {path}" if origin else f"Spec: {path}"
-        if one["type"] == "extra_forbidden":
-            lines.append(f"{where}: is not a field; {nearest(str(one['loc'][-1]), _fields_at(one['loc'][:-1]))}")
-        elif one["type"] == "missing":
-            lines.append(f"{where}: is missing; it must hold: {_description(one['loc'])}")
+        if problem["type"] == "extra_forbidden":
+            *parents, name = problem["loc"]
+            lines.append(f"{where}: is not a field; {nearest(str(name), _fields_at(tuple(parents)))}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: is missing; it must hold: {_description(problem['loc'])}")
         else:
-            rule = one["msg"].removeprefix("Input ")
-            lines.append(f"{where}: {shorten(one['input'])} is not allowed; it {rule}")
+            rule = problem["msg"].removeprefix("Input ")
+            lines.append(f"{where}: {shorten(problem['input'])} is not allowed; it {rule}")
     if len(lines) > MAX_PROBLEMS_SHOWN:
         lines[MAX_PROBLEMS_SHOWN:] = [f"... and {len(lines) - MAX_PROBLEMS_SHOWN} more"]
     return SpecError("", "\n".join(lines), "All fields with their defaults: headstart fit --help-spec")

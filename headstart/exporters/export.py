@@ -18,13 +18,13 @@ from typing import Any
 from .. import tasks
 from ..core import files, machine
 from ..core.errors import ArtifactError, DataError, HeadstartError, ParityError, SpecError
+from ..core.model import Model
 from ..core.predict import predict
 from ..core.progress import Progress
 from ..core.spec import Spec
 from ..core.values import Row
 from ..data import splits
 from ..data import table as data
-from ..models.heads import Model
 from ..runs import artifact, runtime, weights
 from ..runs.artifact import EXPORT, GOLDEN_TOLERANCE, Artifact
 from ..runs.runtime import OnnxRuntime

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import fields
 from typing import Any
 
 import yaml
@@ -23,6 +22,11 @@ def build(options: dict[str, Any], where: str = "method") -> Method:
     return method
 
 
+def options_of(method: Method) -> dict[str, Any]:
+    """The mapping that `build` takes back."""
+    return {"name": method.name, **{option: getattr(method, option) for option in registry.options_of(type(method))}}
+
+
 def names() -> list[str]:
     """Every method there is."""
     return sorted(registry.known(sys.modules[__name__], Method))
@@ -39,13 +43,14 @@ def reference() -> str:
         cards += ["", f"## {name}", "", first.partition(": ")[2][:1].upper() + first.partition(": ")[2][1:], "",
                   "```text", rest.strip("\n"), "```"]
         meanings = (inspect.getdoc(kind) or "").partition("\n")[2].strip("\n")
-        options = ", ".join(f"`{f.name}: {yaml.safe_dump(f.default, default_flow_style=True).split()[0]}`"
-                            for f in fields(kind))
+        method = kind()
+        options = ", ".join(f"`{option}: {yaml.safe_dump(getattr(method, option), default_flow_style=True).split()[0]}`"
+                            for option in registry.options_of(kind))
         if options:
             cards += ["", f"Options and their defaults: {options}"]
         if meanings:
             cards += ["", "```text", meanings, "```"]
-        preset = build({"name": name}).defaults.get("train")
+        preset = method.defaults.get("train")
         if preset:
             cards += ["", "It presets " + ", ".join(f"`train.{key}: {value}`" for key, value in preset.items()) + "."]
     return "\n".join(cards) + "\n"

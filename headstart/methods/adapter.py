@@ -12,18 +12,18 @@ Source      Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP"
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ..core.method import Method
+from .peft_method import LayerAdapter
 
 if TYPE_CHECKING:
-    from ..models.heads import Model
+    from ..core.model import Model
 
 
 @dataclass(frozen=True)
-class Adapter(Method):
+class Adapter(LayerAdapter):
     """Bottlenecks move.
 
     placement:   pfeiffer (one a block) or houlsby (two).
@@ -33,15 +33,10 @@ class Adapter(Method):
     """
 
     name: ClassVar = "adapter"
+    lr: ClassVar = 1e-3
 
     placement: Literal["pfeiffer", "houlsby"] = "pfeiffer"
     size: Annotated[int, Field(ge=1)] = 48
-    last_blocks: Annotated[int, Field(ge=1)] | None = None
-    alone: bool = False
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return {"train": {"lr": 1e-3, "dropout": 0.0}}
 
     def prepare(self, model: Model) -> None:
         from ..models import adapters

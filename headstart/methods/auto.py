@@ -10,14 +10,14 @@ Source      Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..core.method import Average, Method
+from ..core.method import Method, Plan
 from .fine_tuning import FineTuning
 
 if TYPE_CHECKING:
-    from ..models.heads import Model
+    from ..core.model import Model
 
 STEPS = FineTuning()
 
@@ -33,12 +33,8 @@ class Auto(Method):
         return STEPS.defaults
 
     @property
-    def averages(self) -> Average:
-        return STEPS.averages
-
-    @property
-    def keeps_proven(self) -> bool:
-        return True
+    def plan(self) -> Plan:
+        return replace(STEPS.plan, keeps="proven")
 
     def prepare(self, model: Model) -> None:
         STEPS.prepare(model)

@@ -17,7 +17,7 @@ from ..core.errors import SpecError
 from ..core.method import Method
 
 if TYPE_CHECKING:
-    from ..models.heads import Model
+    from ..core.model import Model
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class BitFit(Method):
         return {"train": {"lr": 1e-3, "dropout": 0.0}}
 
     def prepare(self, model: Model) -> None:
-        can_move = [p for p in model.encoder.parameters() if p.requires_grad]  # a pooler nobody reads cannot
+        trainable = {id(p) for p in model.encoder.parameters() if p.requires_grad}  # a pooler nobody reads is not
         model.encoder.requires_grad_(False)
         biases = [p for name, p in model.encoder.named_parameters()
-                  if name.endswith("bias") and p.ndim == 1 and any(p is one for one in can_move)]
+                  if name.endswith("bias") and p.ndim == 1 and id(p) in trainable]
         if not biases:
             raise SpecError("method.name", "\"bitfit\" moves biases, and this backbone has none.",
                             "Use lora, adapter, ia3 or fine-tuning with last_blocks.")

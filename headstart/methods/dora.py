@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .lora import Lora
+from .lora import LowRank
 
 
 @dataclass(frozen=True)
-class Dora(Lora):
+class Dora(LowRank):
     """Low-rank changes of direction move, and lengths. Options as lora's."""
 
     name: ClassVar = "dora"
-    dora: ClassVar = True
+    use_dora: ClassVar = True

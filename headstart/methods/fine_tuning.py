@@ -19,19 +19,20 @@ Source      Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from ..core.errors import SpecError
-from ..core.method import Average, Method, by_axes
+from ..core.method import Average, Method, Plan, parameter_groups
 
 if TYPE_CHECKING:
     import torch
 
-    from ..models.heads import Model
+    from ..core.model import Model
+    from ..core.task import Task
 
 SOUP_OF = 3  # trainings
 
@@ -70,18 +71,10 @@ class FineTuning(Method):
         return {"train": {"dropout": 0.0, "label_smoothing": 0.1, **schedule}}
 
     @property
-    def solves_head(self) -> bool:
-        return self.head_first
+    def plan(self) -> Plan:
+        return Plan(solves_head=self.head_first, average=self.average, n_members=self.members or SOUP_OF)
 
-    @property
-    def averages(self) -> Average:
-        return self.average
-
-    @property
-    def n_members(self) -> int:
-        return self.members or SOUP_OF
-
-    def check(self, task: Any) -> None:
+    def check(self, task: Task) -> None:
         if self.members is not None and self.average != "soup":
             raise SpecError("method.members", f"says how many trainings a soup is of, and average is {self.average}.",
                             "Leave it out, or add average: soup")
@@ -90,9 +83,9 @@ class FineTuning(Method):
         from ..models import blocks, families
 
         n = len(blocks.of(model.encoder))
-        for option, given in (("last_blocks", self.last_blocks), ("gradual", self.gradual or None),
+        for option, value in (("last_blocks", self.last_blocks), ("gradual", self.gradual or None),
                               ("layer_decay", self.layer_decay if self.layer_decay < 1 else None)):
-            if given is not None and not n:
+            if value is not None and not n:
                 raise SpecError(f"method.{option}", "needs blocks that can be told apart, and this backbone's cannot.",
                                 f"Leave it out, or use one of: {families.names(lambda f: f.blocks)}")
         if (self.last_blocks or 0) > n:
@@ -109,17 +102,18 @@ class FineTuning(Method):
         n, least = len(blocks.of(model.encoder)), blocks.n_frozen(model.encoder)
         return [max(least, n - 1 - epoch) for epoch in range(epochs)] if self.gradual else [least]
 
-    def at_epoch(self, model: Model, epoch: int, moving: Sequence[torch.nn.Parameter]) -> None:
+    def at_epoch(self, model: Model, epoch: int, trainable: Sequence[torch.nn.Parameter]) -> None:
         if self.gradual:
             from ..models import blocks
 
-            for p in moving:
+            for p in trainable:
                 p.requires_grad_(True)
             blocks.freeze(model.encoder, max(0, len(blocks.of(model.encoder)) - 1 - epoch))
 
     def groups(self, model: Model, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        trainable = [p for p in model.parameters() if p.requires_grad]
         if self.layer_decay == 1:
-            return super().groups(model, lr, weight_decay)
+            return parameter_groups(trainable, lr, weight_decay)
         from ..models import blocks
 
         layers = blocks.of(model.encoder)
@@ -127,13 +121,13 @@ class FineTuning(Method):
         behind = {id(p) for part in blocks.behind(model.encoder) for p in part.parameters()}
         inside = {id(p) for p in model.encoder.parameters()} - behind
         below_head: dict[int, list[torch.nn.Parameter]] = {}
-        for p in (p for p in model.parameters() if p.requires_grad):
+        for p in trainable:
             steps = len(layers) - block_of.get(id(p), -1) if id(p) in inside else 0
             below_head.setdefault(steps, []).append(p)
         return [group for steps, weights in sorted(below_head.items())
-                for group in by_axes(weights, lr * self.layer_decay**steps, weight_decay)]
+                for group in parameter_groups(weights, lr * self.layer_decay**steps, weight_decay)]
 
-    def penalty(self, model: Model, first: dict[str, torch.Tensor]) -> torch.Tensor | None:
+    def penalty(self, model: Model, first: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         if not self.l2_sp:
             return None
         output = {id(p) for p in model.output.parameters()}

@@ -12,18 +12,16 @@ Source      Liu et al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
-from ..core.method import Method
+from .peft_method import LayerAdapter
 
 if TYPE_CHECKING:
-    from ..models.heads import Model
+    from ..core.model import Model
 
 
 @dataclass(frozen=True)
-class Ia3(Method):
+class Ia3(LayerAdapter):
     """Factors move.
 
     last_blocks: only in this many of the upper blocks.
@@ -31,13 +29,8 @@ class Ia3(Method):
     """
 
     name: ClassVar = "ia3"
-
-    last_blocks: Annotated[int, Field(ge=1)] | None = None
-    alone: bool = False
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return {"train": {"lr": 3e-3, "dropout": 0.0}}
+    lr: ClassVar = 3e-3
+    merges: ClassVar = True
 
     def prepare(self, model: Model) -> None:
         from ..models import adapters, blocks
@@ -49,8 +42,3 @@ class Ia3(Method):
         config = adapters.peft().IA3Config(target_modules=names + behind, feedforward_modules=behind,
                                            task_type="FEATURE_EXTRACTION")
         adapters.wrap(model, config)
-
-    def finish(self, model: Model) -> Model:
-        from ..models import adapters
-
-        return model if self.alone else adapters.merged(model)

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..core.method import Method
+from ..core.method import Method, Plan
 
 if TYPE_CHECKING:
-    from ..models.heads import Model
+    from ..core.model import Model
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class LinearProbe(Method):
         return {"train": {"lr": 3e-3, "dropout": 0.0}}  # for the heads that are trained, not solved
 
     @property
-    def trains(self) -> bool:
-        return False
+    def plan(self) -> Plan:
+        return Plan(trains=False)
 
     def prepare(self, model: Model) -> None:
         model.encoder.requires_grad_(False)

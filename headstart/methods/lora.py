@@ -12,18 +12,44 @@ Source      Hu et al. 2022, "LoRA"; Dettmers et al. 2023, "QLoRA" (all linear la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from ..core.method import Method
+from .peft_method import LayerAdapter
 
 if TYPE_CHECKING:
-    from ..models.heads import Model
+    from ..core.model import Model
 
 
 @dataclass(frozen=True)
-class Lora(Method):
+class LowRank(LayerAdapter):
+    """Abstract: low-rank changes of linear layers. Options as lora's.
+
+    use_dora: whether the length of each changed weight's columns is learned apart from their direction.
+    """
+
+    lr: ClassVar = 1e-3
+    merges: ClassVar = True
+    use_dora: ClassVar[bool]
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: tuple[str, ...] | None = None
+
+    def prepare(self, model: Model) -> None:
+        from ..models import adapters
+
+        names = adapters.named(adapters.linears(model.encoder, self.last_blocks), self.targets)
+        config = adapters.peft().LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=names,
+            use_dora=self.use_dora, task_type="FEATURE_EXTRACTION")
+        adapters.wrap(model, config)
+
+
+@dataclass(frozen=True)
+class Lora(LowRank):
     """Low-rank changes move.
 
     rank, alpha, dropout: of the change, alpha / rank * B A; dropout on what flows into it.
@@ -33,28 +59,4 @@ class Lora(Method):
     """
 
     name: ClassVar = "lora"
-    dora: ClassVar = False
-
-    rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    targets: tuple[str, ...] | None = None
-    last_blocks: Annotated[int, Field(ge=1)] | None = None
-    alone: bool = False
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return {"train": {"lr": 1e-3, "dropout": 0.0}}
-
-    def prepare(self, model: Model) -> None:
-        from ..models import adapters
-
-        names = adapters.named(adapters.linears(model.encoder, self.last_blocks), self.targets)
-        config = adapters.peft().LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout,
-                                            target_modules=names, use_dora=self.dora, task_type="FEATURE_EXTRACTION")
-        adapters.wrap(model, config)
-
-    def finish(self, model: Model) -> Model:
-        from ..models import adapters
-
-        return model if self.alone else adapters.merged(model)
+    use_dora: ClassVar = False

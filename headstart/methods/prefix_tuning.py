@@ -11,19 +11,17 @@ Source      Li & Liang 2021, "Prefix-Tuning"; Liu et al. 2022, "P-Tuning v2"; th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.errors import SpecError
-from ..core.method import Method
+from .peft_method import SoftPrompt
 
 if TYPE_CHECKING:
-    from ..models.heads import Model
+    from ..core.model import Model
 
 
 @dataclass(frozen=True)
-class PrefixTuning(Method):
+class PrefixTuning(SoftPrompt):
     """Past keys and values move.
 
     n_tokens:   length of the prefix.
@@ -31,17 +29,6 @@ class PrefixTuning(Method):
     """
 
     name: ClassVar = "prefix-tuning"
-
-    n_tokens: Annotated[int, Field(ge=1)] = 8
-    alone: bool = False
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return {"train": {"lr": 1e-2, "dropout": 0.0}}
-
-    @property
-    def n_extra_tokens(self) -> int:
-        return self.n_tokens
 
     def prepare(self, model: Model) -> None:
         from ..models import adapters, blocks, families

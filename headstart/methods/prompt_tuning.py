@@ -11,18 +11,16 @@ Source      Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prom
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
-from ..core.method import Method
+from .peft_method import SoftPrompt
 
 if TYPE_CHECKING:
-    from ..models.heads import Model
+    from ..core.model import Model
 
 
 @dataclass(frozen=True)
-class PromptTuning(Method):
+class PromptTuning(SoftPrompt):
     """A prompt moves.
 
     n_tokens:   length of the prompt.
@@ -30,18 +28,6 @@ class PromptTuning(Method):
     """
 
     name: ClassVar = "prompt-tuning"
-
-    n_tokens: Annotated[int, Field(ge=1)] = 8
-    alone: bool = False
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        # A window must leave room for the prompt: positions are counted with it.
-        return {"train": {"lr": 1e-2, "dropout": 0.0}}
-
-    @property
-    def n_extra_tokens(self) -> int:
-        return self.n_tokens
 
     def prepare(self, model: Model) -> None:
         from ..models import adapters, blocks

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.errors import SpecError
-from ..core.method import Method
+from ..core.method import Method, Plan
 from .fine_tuning import FineTuning
 
 if TYPE_CHECKING:
     import torch
 
-    from ..models.heads import Model
+    from ..core.model import Model
+    from ..core.task import Task
+    from ..core.values import Outputs
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class SetFit(Method):
     """Contrast, then a solved head. freeze_embeddings: leave the token embeddings as they are."""
 
     name: ClassVar = "setfit"
-    reads: ClassVar = "features"
+    wants: ClassVar = frozenset({"features"})
 
     freeze_embeddings: bool = True
 
@@ -40,14 +42,10 @@ class SetFit(Method):
         return {"train": {"lr": 1e-4, "dropout": 0.0, "tokens_per_batch": 1024}}
 
     @property
-    def solves_again(self) -> bool:
-        return True
+    def plan(self) -> Plan:
+        return Plan(solves_again=True, min_choosing_rows=30)
 
-    @property
-    def min_choosing_rows(self) -> int:
-        return 30
-
-    def check(self, task: Any) -> None:
+    def check(self, task: Task) -> None:
         if not task.is_comparable:
             raise SpecError("method", f'compares rows by their answers, and those of "{task.name}" have no likeness.',
                             "Use another method: fine-tuning works with every task.")
@@ -55,17 +53,18 @@ class SetFit(Method):
     def prepare(self, model: Model) -> None:
         FineTuning(freeze_embeddings=self.freeze_embeddings).prepare(model)
 
-    def loss(self, task: Any, said: torch.Tensor, target: dict[str, torch.Tensor],
-             **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared difference between each pair's cosine and 1 (one label) or 0 (two), both kinds weighed alike."""
+    def loss(self, task: Task, outputs: Outputs, target: dict[str, torch.Tensor], *,
+             weights_K: torch.Tensor | None = None, label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared difference between each pair's cosine and 1 (one label) or 0 (two), both kinds weighed equally."""
         from torch.nn.functional import normalize
 
-        unit_BD = normalize(said.float(), dim=-1)
+        assert outputs.features is not None  # `wants` names them
+        unit_BD = normalize(outputs.features.float(), dim=-1)
         same_BB = task.alike(target)
         n = len(same_BB)
         other_BB = 1 - same_BB
-        same_BB = same_BB - same_BB.new_ones(n).diag()  # a text with itself says nothing
+        same_BB = same_BB - same_BB.new_ones(n).diag()  # a text with itself tells nothing
         error_BB = (unit_BD @ unit_BD.T - same_BB).square()
         kinds = [(error_BB * pairs).sum() / pairs.sum() for pairs in (same_BB, other_BB) if pairs.sum() > 0]
-        mean = sum(kinds[1:], kinds[0]) / len(kinds) if kinds else 0 * said.sum()
+        mean = sum(kinds[1:], kinds[0]) / len(kinds) if kinds else 0 * unit_BD.sum()
         return n * mean, unit_BD.new_tensor(n)

@@ -16,7 +16,6 @@ from torch import nn
 
 from ..core.errors import SpecError, nearest, shorten
 from ..core.model import MAIN
-from ..core.model import Model as Model
 from ..core.values import LinearMap, Outputs
 
 Inputs = Mapping[str, torch.Tensor]

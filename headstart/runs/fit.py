@@ -39,11 +39,10 @@ from ..training.averaging import FIRST
 from ..training.checkpoint import TrainState
 from ..training.evaluator import Evaluator
 from ..training.head import HeadSolver
-from ..training.job import PARTS, Job, accelerator
+from ..training.job import PARTS, Job, accelerator, trains
 from ..training.learner import Learner
 from ..training.signals import Stop, signals
-from . import artifact, evidence, weights
-from . import resolve as resolving
+from . import artifact, evidence, resolve, weights
 from .artifact import Artifact
 from .folder import opened, remove
 
@@ -64,8 +63,8 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     """
     began = time.perf_counter()
     show = show or Progress(quiet=True)
-    source = [resolving.first_layer(spec_or_path), *layers, (resolving.CALL, overrides)]
-    spec, origins, method = resolving.resolve(source)
+    source = resolve.stack([resolve.first_layer(spec_or_path), *layers, (resolve.CALL, overrides)])
+    (spec, origins), method = source.resolve(), source.method
     final = Path(out) if out is not None else Path("runs") / _name(spec_or_path)
     if resume and final.exists() and not final.with_name(final.name + ".partial").exists():
         show.say(f"{final} is finished already.")
@@ -81,7 +80,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         if job.trains:
             learner = Learner(job, evaluator, head)
             learner.learn(resume=resume)
-            if method.keeps_proven and learner.kept["what"] == FIRST:
+            if method.plan.keeps == "proven" and learner.kept["what"] == FIRST:
                 baselines.pop("frozen-backbone", None)  # the fitted model is this very one
         job = finished(job)
         learned = time.perf_counter()
@@ -100,7 +99,7 @@ def _name(spec_or_path: str | Path | Mapping[str, Any]) -> str:
 
 
 def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, show: Progress,
-            layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Job:
+            layers: resolve.Layers) -> Job:
     """Rows read, checked and split; backbone loaded, head on; every row turned to token ids, once."""
     task = tasks.build(spec.task)
     tables = read_splits(spec.data, task)
@@ -113,7 +112,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         if problems:
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, show)
-    backbone = backbones.load(spec.backbone, spec.data.max_tokens, method.n_extra_tokens)
+    backbone = backbones.load(spec.backbone, spec.data.max_tokens, method.plan.n_extra_tokens)
     model = backbones.build(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     method.prepare(model)
     windows = {}
@@ -123,12 +122,9 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
                               with_notes=task.needs_windows and name != "train")
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
-    spec, origins = specs.resolve(
-        (specs.DEFAULT, {"method": spec.method, "task": spec.task}), (f"task {task.name}", task.defaults),
-        (f"method {method.name}", method.defaults),
+    spec, origins = layers.resolve(
         (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
-        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if method.trains or not task.is_solvable else {}),
-        *layers)
+        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if trains(method, task) else {}))
     _check_same_run(work, spec, origins, parts)
     accelerate = accelerator(spec.train.precision)
     model.to(accelerate.device)
@@ -236,7 +232,7 @@ def publish(job: Job, learner: Learner | None, scores: dict[str, Any], outcomes:
     spec_yaml = specs.to_yaml(spec, job.origins)
     with files.write_folder(final) as folder:
         golden = parts.validation.rows[: artifact.N_GOLDEN]
-        weights.save(folder, job.model, job.task, job.backbone, golden, job.method.stores_backbone)
+        weights.save(folder, job.model, job.task, job.backbone, golden, job.method.plan.stores_backbone)
         scores["cost"]["artifact_bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         for name, text in {"scores.json": json.dumps(scores, ensure_ascii=False, indent=1), "spec.yaml": spec_yaml,
                            "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",

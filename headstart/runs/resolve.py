@@ -1,13 +1,14 @@
-"""What was asked: a Spec with the defaults of its task and method written out, and the task that a file's columns mean.
+"""From what the caller wrote to a whole Spec: the defaults of its task and method, and the task that columns mean.
 
-    spec, origins, method = resolve([first_layer("reviews.csv"), ("call", {"train": {"epochs": 2}})])
+    layers = stack([first_layer("reviews.csv"), ("call", {"train": {"epochs": 2}})])
+    spec, origins = layers.resolve()
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +21,72 @@ from ..core.task import Task
 from ..data import columns
 from ..data import table as data
 
-CALL = "call"  # origin of what the caller of `fit` said
+CALL = "call"  # origin of what the caller of `fit` passed
+Layer = tuple[str, Mapping[str, Any]]  # (origin, values)
 
 
-def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Spec, Origins, Method]:
-    """The Spec with its task's and its method's defaults written out, and the task inferred where none is named."""
+@dataclass(frozen=True)
+class Layers:
+    """What a Spec is made of.
+
+    task, method: before they saw rows; their defaults are the weakest layers.
+    caller:       what was written, from the weakest to the strongest; before it the task, where columns told it.
+    """
+
+    task: Task
+    method: Method
+    caller: Sequence[Layer]
+
+    def resolve(self, *from_rows: Layer) -> tuple[Spec, Origins]:
+        """The Spec, and where each value comes from. This is the one order of layers; a later one wins.
+
+        from_rows: what only the train rows tell, such as the number of epochs.
+        """
+        options = {"method": methods.options_of(self.method), "task": tasks.options_of(self.task)}
+        return specs.resolve((specs.DEFAULT, options), (f"task {self.task.name}", self.task.defaults),
+                             (f"method {self.method.name}", self.method.defaults), *from_rows, *self.caller)
+
+
+def stack(caller: Sequence[Layer]) -> Layers:
+    """The layers of a Spec. The task is the one that the columns mean, where none is named.
+
+    Raises SpecError with all that is wrong in what the caller wrote.
+    """
     defaults = (specs.DEFAULT, {name: Spec.model_fields[name].default for name in specs.NAMED})
-    spec, origins = specs.resolve(defaults, *layers)
-    if origins["task.name"] == specs.DEFAULT:
-        layers = [*_inferred_task(spec), *layers]
-        spec, _ = specs.resolve(defaults, *layers)
-    method, task = methods.build(spec.method), tasks.build(spec.task)
-    method.check(task)
-    options = {"method": {"name": method.name, **dataclasses.asdict(method)},  # type: ignore[call-overload]
-               "task": tasks.options_of(task)}
-    spec, origins = specs.resolve((specs.DEFAULT, options), (f"task {task.name}", task.defaults),
-                                  (f"method {method.name}", method.defaults), *layers)
-    return spec, origins, method
+    spec, origins = specs.resolve(defaults, *caller)
+    task_name = spec.task["name"]
+    if origins["task.name"] == specs.DEFAULT and (inferred := _inferred_task(spec)) not in (None, task_name):
+        task_name, caller = inferred, [(f"inferred from {spec.data.train}", {"task": inferred}), *caller]
+    layers = Layers(tasks.build({**spec.task, "name": task_name}), methods.build(spec.method), caller)
+    layers.method.check(layers.task)
+    return layers
 
 
-def _inferred_task(spec: Spec) -> list[tuple[str, Mapping[str, Any]]]:
-    """The task that the columns of the train rows mean, as a layer; none where they mean no particular one."""
-    found: list[str] = []
+def resolve(caller: Sequence[Layer]) -> tuple[Spec, Origins, Method]:
+    """The Spec as far as it is known before any row is read, where each value comes from, and its method."""
+    layers = stack(caller)
+    return *layers.resolve(), layers.method
+
+
+def _inferred_task(spec: Spec) -> str | None:
+    """The task that the columns of the train rows mean; None where they mean no particular one."""
+    names: list[str] = []
     if not spec.data.columns and spec.data.train != "-":
-        with suppress(DataError):  # whoever reads the rows says it better
-            found = tasks.by_columns(columns.header(spec.data))
-    if len(found) > 1:
-        raise SpecError(f"Spec: task ({spec.data.train})", f"the columns could mean {' or '.join(found)}.",
-                        f"Say which: --task {found[0]}")
-    return [(f"inferred from {spec.data.train}", {"task": name}) for name in found if name != spec.task["name"]]
+        with suppress(DataError):  # whoever reads the rows reports it with its lines
+            names = tasks.by_columns(columns.header(spec.data))
+    if len(names) > 1:
+        raise SpecError(f"Spec: task ({spec.data.train})", f"the columns could mean {' or '.join(names)}.",
+                        f"Say which: --task {names[0]}")
+    return names[0] if names else None
 
 
-def first_layer(given: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def first_layer(source: str | Path | Mapping[str, Any]) -> Layer:
     """What the caller named, a Spec or a data file, as the first (origin, values)."""
-    if isinstance(given, Mapping):
-        return CALL, given
-    if Path(given).suffix in (".yaml", ".yml"):
-        return str(given), specs.read(given)
-    return CALL, {"data": {"train": str(given)}}
+    if isinstance(source, Mapping):
+        return CALL, source
+    if Path(source).suffix in (".yaml", ".yml"):
+        return str(source), specs.read(source)
+    return CALL, {"data": {"train": str(source)}}
 
 
 def learned(spec: Spec, train: Path) -> Task:

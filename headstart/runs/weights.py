@@ -20,13 +20,13 @@ except ImportError as error:
 
 from .. import methods
 from ..core import files
+from ..core.model import Model
 from ..core.predict import predict
 from ..core.spec import Spec
 from ..core.task import Task
 from ..core.values import Row, Runtime
 from ..models import adapters, blocks, trust
 from ..models import backbone as backbones
-from ..models.heads import Model
 from ..models.runtime import TorchRuntime
 from ..readers.text import Reader
 from .artifact import EXPORT
@@ -51,7 +51,7 @@ def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
     if (folder / EXPORT).exists():
         raise ArtifactError(str(folder), "is exported and holds no weights to open.",
                             "Name the run that it was exported from.")
-    n_extra_tokens = methods.build(spec.method).n_extra_tokens
+    n_extra_tokens = methods.build(spec.method).plan.n_extra_tokens
     is_whole = (folder / WEIGHTS).exists()
     backbone = backbones.load(str(folder) if is_whole else spec.backbone, spec.data.max_tokens, n_extra_tokens)
     if not is_whole:

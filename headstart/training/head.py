@@ -32,10 +32,10 @@ class HeadSolver:
         if not job.task.is_solvable:
             return {"before-training": self.evaluator.calibrated_predictions(
                 *map(self.evaluator.predictions, ("validation", "test")))} if with_baselines else {}
-        if not (job.method.solves_head or with_baselines):
+        if not (job.method.plan.solves_head or with_baselines):
             return {}
         # Features of test rows serve the baselines, and a method that does not train: its answers follow from them.
-        parts = PARTS if with_baselines or not job.method.trains else PARTS[:2]
+        parts = PARTS if with_baselines or not job.method.plan.trains else PARTS[:2]
         with job.method.as_pretrained(job.model):
             job.forward.remember_features([(job.windows[part], self._chosen(part)) for part in parts],
                                           job.spec.evaluate.tokens_per_batch)
@@ -45,12 +45,12 @@ class HeadSolver:
         heads = {"before-training": LinearMap(output.weight.detach().cpu().numpy(), bias, 0.0),
                  "frozen-backbone": self._solved_or_stored(features)}
         answered = dict(heads) if with_baselines else {}
-        if not job.method.trains:
+        if not job.method.plan.trains:
             answered.pop("frozen-backbone", None)  # the fitted model is this very one
         baselines = {name: self.evaluator.calibrated_predictions(
             *(self.evaluator.decode(part, head(features[part])) for part in ("validation", "test")))
             for name, head in answered.items()}
-        if job.method.solves_head:
+        if job.method.plan.solves_head:
             put_on(output, heads["frozen-backbone"])  # last: the fresh head's numbers are the layer's own
         return baselines
 

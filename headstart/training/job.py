@@ -56,13 +56,18 @@ class Job:
 
     @property
     def trains(self) -> bool:
-        """Whether gradient steps are taken: by every method where the head cannot be solved."""
-        return self.method.trains or not self.task.is_solvable
+        """Whether gradient steps are taken."""
+        return trains(self.method, self.task)
 
     def rows(self, part: str) -> Sequence[Row]:
         """The labeled rows of one of PARTS."""
         rows: list[Row] = getattr(self.splits, part).rows
         return rows
+
+
+def trains(method: Method, task: Task) -> bool:
+    """Whether gradient steps are taken: by every method where the head cannot be solved."""
+    return method.plan.trains or not task.is_solvable
 
 
 def accelerator(precision: str) -> Any:

@@ -39,12 +39,12 @@ class Learner:
         self.optimizer = self._new_optimizer()
         self.state = TrainState()
         self.kept: dict[str, str | float] = {}
-        self.can_choose = len(job.rows("validation")) >= job.method.min_choosing_rows
+        self.can_choose = len(job.rows("validation")) >= job.method.plan.min_choosing_rows
 
     def learn(self, *, resume: bool) -> None:
         """Train from the first weights, once or as often as the method asks; checkpoint on the way; keep the best."""
-        job = self.job
-        if job.method.solves_again:
+        job, plan = self.job, self.job.method.plan
+        if plan.solves_again:
             self.head.solve_again()
         first = self._copy()
         if resume:
@@ -52,14 +52,14 @@ class Learner:
         job.stop.deferred = True
         with self._log() as log:
             self._learn_once(first, log)
-            while job.method.averages == "soup":
+            while plan.average == "soup":
                 self._include(self.state.best)
-                if self.state.n_mean == job.method.n_members:
+                if self.state.n_mean == plan.n_members:
                     break
                 self._put(first)
                 self.optimizer = self._new_optimizer()
                 self.state.begin_again()
-                job.progress.say(f"training {self.state.n_mean + 1} of {job.method.n_members}, from the first weights")
+                job.progress.say(f"training {self.state.n_mean + 1} of {plan.n_members}, from the first weights")
                 self._learn_once(first, log)
         job.stop.deferred = False
         self._keep_best(first)
@@ -116,14 +116,11 @@ class Learner:
 
     def _loss(self, first: Weights) -> loop.Loss:
         job, settings, weights_K = self.job, self.job.spec.train, self._class_weights()
-        want = frozenset({job.method.reads}) - {"logits"}
 
         def loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            outputs = job.forward(batch.inputs, want=want)
-            read = outputs.features if want else outputs.logits
-            assert read is not None
+            outputs = job.forward(batch.inputs, want=job.method.wants)
             target = {name: torch.from_numpy(a).to(job.device) for name, a in batch.target.items()}
-            summed, n = job.method.loss(job.task, read, target, weights_K=weights_K,
+            summed, n = job.method.loss(job.task, outputs, target, weights_K=weights_K,
                                         label_smoothing=settings.label_smoothing)
             penalty = job.method.penalty(job.model, first)
             return (summed if penalty is None else summed + n * penalty), n
@@ -146,9 +143,9 @@ class Learner:
     def _average(self, evaluate_at: dict[int, float], n_steps: int) -> None:
         """Bring a mean of steps' weights up to this step."""
         step, method = self.state.step, self.job.method
-        if method.averages == "ema":
-            self._include(self.moving, 1 - method.ema_decay)
-        elif method.averages == "swa" and step in evaluate_at and 2 * step >= n_steps:
+        if method.plan.average == "ema":
+            self._include(self.moving, 1 - method.plan.ema_decay)
+        elif method.plan.average == "swa" and step in evaluate_at and 2 * step >= n_steps:
             self._include(self.moving)
 
     def _include(self, weights: Weights | dict[str, torch.nn.Parameter], share: float | None = None) -> None:
@@ -185,7 +182,7 @@ class Learner:
     def _scores(self, after_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
         """All scores on validation of the model as it is now."""
         began = time.perf_counter()
-        if self.job.method.solves_again:
+        if self.job.method.plan.solves_again:
             self.head.solve_again()
         scores = self.evaluator.scores(self._validation(after_batch))
         self.state.evaluate_seconds += time.perf_counter() - began
@@ -208,7 +205,7 @@ class Learner:
         Source  Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT) and "Model soups".
         """
         state, metric, progress = self.state, self.job.task.metric, self.job.progress
-        choices = candidates(first, state.best, state.mean, self.job.method.averages)
+        choices = candidates(first, state.best, state.mean, self.job.method.plan.average)
         scores = {FIRST: state.curve[0]["scores"][metric], TRAINED: state.best_score}
         for name in [name for name in choices if name not in scores]:
             self._put(choices[name]())
@@ -216,7 +213,7 @@ class Learner:
         kept = max(choices, key=lambda name: scores[name]) if self.can_choose else TRAINED
         if kept == TRAINED and SOUP in choices and not self._is_proven(state.best, state.mean):
             kept = SOUP  # the best of several evaluations owes something to chance, their mean does not
-        if kept != FIRST and self.job.method.keeps_proven and not self._is_proven(choices[kept](), first):
+        if kept != FIRST and self.job.method.plan.keeps == "proven" and not self._is_proven(choices[kept](), first):
             progress.say(f"not kept: {kept}, validation {metric} {scores[kept]:.4f} against "
                          f"{scores[FIRST]:.4f}, is not proven better")
             kept = FIRST

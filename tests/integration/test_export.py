@@ -228,7 +228,7 @@ def test_every_task_passes_its_gate(name, backbone, tmp_path):
 
 def adapted(backbone, name):
     method, kind = methods.build({"name": name}), tasks.find("text-classification")
-    loaded = backbones.load(str(backbone), 64, method.n_extra_tokens)
+    loaded = backbones.load(str(backbone), 64, method.plan.n_extra_tokens)
     task = kind().learn(kind.examples)
     model = backbones.build(loaded, task, "mean", seed=0)
     method.prepare(model)

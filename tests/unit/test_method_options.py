@@ -1,4 +1,4 @@
-"""What each option of a method does to a tiny model, and what is said when it cannot."""
+"""What each option of a method does to a tiny model, and the error where it cannot."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 import headstart
 from headstart import methods, tasks
 from headstart.core.errors import ArtifactError, SpecError
+from headstart.core.values import Outputs
 from headstart.models import backbone as backbones
 from headstart.models import blocks
 from headstart.runs import weights
@@ -68,11 +69,11 @@ def test_gradual_thaws_from_the_top(model):
     assert frozen == [1, 0, 0, 1]
     assert method.defaults["train"]["schedule"] == "slanted-triangular"
     method.at_epoch(model, 9, ever)
-    assert moving(model) == {n for n, p in model.named_parameters() if any(p is one for one in ever)}
+    assert moving(model) == {n for n, p in model.named_parameters() if id(p) in map(id, ever)}
     assert method.depths(model, 3) == [1, 0, 0]
 
 
-def test_gradual_trains_alike_with_and_without_the_cache(backbone, reviews, tmp_path):
+def test_gradual_trains_equally_with_and_without_the_cache(backbone, reviews, tmp_path):
     weights = []
     for cache in ("fp32", "off"):
         spec = tiny.spec(reviews, backbone, method={"name": "fine-tuning", "gradual": True, "average": "none"},
@@ -114,7 +115,7 @@ def test_last_blocks_of_lora_and_adapter_leave_the_lower_ones_frozen(model):
         assert blocks.n_frozen(prepared_copy(model, options).encoder) == 1
 
 
-@pytest.mark.parametrize(("options", "said"), [
+@pytest.mark.parametrize(("options", "message"), [
     ({"name": "fine-tuning", "last_blocks": 3}, r"method\.last_blocks: is 3, but the backbone has 2 blocks"),
     ({"name": "lora", "last_blocks": 3}, r"method\.last_blocks: is 3, but the backbone has 2 blocks"),
     ({"name": "lora", "targets": ["querry"]}, r'"querry" is no linear layer of this backbone; did you mean "query"\?'),
@@ -122,14 +123,14 @@ def test_last_blocks_of_lora_and_adapter_leave_the_lower_ones_frozen(model):
     ({"name": "adapter", "placement": "parallel"}, r'method\.placement: "parallel" is not allowed'),
     ({"name": "bitfit", "rank": 2}, r"method\.rank: is not an option of method \"bitfit\""),
 ])
-def test_what_cannot_be_is_said(model, options, said):
-    with pytest.raises(SpecError, match=said):
+def test_options_that_cannot_be_are_refused(model, options, message):
+    with pytest.raises(SpecError, match=message):
         prepared(model, **options)
 
 
 def test_members_are_those_of_a_soup():
-    assert methods.build({"name": "fine-tuning", "average": "soup"}).n_members == 3
-    assert methods.build({"name": "fine-tuning", "average": "soup", "members": 5}).n_members == 5
+    assert methods.build({"name": "fine-tuning", "average": "soup"}).plan.n_members == 3
+    assert methods.build({"name": "fine-tuning", "average": "soup", "members": 5}).plan.n_members == 5
     with pytest.raises(SpecError, match=r"method\.members: says .* a soup is of, and average is wise-ft"):
         methods.build({"name": "fine-tuning", "members": 5}).check(tasks.find("text-classification")())
 
@@ -138,9 +139,9 @@ def test_the_dropout_of_lora_is_its_own(backbone):
     task = tasks.find("text-classification")(labels=("bad", "good"))
     model = backbones.build(backbones.load(str(backbone), 64), task, "mean", seed=0, dropout=0.0)
     prepared(model, name="lora", dropout=0.3)
-    found = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
-    assert {p for name, p in found.items() if "lora_dropout" in name} == {0.3}
-    assert {p for name, p in found.items() if "lora_dropout" not in name} == {0.0}
+    rates = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert {p for name, p in rates.items() if "lora_dropout" in name} == {0.3}
+    assert {p for name, p in rates.items() if "lora_dropout" not in name} == {0.0}
 
 
 def test_albert_has_no_blocks_to_choose_from(tmp_path):
@@ -152,7 +153,7 @@ def test_albert_has_no_blocks_to_choose_from(tmp_path):
 
 def test_prompts_leave_room_in_the_window(backbone):
     method = methods.build({"name": "prompt-tuning", "n_tokens": 20})
-    loaded = backbones.load(str(backbone), 1000, method.n_extra_tokens)
+    loaded = backbones.load(str(backbone), 1000, method.plan.n_extra_tokens)
     assert loaded.reader.max_tokens == 130 - 20
 
 
@@ -161,11 +162,13 @@ def test_setfit_pulls_texts_of_one_label_together():
     target = {"label": torch.tensor([0, 0, 1, 1])}
     apart = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     mixed = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
-    (good, n), (bad, _) = (method.loss(tasks.find("text-classification")(), said, target) for said in (apart, mixed))
+    task = tasks.find("text-classification")()
+    (good, n), (bad, _) = (method.loss(task, Outputs(features_BD, features_BD), target)
+                           for features_BD in (apart, mixed))
     assert n == 4
     assert good.item() == pytest.approx(0)
     assert bad.item() > 1
-    alone, _ = method.loss(tasks.find("text-classification")(), apart[:1], {"label": torch.tensor([0])})
+    alone, _ = method.loss(task, Outputs(apart[:1], apart[:1]), {"label": torch.tensor([0])})
     assert alone.item() == 0
 
 
@@ -177,7 +180,7 @@ def test_auto_ships_the_trained_weights_only_when_proven(backbone, tmp_path, n_v
     train = {"epochs": 24, "lr": 1e-3, "patience": 24}
     run = headstart.fit(tiny.spec(data["train"], backbone, method="auto", head={"pooling": "first"}, data=data,
                                   train=train), out=tmp_path / "run")
-    scores = [one["scores"]["accuracy"] for one in run.scores["curve"]]
+    scores = [entry["scores"]["accuracy"] for entry in run.scores["curve"]]
     assert max(scores) > scores[0]  # better in both cases, but eight rows prove nothing
     kept_first = run.scores["kept"]["what"] == "the first weights"
     assert kept_first == (n_validation == 8)
@@ -243,3 +246,15 @@ def test_setfit_lets_few_rows_choose_nothing(backbone, reviews, tmp_path, valida
     if n_evaluations == 2:
         assert run.scores["data"]["n_validation"] < 30
         assert run.scores["kept"]["what"] == "the best trained weights"
+
+
+def test_options_come_in_reading_order():
+    assert list(methods.options_of(methods.build({"name": "lora"}))) == [
+        "name", "rank", "alpha", "dropout", "targets", "last_blocks", "alone"]
+    assert list(methods.options_of(methods.build({"name": "prefix-tuning"}))) == ["name", "n_tokens", "alone"]
+
+
+def test_concrete_methods_have_no_subclasses():
+    kinds = [type(methods.build({"name": name})) for name in methods.names()]
+    assert len(kinds) == 11
+    assert all(not kind.__subclasses__() for kind in kinds)

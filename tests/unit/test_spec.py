@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from headstart import methods, tasks
 from headstart.core import spec
 from headstart.core.errors import SpecError
-from headstart.runs import resolve as resolving
+from headstart.runs.resolve import resolve, stack
 
 DATA = {"data": {"train": "a.csv"}}
 
@@ -26,26 +26,38 @@ def test_the_last_layer_wins_and_origins_say_which():
 
 
 def test_method_by_name_and_with_options():
-    made, origins, _ = resolving.resolve([("spec.yaml", {**DATA, "method": "linear-probe"})])
+    made, origins, _ = resolve([("spec.yaml", {**DATA, "method": "linear-probe"})])
     assert made.method == {"name": "linear-probe"}
     assert made.evaluate.baselines
-    made, origins, _ = resolving.resolve([("call", {**DATA, "method": "fine-tuning"}),
-                                          ("--set", {"method": {"freeze_embeddings": False}})])
+    made, origins, _ = resolve([("call", {**DATA, "method": "fine-tuning"}),
+                                ("--set", {"method": {"freeze_embeddings": False}})])
     assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False, "last_blocks": None,
                            "layer_decay": 1.0, "gradual": False, "l2_sp": 0.0, "average": "wise-ft", "members": None}
-    assert resolving.resolve([("call", DATA)])[0].method == {"name": "auto"}
+    assert resolve([("call", DATA)])[0].method == {"name": "auto"}
     assert origins["method.freeze_embeddings"] == "--set"
     assert origins["train.dropout"] == "method fine-tuning"
-    made, _, _ = resolving.resolve([("a", {**DATA, "method": {"name": "fine-tuning", "head_first": False}}),
-                                    ("b", {"method": "linear-probe"})])
+    made, _, _ = resolve([("a", {**DATA, "method": {"name": "fine-tuning", "head_first": False}}),
+                          ("b", {"method": "linear-probe"})])
     assert made.method == {"name": "linear-probe"}
+
+
+def test_the_order_of_layers():
+    layers = stack([("call", {**DATA, "task": "sentence-similarity", "method": "lora"}), ("--set", {"seed": 1})])
+    chosen = ("chosen for 9 rows", {"train": {"epochs": 5, "lr": 7.0}, "seed": 7})
+    made, origins = layers.resolve()
+    assert (made.train.tokens_per_batch, made.train.lr, made.train.epochs) == (2048, 1e-3, None)
+    made, origins = layers.resolve(chosen)
+    assert (made.train.lr, made.train.epochs, made.seed) == (7.0, 5, 1)  # of all layers only the caller's are stronger
+    assert [origins[path] for path in ("task.scale", "train.tokens_per_batch", "train.dropout", "train.epochs", "seed",
+                                       "method.name", "evaluate.baselines")] == [
+        "default", "task sentence-similarity", "method lora", "chosen for 9 rows", "--set", "call", "default"]
 
 
 def test_identity_is_of_the_resolved_form():
-    one, _ = spec.resolve(("a", DATA))
+    first, _ = spec.resolve(("a", DATA))
     same, _ = spec.resolve(("b", {**DATA, "seed": 0, "train": {"lr": 1e-4}}))
     other, _ = spec.resolve(("b", {**DATA, "seed": 1}))
-    assert one.identity() == same.identity() != other.identity()
+    assert first.identity() == same.identity() != other.identity()
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
@@ -60,7 +72,7 @@ def test_yaml_round_trip(train, column, lr, seed, limit):
     assert again == made
 
 
-@pytest.mark.parametrize(("said", "expected"), [
+@pytest.mark.parametrize(("fields", "expected"), [
     ({"data": {"trian": "x"}}, 'data.trian: is not a field; did you mean "train"? Known: columns, '),
     ({"data": {"trian": "x"}}, "data.train: is missing; it must hold: file, folder, hub:NAME or pip:PACKAGE/PATH"),
     ({**DATA, "trane": {}}, 'spec.yaml: trane: is not a field; did you mean "train"?'),
@@ -68,13 +80,13 @@ def test_yaml_round_trip(train, column, lr, seed, limit):
     ({**DATA, "train": {"optimizer": "adamv"}}, "\"adamv\" is not allowed; it should be 'adamw', 'adam', 'sgd'"),
     ({**DATA, "seed": "x"}, 'spec.yaml: seed: "x" is not allowed; it should be a valid integer'),
 ])
-def test_a_field_that_cannot_be(said, expected):
-    assert expected in message(spec.resolve, ("spec.yaml", said))
+def test_a_field_that_cannot_be(fields, expected):
+    assert expected in message(spec.resolve, ("spec.yaml", fields))
 
 
 def test_all_problems_come_together():
-    told = message(spec.resolve, ("s.yaml", {**DATA, "train": {"lr": -1, "epocs": 3}, "sede": 1}))
-    assert all(word in told for word in ("train.lr", "train.epocs", "sede", "--help-spec"))
+    text = message(spec.resolve, ("s.yaml", {**DATA, "train": {"lr": -1, "epocs": 3}, "sede": 1}))
+    assert all(word in text for word in ("train.lr", "train.epocs", "sede", "--help-spec"))
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -123,6 +135,6 @@ def test_unknown_task_method_and_option():
 
 def test_the_reference_names_every_field():
     made, _ = spec.resolve(("x", DATA))
-    told = spec.reference()
+    text = spec.reference()
     for path, _ in spec.leaves(made.model_dump(exclude={"method", "data"})):
-        assert f"{path.rpartition('.')[2]}:" in told
+        assert f"{path.rpartition('.')[2]}:" in text

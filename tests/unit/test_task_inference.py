@@ -6,10 +6,10 @@ import pytest
 
 from headstart import tasks
 from headstart.core.errors import SpecError
-from headstart.runs import resolve as resolving
+from headstart.runs.resolve import first_layer, resolve, stack
 
 
-@pytest.mark.parametrize(("header", "found"), [
+@pytest.mark.parametrize(("header", "expected"), [
     (["text", "label"], ["text-classification"]),
     (["id", "text", "text_pair", "label"], ["text-classification"]),
     (["text", "labels"], ["multi-label-classification"]),
@@ -22,14 +22,14 @@ from headstart.runs import resolve as resolving
     (["text", "label", "score"], ["text-classification", "text-regression"]),
     (["review", "stars"], []),
 ])
-def test_columns_and_what_they_mean(header, found):
-    assert tasks.by_columns(header) == found
+def test_columns_and_what_they_mean(header, expected):
+    assert tasks.by_columns(header) == expected
 
 
 def resolved(tmp_path, **row):
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps(row) + "\n", "utf-8")
-    return resolving.resolve([resolving.first_layer(str(source))])
+    return resolve([first_layer(str(source))])
 
 
 def test_the_inferred_task_and_its_origin_are_written_out(tmp_path):
@@ -46,5 +46,15 @@ def test_several_meanings_are_named(tmp_path):
 def test_a_named_task_is_not_inferred(tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"text": "a", "label": "b", "score": 1}) + "\n", "utf-8")
-    spec, _, _ = resolving.resolve([resolving.first_layer(str(source)), ("x", {"task": "text-regression"})])
+    spec, _, _ = resolve([first_layer(str(source)), ("x", {"task": "text-regression"})])
     assert spec.task["name"] == "text-regression"
+
+
+def test_what_rows_tell_leaves_the_inferred_task_its_origin(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"text": "a", "labels": ["b"]}) + "\n", "utf-8")
+    layers = stack([first_layer(str(source)), ("x", {"task": {"separator": ";"}})])
+    spec, origins = layers.resolve(("chosen for 1 rows", {"train": {"epochs": 9}}))
+    assert (spec.task["name"], spec.task["separator"], spec.train.epochs) == ("multi-label-classification", ";", 9)
+    assert origins["task.name"] == f"inferred from {source}"
+    assert origins["task.separator"] == "x"
