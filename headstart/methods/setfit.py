@@ -61,7 +61,7 @@ class SetFit(Method):
         from torch.nn.functional import normalize
 
         unit_BD = normalize(said.float(), dim=-1)
-        same_BB = task.alike(target)
+        same_BB = task.similarity(target)
         n = len(same_BB)
         other_BB = 1 - same_BB
         same_BB = same_BB - same_BB.new_ones(n).diag()  # a text with itself says nothing

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+from ..core.reader import Piece
 
 
 @dataclass(frozen=True)
-class Reader:
+class TextReader:
     """How one backbone reads text: a `tokenizers.Tokenizer` and the few facts a task may ask about it.
 
     It needs no transformers, so training and serving read with the very same code.
@@ -17,6 +19,7 @@ class Reader:
     has_types:  whether the model reads token_type_ids, which tell the two texts of a pair apart.
     """
 
+    modality: ClassVar[Literal["text"]] = "text"
     tokenizer: Any
     max_tokens: int
     pad_id: int
@@ -86,20 +89,6 @@ class Reader:
             pieces.append(Piece(inputs, offsets, words, n_cut))
             n_cut = 0
         return pieces
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One window of a text.
-
-    offsets_T: [start, end) of each token in the text, in characters; None for a special token or one of `before`.
-    words_T:   the number of the word, as the tokenizer parts them, that each token belongs to; None likewise.
-    """
-
-    inputs: dict[str, list[int]]
-    offsets_T: list[tuple[int, int] | None]
-    words_T: list[int | None]
-    n_cut_tokens: int
 
 
 def _fit(n_first: int, n_second: int, room: int) -> tuple[int, int]:

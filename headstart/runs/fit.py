@@ -140,7 +140,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     for name in PARTS:
         rows = getattr(parts, name).rows
         encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, backbone.reader))
-        windows[name] = store(encoded, work / "windows" / name, backbone.reader.pad_id, task.together)
+        windows[name] = store(encoded, work / "windows" / name, backbone.reader.pad_id, task.keeps_rows_whole)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].lengths_N, spec.train.tokens_per_batch)}
     spec, origins = specs.resolve(
@@ -278,8 +278,8 @@ def _solved_once(run: Run, found: Mapping[str, np.ndarray], chosen: np.ndarray) 
 
 def settled(run: Run, validation: Sequence[Prediction], answers: Sequence[Prediction]) -> list[Prediction]:
     """`answers` with what can be tuned on the same model's answers to the validation rows tuned."""
-    task = run.task.tune(validation, run.splits.validation.rows)
-    return [task.settle(answer) for answer in answers]
+    task = run.task.calibrate(validation, run.splits.validation.rows)
+    return [task.apply_threshold(answer) for answer in answers]
 
 
 def decode(run: Run, part: str, logits: np.ndarray) -> list[Prediction]:

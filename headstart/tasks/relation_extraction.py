@@ -13,20 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..core import metrics
 from ..core.errors import shorten
-from ..core.task import flaw_of_text
+from ..core.reader import Reader
+from ..core.task import Columns, Head, flaw_of_text
 from ..core.values import Prediction, Row, Window
-from ..readers.text import Reader
 from ..readers.words import splits_character
-from .text_classification import TextClassification
-
-if TYPE_CHECKING:
-    from ..models.heads import Head
+from .text_classification import USUAL_TEXT, TextClassification
 
 NONE = ("other", "no_relation", "none", "na", "无")  # labels that say that there is no relation
 DIRECTED = re.compile(r"(.+)\((?:e1,\s*e2|(e2,\s*e1))\)")
@@ -39,21 +36,18 @@ class RelationExtraction(TextClassification):
     """The relation between two spans. Spans are [start, end) in characters of the text."""
 
     name: ClassVar = "relation-extraction"
-    columns: ClassVar = {"text": "a string that is not empty",
-                         "head_span": "[start, end) of the first entity in the text, in characters",
-                         "tail_span": "[start, end) of the second entity",
-                         "relation": "a string"}
-    gold: ClassVar = ("relation",)
-    optional: ClassVar = ()
-    usual_names: ClassVar = {
-        "text": TextClassification.usual_names["text"],
-        "head_span": ("head_span", "e1_span", "subject_span", "subj_span"),
-        "tail_span": ("tail_span", "e2_span", "object_span", "obj_span"),
-        "relation": ("relation", "label", "relation_type", "关系"),
-    }
+    columns: ClassVar = Columns(
+        {"text": "a string that is not empty",
+         "head_span": "[start, end) of the first entity in the text, in characters",
+         "tail_span": "[start, end) of the second entity",
+         "relation": "a string"},
+        gold=("relation",),
+        usual_names={"text": USUAL_TEXT,
+                     "head_span": ("head_span", "e1_span", "subject_span", "subj_span"),
+                     "tail_span": ("tail_span", "e2_span", "object_span", "obj_span"),
+                     "relation": ("relation", "label", "relation_type", "关系")},
+        signatures=(frozenset(("text", "head_span", "tail_span", "relation")),))
     options: ClassVar = ()
-    signs: ClassVar = (("text", "head_span", "tail_span", "relation"),)
-    native: ClassVar = None
     metric: ClassVar = "macro_f1"
     examples: ClassVar = (
         {"text": "The loud music broke the phone.", "head_span": [4, 14], "tail_span": [25, 30],
@@ -64,10 +58,6 @@ class RelationExtraction(TextClassification):
          "relation": "Cause-Effect(e2,e1)"},
         {"text": "酒店房间很干净", "head_span": [2, 4], "tail_span": [0, 2], "relation": "Part-Whole(e1,e2)"},
     )
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return ("text", "head_span", "tail_span")
 
     def check(self, row: Row) -> str | None:
         if said := flaw_of_text("text", row.get("text")):
@@ -88,10 +78,9 @@ class RelationExtraction(TextClassification):
         target = {"label": self._index[self._gold(row)]} if "relation" in row else {}
         return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
 
-    def head(self, width: int, pooling: str) -> Head:
-        from ..models.heads import SpansHead
-
-        return SpansHead(width, len(self.labels), pooling)
+    @property
+    def head(self) -> Head:
+        return Head("spans", len(self.labels))
 
     def answer(self, shares_K: np.ndarray) -> Prediction:
         said = super().answer(shares_K)
@@ -183,8 +172,8 @@ def _read(text: str, head: tuple[int, int], tail: tuple[int, int], reader: Reade
     piece, *rest = reader.read_windows(marked)
     n_cut = 0
     if rest:
-        offsets = reader.tokenizer.encode(marked, add_special_tokens=False).offsets
-        n_kept = reader.max_tokens - reader.tokenizer.num_special_tokens_to_add(False)
+        offsets = [at for part in (piece, *rest) for at in part.offsets_T if at is not None]
+        n_kept = sum(at is not None for at in piece.offsets_T)
         n_cut = len(offsets) - n_kept
         while rest and n_kept:  # words that are cut and joined again may have a token more than they had
             kept, spans_kept = _around(marked, spans, offsets, n_kept)

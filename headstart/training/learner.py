@@ -20,6 +20,7 @@ from ..core.errors import SpecError
 from ..core.method import Method
 from ..core.predict import predict
 from ..core.progress import Show
+from ..core.reader import Reader
 from ..core.spec import Spec
 from ..core.task import Task
 from ..core.values import Batch, Prediction, Row
@@ -27,7 +28,6 @@ from ..core.windows import WindowStore
 from ..features.forward import Forward
 from ..models import blocks
 from ..models.heads import Model
-from ..readers.text import Reader
 from . import batches
 from . import checkpoint as runfolder
 from . import loop as train
@@ -128,7 +128,7 @@ class Learner:
               seed: int) -> tuple[int, dict[int, float], list[int]]:
         """What `batches.plan` gives; only the ends are evaluated where validation cannot choose."""
         settings = self.spec.train
-        if self.task.contrasts and settings.tokens_per_micro_batch is not None:
+        if self.task.compares_rows and settings.tokens_per_micro_batch is not None:
             raise SpecError("train.tokens_per_micro_batch", f'would change the loss of "{self.task.name}", which '
                             "compares the rows of a batch.", "Leave it out.")
         n_steps, evaluate_at, epochs_at = batches.plan(
@@ -272,12 +272,12 @@ class Learner:
 
     def _outcomes(self, answers: Sequence[Prediction], validation: Sequence[Row]) -> np.ndarray:
         """Of answers to validation rows, with what can be tuned on them tuned."""
-        tuned = self.task.tune(answers, validation)
-        return tuned.outcomes([tuned.settle(answer) for answer in answers], validation)
+        tuned = self.task.calibrate(answers, validation)
+        return tuned.outcomes([tuned.apply_threshold(answer) for answer in answers], validation)
 
     def answer(self, rows: Sequence[Row], checkpoint_on_stop: bool = False) -> list[Prediction]:
         """What the model answers to `rows` as it is now; their gold is hidden from it."""
-        blind = map(self.task.blind, rows)
+        blind = map(self.task.without_gold, rows)
         answers: list[Prediction] = []
         for answer in predict(self.task, blind, self.reader, self._runtime,
                               tokens_per_batch=self.spec.evaluate.tokens_per_batch):
@@ -298,8 +298,8 @@ class Learner:
         model and that task from now on."""
         self.model = self.method.finish(self.model)
         self.forward.exchange(self.model)
-        if type(self.task).tune is not Task.tune:
-            self.task = self.task.tune(self.answer(validation), validation)
+        if type(self.task).calibrate is not Task.calibrate:
+            self.task = self.task.calibrate(self.answer(validation), validation)
         return self.model, self.task
 
     def cost(self, windows: WindowStore) -> dict[str, Any]:

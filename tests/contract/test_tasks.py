@@ -78,16 +78,16 @@ def gradient(model, task, batches):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]) / count
 
 
-def blind(task):
-    return [{k: v for k, v in row.items() if k not in task.gold} for row in task.examples]
+def without_gold(task):
+    return [task.without_gold(row) for row in task.examples]
 
 
-def alike(a, b):
+def is_close(a, b):
     """Equal, numbers to rounding."""
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+        return a.keys() == b.keys() and all(is_close(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(alike, a, b))
+        return len(a) == len(b) and all(map(is_close, a, b))
     return a == pytest.approx(b, abs=1e-4) if isinstance(a, float) else a == b
 
 
@@ -120,7 +120,7 @@ def test_encodes_its_own_examples(task, loaded):
 
 
 def test_gold_is_hidden_when_predicting(task, loaded):
-    assert all(w.target == {} for w in windows_of(task, loaded.reader, blind(task)))
+    assert all(w.target == {} for w in windows_of(task, loaded.reader, without_gold(task)))
 
 
 def test_is_what_its_fields_say(task):
@@ -130,7 +130,7 @@ def test_is_what_its_fields_say(task):
 
 
 def test_gradient_of_one_batch_is_that_of_its_pieces(task, loaded, model):
-    if task.contrasts:
+    if task.compares_rows:
         pytest.skip("its loss compares the rows of a batch")
     rows = (list(task.examples) * 16)[:16]
     whole = gradient(model, task, [batch_of(windows_of(task, loaded.reader, rows), 0)])
@@ -156,20 +156,20 @@ def test_longer_padding_changes_nothing(task, loaded, model):
 
 def test_same_answer_in_a_batch_and_alone(task, loaded, model):
     runtime = torch_runtime(model, CPU)
-    together = list(predict(task, blind(task), loaded.reader, runtime))
-    alone = [next(predict(task, [row], loaded.reader, runtime)) for row in blind(task)]
+    together = list(predict(task, without_gold(task), loaded.reader, runtime))
+    alone = [next(predict(task, [row], loaded.reader, runtime)) for row in without_gold(task)]
     assert len(together) == len(task.examples)
     for a, b in zip(together, alone, strict=True):
-        assert alike(a, b), (a, b)
+        assert is_close(a, b), (a, b)
         assert json.loads(json.dumps(a)) == a
 
 
 def test_learns_its_own_examples_and_answers_them(task, loaded):
     model, losses = fitted(task, loaded)
     assert losses[-1] < 0.5 * losses[0]
-    answers = list(predict(task, blind(task), loaded.reader, torch_runtime(model, CPU)))
-    tuned = task.tune(answers, task.examples)
-    answers = [tuned.settle(answer) for answer in answers]
+    answers = list(predict(task, without_gold(task), loaded.reader, torch_runtime(model, CPU)))
+    tuned = task.calibrate(answers, task.examples)
+    answers = [tuned.apply_threshold(answer) for answer in answers]
     scores = tuned.score(tuned.outcomes(answers, task.examples))
     assert scores[task.metric] > 0.95
     details = tuned.details(answers, task.examples)
@@ -186,7 +186,7 @@ def test_aligned_drops_what_is_ignored(task, loaded, model):
 
 def test_scores_of_any_resample_are_numbers(task, loaded, model):
     rng = np.random.default_rng(0)
-    answers = list(predict(task, blind(task), loaded.reader, torch_runtime(model, CPU)))
+    answers = list(predict(task, without_gold(task), loaded.reader, torch_runtime(model, CPU)))
     outcomes = task.outcomes(answers, task.examples)
     assert len(outcomes) == len(task.examples)
     for _ in range(20):
@@ -223,7 +223,7 @@ def test_a_text_of_no_token_gets_an_answer(task, tmp_path, adds_tokens):
     model = backbones.build(loaded, task, "mean", seed=0)
     dropped = "\u200b\u200d"  # the tokenizer takes both for nothing
     rows = [{key: dropped if key in ("text", "question", "context") else value for key, value in row.items()}
-            for row in blind(task)]
+            for row in without_gold(task)]
     rows = [row if "head_span" not in row else {**row, "head_span": [0, 1], "tail_span": [1, 2]} for row in rows]
     rows = [row if "tokens" not in row else {"tokens": [dropped]} for row in rows]
     for answer in predict(task, rows, loaded.reader, torch_runtime(model, CPU)):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...core.errors import DataError, shorten
-from ...readers.text import Piece
+from ...core.reader import Piece
 
 Span = tuple[int, int, str]  # [start, end) and a label
 

@@ -23,9 +23,9 @@ from pydantic import Field
 
 from ...core import metrics
 from ...core.errors import DataError
-from ...core.task import N_MISTAKES_SHOWN, Task, flaw_of_text
+from ...core.reader import Reader
+from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
 from ...core.values import IGNORE, Prediction, Row, Window
-from ...readers.text import Reader
 from ...readers.words import join_tokens, places, split_words
 from .entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens, mistakes
 from .tags import PLAIN, Span, flaw_of_sequence, scheme_of, spans_to_tags, tags_to_spans, units_of, viterbi
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import torch
 
     from ...core.values import LinearMap
-    from ...models.heads import Head
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,18 @@ class TokenClassification(Task):
     """
 
     name: ClassVar = "token-classification"
-    columns: ClassVar = {"tokens": "a list of strings that are not empty",
-                         "text": "a string that is not empty",
-                         "tags": "a list of strings, one a token",
-                         "entities": "a list of {start, end, label}, in characters of the text, without overlap"}
-    gold: ClassVar = ("tags", "entities")
-    optional: ClassVar = ("tokens", "text", "tags", "entities")
-    usual_names: ClassVar = {
-        "tokens": ("tokens", "words", "token"),
-        "text": ("text", "sentence", "content", "文本", "内容"),
-        "tags": ("tags", "ner_tags", "pos_tags", "chunk_tags", "ner", "pos", "upos", "labels", "tag", "标签"),
-        "entities": ("entities", "spans", "entity", "实体"),
-    }
-    signs: ClassVar = (("tokens", "tags"), ("text", "entities"))
+    columns: ClassVar = Columns(
+        {},
+        {"tokens": "a list of strings that are not empty", "text": "a string that is not empty",
+         "tags": "a list of strings, one a token",
+         "entities": "a list of {start, end, label}, in characters of the text, without overlap"},
+        ("tags", "entities"),
+        {"tokens": ("tokens", "words", "token"),
+         "text": ("text", "sentence", "content", "文本", "内容"),
+         "tags": ("tags", "ner_tags", "pos_tags", "chunk_tags", "ner", "pos", "upos", "labels", "tag", "标签"),
+         "entities": ("entities", "spans", "entity", "实体")},
+        (frozenset(("tokens", "tags")), frozenset(("text", "entities"))))
     options: ClassVar = ("stride", "constrained")
-    native: ClassVar = "AutoModelForTokenClassification"
     examples: ClassVar = (
         {"tokens": ["Mira", "Holt", "moved", "to", "Lisbon", "."], "tags": ["B-PER", "I-PER", "O", "O", "B-LOC", "O"]},
         {"text": "The film was found in Quito today.", "entities": [{"start": 22, "end": 27, "label": "LOC"}]},
@@ -77,7 +73,7 @@ class TokenClassification(Task):
     scheme: str = "IOB2"
 
     @property
-    def metric(self) -> str:  # type: ignore[override]
+    def metric(self) -> str:
         """Entity F1, or with plain tags the accuracy of words, which is the same sum."""
         return "accuracy" if self.scheme == PLAIN else "f1"
 
@@ -223,28 +219,23 @@ class TokenClassification(Task):
         return barred
 
     @property
-    def n_outputs(self) -> int:
-        return len(self.tags_K)
-
-    def head(self, width: int, pooling: str) -> Head:
-        from ...models.heads import TokenHead
-
-        return TokenHead(width, self.n_outputs)
+    def head(self) -> Head:
+        return Head("tokens", len(self.tags_K), "AutoModelForTokenClassification")
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        is_asked_BT = target["tags"] != IGNORE
-        return logits[is_asked_BT], target["tags"][is_asked_BT]
+        has_gold_BT = target["tags"] != IGNORE
+        return logits[has_gold_BT], target["tags"][has_gold_BT]
 
     def classes(self, target: Mapping[str, np.ndarray]) -> np.ndarray:
         return np.asarray(target["tags"][target["tags"] != IGNORE])
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from ...features import solve as features
+        from ...features import solve
 
-        is_asked_M = target["tags"] != IGNORE
-        return features.solve_head(features_MD[is_asked_M], target["tags"][is_asked_M], self.n_outputs, score,
-                                   class_weights)
+        has_gold_M = target["tags"] != IGNORE
+        return solve.solve_head(features_MD[has_gold_M], target["tags"][has_gold_M], self.n_outputs, score,
+                                class_weights)
 
     # ---------------------------------------------------------------------------------------------------- answers
 
@@ -303,6 +294,10 @@ class TokenClassification(Task):
         gold = set(self.spans(row, *self.read(row)))
         return gold, {(one["start"], one["end"], one["label"]) for one in prediction["entities"]}
 
+    def confidence(self, prediction: Prediction) -> float | None:
+        """Of its least certain span; None for an answer without any."""
+        return min((float(entity["score"]) for entity in prediction["entities"]), default=None)
+
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 3]: how many spans are right, how many were predicted and how many there are."""
         pairs = (self._both(p, r) for p, r in zip(predictions, rows, strict=True))
@@ -333,6 +328,10 @@ class TokenClassification(Task):
             said = [best.get(text[start:end], fallback) for start, end in words_W]
             answers.append(self._answer(row, _each(words_W), [k for k, _ in said], [share for _, share in said]))
         yield "majority-tag", answers
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"majority-tag": "the most frequent tag of each word"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         both = [self._both(p, r) for p, r in zip(predictions, rows, strict=True)]
