@@ -123,6 +123,48 @@ def test_gold_is_hidden_when_predicting(task, loaded):
     assert all(w.target == {} for w in windows_of(task, loaded.reader, without_gold(task)))
 
 
+def test_a_confidence_is_a_probability_or_none(task, loaded, model):
+    answers = list(predict(task, without_gold(task), loaded.reader, torch_runtime(model, CPU)))
+    values = [task.confidence(answer) for answer in answers]
+    assert len(values) == len(task.examples)
+    has_scores = any(value is not None for value in values)
+    assert has_scores == (task.name not in ("text-regression", "sentence-similarity"))
+    assert all(0 <= value <= 1 for value in values if value is not None)
+
+
+def test_a_batch_is_not_corrupted_unless_the_task_says_so(task, loaded):
+    batch = batch_of(windows_of(task, loaded.reader), 0)
+    assert task.corrupt(batch, np.random.default_rng(0)) is batch
+
+
+def test_a_backbone_of_another_kind_is_refused(task, loaded):
+    class Writes(type(task)):
+        architectures = ("causal", "encoder-decoder")
+
+    written = Writes(**{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
+    with pytest.raises(SpecError, match=f'read as an encoder, and task "{task.name}" needs.*causal, encoder-decoder'):
+        backbones.build(loaded, written, "mean", seed=0)
+
+
+def test_the_head_is_what_the_task_describes(task, loaded, model):
+    assert model.output.out_features == (task.head.n_outputs or loaded.config.hidden_size)
+    assert model.per_token == (task.head.kind == "tokens")
+    assert (task.generation is None) == (task.head.kind != "language-model")
+
+
+def test_columns_say_what_stands_in_a_row(task):
+    columns = task.columns
+    assert {column for row in task.examples for column in row} <= set(columns.rules)
+    assert set(columns.inputs) == set(columns.rules) - set(columns.gold)
+    assert set(columns.required_inputs) <= set(columns.inputs)
+    assert set(columns.gold) <= set(columns.rules)
+    assert not set(columns.required) & set(columns.optional)
+    assert columns.signatures
+    for row in task.examples:
+        assert set(columns.required) <= set(row)
+        assert not set(task.without_gold(row)) & set(columns.gold)
+
+
 def test_is_what_its_fields_say(task):
     again = tasks.restore(task.name, json.loads(json.dumps(dataclasses.asdict(task))))
     assert again == task
@@ -197,9 +239,10 @@ def test_scores_of_any_resample_are_numbers(task, loaded, model):
 
 
 def test_baselines_answer_every_test_row(task):
-    found = dict(task.baselines(task.examples, task.examples, task.examples, 0))
-    assert found
-    for answers in found.values():
+    baselines = dict(task.baselines(task.examples, task.examples, task.examples, 0))
+    assert baselines
+    assert set(baselines) <= set(task.baseline_titles)
+    for answers in baselines.values():
         scores = task.score(task.outcomes(answers, task.examples))
         assert np.isfinite(scores[task.metric])
 
@@ -208,9 +251,9 @@ def test_bad_rows_are_told_and_nothing_breaks(task):
     for row in task.examples:
         for column in row:
             for bad in (None, "", [], {}, 1.5e300, float("nan"), [None], [[1, 2], [3]]):
-                said = task.check({**row, column: bad})
-                assert said is None or said.startswith('"')
-                assert said is None or len(said) < 500
+                flaw = task.check({**row, column: bad})
+                assert flaw is None or flaw.startswith('"')
+                assert flaw is None or len(flaw) < 500
 
 
 @pytest.mark.parametrize("adds_tokens", [True, False])
@@ -235,7 +278,7 @@ def numbers(value):
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
-        return [number for one in value for number in numbers(one)]
+        return [number for item in value for number in numbers(item)]
     return [value] if isinstance(value, float) else []
 
 
