@@ -44,8 +44,8 @@ def run(windows: list[Window], reader: Reader, runtime: Runtime, tokens_per_batc
     for chosen in by_length(lengths_N, np.arange(len(windows)), tokens_per_batch):
         inputs: dict[str, Sequence[list[int]]] = {
             name: [windows[i].inputs[name] for i in chosen] for name in windows[chosen[0]].inputs}
-        for i, one in zip(chosen, runtime(collate(inputs, {}, reader.pad_id).inputs), strict=True):
-            logits[i] = one
+        for i, of_window in zip(chosen, runtime(collate(inputs, {}, reader.pad_id).inputs), strict=True):
+            logits[i] = of_window
     return logits
 
 

@@ -44,24 +44,24 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
     if repeated := [name for i, name in enumerate(header) if name in header[:i]]:
         raise DataError(source, f"has two columns called {shorten(repeated[0])}.", "Rename one of them.")
     wanted = list(columns.inputs if gold == "ignored" else columns.rules)
-    found: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     missing: dict[str, str] = {}  # column -> complaint
     for column in sorted(wanted, key=lambda column: column not in header):  # equal names are not up for grabs
-        names = _candidates(column, [n for n in header if n not in found.values()], data, columns, lenient)
+        names = _candidates(column, [n for n in header if n not in chosen.values()], data, columns, lenient)
         if len(names) == 1:
-            found[column] = names[0]
+            chosen[column] = names[0]
         elif names:
             missing[column] = f'{" and ".join(map(shorten, names))} could each be the task\'s "{column}"'
         elif ((column in columns.required and (column not in columns.gold or gold == "required"))
               or (column in data.columns and not (lenient and column in columns.optional))):
             missing[column] = f'no column is called {shorten(data.columns.get(column, column))}'
-    left = [name for name in header if name not in found.values()]
-    if found and len(missing) == len(left) == 1 and next(iter(missing)) not in data.columns and left[0] not in NUMBERS:
-        found[next(iter(missing))] = left[0]
+    left = [name for name in header if name not in chosen.values()]
+    if chosen and len(missing) == len(left) == 1 and next(iter(missing)) not in data.columns and left[0] not in NUMBERS:
+        chosen[next(iter(missing))] = left[0]
         missing = {}
     if missing:
         raise _no_columns(missing, header, source, data)
-    return {column: found[column] for column in wanted if column in found}
+    return {column: chosen[column] for column in wanted if column in chosen}
 
 
 def _candidates(column: str, header: list[str], data: DataSpec, columns: Columns, lenient: bool) -> list[str]:

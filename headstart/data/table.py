@@ -199,18 +199,18 @@ def _unfit(value: Any, max_chars: int) -> str | None:
         return None  # nearly all values, without the walk
     ahead = [(value, 0)]
     while ahead:
-        one, depth = ahead.pop()
-        if isinstance(one, str):
-            if len(one) > max_chars:
-                return f"has {len(one):,} characters; data.max_chars allows {max_chars:,}"
-            if "\0" in one:
+        part, depth = ahead.pop()
+        if isinstance(part, str):
+            if len(part) > max_chars:
+                return f"has {len(part):,} characters; data.max_chars allows {max_chars:,}"
+            if "\0" in part:
                 return "contains a NUL character; is the file UTF-16, or no text at all?"
-            if not one.isascii() and (half := _SURROGATE.search(one)):
+            if not part.isascii() and (half := _SURROGATE.search(part)):
                 return f"contains U+{ord(half[0]):04X}, half of a surrogate pair, which is not a character"
-        elif isinstance(one, list | dict):
+        elif isinstance(part, list | dict):
             if depth == MAX_DEPTH:
                 return f"is nested deeper than {MAX_DEPTH} levels"
-            ahead += [(inner, depth + 1) for inner in (one.values() if isinstance(one, dict) else one)]
+            ahead += [(inner, depth + 1) for inner in (part.values() if isinstance(part, dict) else part)]
     return None
 
 

@@ -49,14 +49,14 @@ class TextReader:
 
     def read_all(self, texts: Sequence[str]) -> list[tuple[dict[str, list[int]], int]]:
         """`read` of each single text, several at a time on several cores."""
-        return [self._fitted(one) for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [*map(self._fitted, self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False))]
 
-    def _fitted(self, one: Any) -> tuple[dict[str, list[int]], int]:
+    def _fitted(self, encoding: Any) -> tuple[dict[str, list[int]], int]:
         """One text's tokens, without special ones, as `read` gives them."""
-        n_cut = max(0, len(one) + self.tokenizer.num_special_tokens_to_add(False) - self.max_tokens)
+        n_cut = max(0, len(encoding) + self.tokenizer.num_special_tokens_to_add(False) - self.max_tokens)
         if n_cut:
-            one.truncate(len(one) - n_cut)
-        return {"input_ids": self.tokenizer.post_process(one).ids or [self.pad_id]}, n_cut
+            encoding.truncate(len(encoding) - n_cut)
+        return {"input_ids": self.tokenizer.post_process(encoding).ids or [self.pad_id]}, n_cut
 
     def read_windows(self, text: str, before: str | None = None, overlap: int = 0) -> list[Piece]:
         """All of `text` as windows that overlap by `overlap` tokens, each behind `before` (a question) if there is one.
@@ -76,15 +76,15 @@ class TextReader:
         place = 0 if first is None else 1
         pieces = []
         for part in (of_text, *of_text.overflowing):
-            one = self.tokenizer.post_process(part) if first is None else self.tokenizer.post_process(first, part)
-            inside = [said == place for said in one.sequence_ids]
-            inputs = {"input_ids": one.ids}
+            encoding = self.tokenizer.post_process(*(text for text in (first, part) if text is not None))
+            inside = [sequence == place for sequence in encoding.sequence_ids]
+            inputs = {"input_ids": encoding.ids}
             if first is not None and self.has_types:
-                inputs["token_type_ids"] = one.type_ids
+                inputs["token_type_ids"] = encoding.type_ids
             of_part = iter(part.offsets)  # byte-level tokenizers trim them again with every post_process
             offsets = [next(of_part) if is_text else None for is_text in inside]
-            words = [at if is_text else None for at, is_text in zip(one.word_ids, inside, strict=True)]
-            if not one.ids:
+            words = [at if is_text else None for at, is_text in zip(encoding.word_ids, inside, strict=True)]
+            if not encoding.ids:
                 inputs, offsets, words = {"input_ids": [self.pad_id]}, [None], [None]
             pieces.append(Piece(inputs, offsets, words, n_cut))
             n_cut = 0

@@ -67,16 +67,16 @@ class MultiLabelClassification(Task):
         }, signatures=(frozenset(("text", "labels")),))
 
     def check(self, row: Row) -> str | None:
-        if said := flaw_of_text("text", row.get("text")):
-            return said
+        if flaw := flaw_of_text("text", row.get("text")):
+            return flaw
         for column in self.label_columns:
             if column in row and str(row[column]).strip().casefold() not in YES + NO + ("1.0", "0.0"):
                 return f'"{column}" is {shorten(row[column])}; it must be yes or no (1 or 0, true or false)'
         if not self.label_columns and "labels" in row:
-            found = listed(row["labels"], self.separator)
-            if found is None or not all(isinstance(label, str) and label.strip() for label in found):
+            labels = listed(row["labels"], self.separator)
+            if labels is None or not all(isinstance(label, str) and label.strip() for label in labels):
                 return f'"labels" is {shorten(row["labels"])}; it must be a list of strings'
-            if len(set(found)) < len(found):
+            if len(set(labels)) < len(labels):
                 return f'"labels" is {shorten(row["labels"])}, which holds a label twice'
         return None
 
@@ -177,8 +177,8 @@ class MultiLabelClassification(Task):
         """[N, 2 K + 2]: gold and predicted labels as 0 or 1, gold labels never seen in train, ranking precision."""
         lines = []
         for p, row in zip(predictions, rows, strict=True):
-            gold_K, given = self._gold_K(row), set(p["labels"])
-            predicted_K = np.array([label in given for label in self.labels], np.float64)
+            gold_K, predicted = self._gold_K(row), set(p["labels"])
+            predicted_K = np.array([label in predicted for label in self.labels], np.float64)
             scores_K = np.array([p["scores"][label] for label in self.labels])
             n_unknown = len(self._gold(row)) - gold_K.sum()
             ranking = metrics.ranking_precision(scores_K, gold_K)
@@ -189,11 +189,11 @@ class MultiLabelClassification(Task):
         n = len(self.labels)
         gold_NK, predicted_NK = outcomes[:, :n], outcomes[:, n : 2 * n]
         hits_K, gold_K, predicted_K = (gold_NK * predicted_NK).sum(0), gold_NK.sum(0), predicted_NK.sum(0)
-        said_K = gold_K + predicted_K
-        all_said = said_K.sum() + outcomes[:, -2].sum()
+        both_K = gold_K + predicted_K
+        n_both = both_K.sum() + outcomes[:, -2].sum()
         exact_N = (gold_NK == predicted_NK).all(1) & (outcomes[:, -2] == 0)
-        return {"micro_f1": float(2 * hits_K.sum() / all_said) if all_said else 1.0,
-                "macro_f1": float((2 * hits_K[said_K > 0] / said_K[said_K > 0]).mean()) if (said_K > 0).any() else 1.0,
+        return {"micro_f1": float(2 * hits_K.sum() / n_both) if n_both else 1.0,
+                "macro_f1": float((2 * hits_K[both_K > 0] / both_K[both_K > 0]).mean()) if (both_K > 0).any() else 1.0,
                 "lrap": float(outcomes[:, -1].mean()), "exact_match": float(exact_N.mean())}
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
@@ -237,8 +237,8 @@ class MultiLabelClassification(Task):
         counts = zip((gold_NK * predicted_NK).sum(0), gold_NK.sum(0), predicted_NK.sum(0), strict=True)
         return {
             "labels": list(self.labels),
-            "per_label": [{"label": label, **metrics.of_counts(*map(float, one))}
-                          for label, one in zip(self.labels, counts, strict=True)],
+            "per_label": [{"label": label, **metrics.of_counts(*map(float, triple))}
+                          for label, triple in zip(self.labels, counts, strict=True)],
             "thresholds": dict(zip(self.labels, self.thresholds, strict=False)),
             "mistakes": [{"text": self.text(rows[i]), "label": names(gold_NK[i]), "predicted": names(predicted_NK[i]),
                           "confidence": 0.5 + float(sure_NK[i].max())} for i in worst],

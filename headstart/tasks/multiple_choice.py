@@ -54,13 +54,13 @@ class MultipleChoice(Task):
     separator: str = "|"
 
     def check(self, row: Row) -> str | None:
-        if said := flaw_of_text("question", row.get("question", "-")):
-            return said
+        if flaw := flaw_of_text("question", row.get("question", "-")):
+            return flaw
         context = row.get("context")  # this question may have none while others of the file do
         if context is not None and not isinstance(context, str):
             return f'"context" is {shorten(context)}, not a string'
         choices = listed(row.get("choices"), self.separator)
-        if choices is None or not all(isinstance(one, str) and one.strip() for one in choices):
+        if choices is None or not all(isinstance(choice, str) and choice.strip() for choice in choices):
             return f'"choices" is {shorten(row.get("choices"))}; it must be a list of strings that are not empty'
         if len(choices) < 2:
             return f'"choices" has {len(choices)}; it must have two or more'
@@ -95,11 +95,11 @@ class MultipleChoice(Task):
         return at
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
-        asked = " ".join(str(row[column]) for column in ("context", "question") if row.get(column))
+        prompt = " ".join(str(row[column]) for column in ("context", "question") if row.get(column))
         gold = self._gold(row) if "label" in row else None
         windows = []
         for k, choice in enumerate(self._choices(row)):
-            inputs, n_cut_tokens = reader.read(asked, choice)
+            inputs, n_cut_tokens = reader.read(prompt, choice)
             target = {} if gold is None else {"row": i, "is_right": int(k == gold)}
             windows.append(Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens}))
         return windows
@@ -156,10 +156,10 @@ class MultipleChoice(Task):
         usual = Counter(self._gold(row) for row in train)
         yield "majority", [self.answer(row, np.array([usual[k] + 1.0 for k, _ in enumerate(self._choices(row))]))
                            for row in test]
-        asked = [[f"{row['question']}\n{choice}" for row in rows for choice in self._choices(row)]
+        texts = [[f"{row['question']}\n{choice}" for row in rows for choice in self._choices(row)]
                  for rows in (train, test)]
         gold_N = np.array([int(k == self._gold(row)) for row in train for k, _ in enumerate(self._choices(row))])
-        right_M = tfidf.tf_idf_logistic_regression(asked[0], gold_N, asked[1], 2)[:, 1]
+        right_M = tfidf.tf_idf_logistic_regression(texts[0], gold_N, texts[1], 2)[:, 1]
         ends = np.cumsum([len(self._choices(row)) for row in test])
         yield "tf-idf", [self.answer(row, shares_C / shares_C.sum())
                          for row, shares_C in zip(test, np.split(right_M, ends[:-1]), strict=True)]
@@ -169,10 +169,10 @@ class MultipleChoice(Task):
         return {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
-        found = self.outcomes(predictions, rows)
-        wrong = sorted(map(int, np.flatnonzero(found[:, 0] != found[:, 1])),
+        outcomes_N3 = self.outcomes(predictions, rows)
+        wrong = sorted(map(int, np.flatnonzero(outcomes_N3[:, 0] != outcomes_N3[:, 1])),
                        key=lambda i: -self.confidence(predictions[i]))[:N_MISTAKES_SHOWN]
-        return {"mistakes": [{"text": self.text(rows[i]), "label": self._choices(rows[i])[found[i, 0]],
+        return {"mistakes": [{"text": self.text(rows[i]), "label": self._choices(rows[i])[outcomes_N3[i, 0]],
                               "predicted": predictions[i]["text"],
                               "confidence": self.confidence(predictions[i])} for i in wrong]}
 

@@ -62,8 +62,8 @@ class TextClassification(Task):
     def check(self, row: Row) -> str | None:
         label = row.get("label", "-")
         for column in ("text", "text_pair"):
-            if said := flaw_of_text(column, row.get(column, "-")):
-                return said
+            if flaw := flaw_of_text(column, row.get(column, "-")):
+                return flaw
         if isinstance(label, bool | float | list | dict) or label is None:
             return f'"label" is {shorten(label)}; it must be a string or a whole number'
         if isinstance(label, str) and not label.strip():
@@ -92,13 +92,13 @@ class TextClassification(Task):
         return replace(self, labels=tuple(sorted(counts)), has_pair=any("text_pair" in row for row in rows))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
-        said = []
+        flaws = []
         for i, row in enumerate(rows):
             if self._gold(row) not in self._index:
-                said.append((i, f'"{self.columns.gold[0]}" is {shorten(self._gold(row))}, which no train row has'))
+                flaws.append((i, f'"{self.columns.gold[0]}" is {shorten(self._gold(row))}, which no train row has'))
             elif self.has_pair and "text_pair" not in row:
-                said.append((i, 'has no "text_pair", and the train rows are pairs'))
-        return said
+                flaws.append((i, 'has no "text_pair", and the train rows are pairs'))
+        return flaws
 
     def stratum(self, row: Row) -> str:
         return self._gold(row)
@@ -169,12 +169,12 @@ class TextClassification(Task):
         """
         gold_N, predicted_N = outcomes[:, :2].astype(np.int64).T
         confusion_KK = metrics.confusion(gold_N, predicted_N, len(self.labels))
-        found = {"accuracy": metrics.accuracy(confusion_KK), "macro_f1": metrics.macro_f1(confusion_KK)}
+        scores = {"accuracy": metrics.accuracy(confusion_KK), "macro_f1": metrics.macro_f1(confusion_KK)}
         if self.outside and 0 < (is_in_N := gold_N != self._index[self.outside]).sum() < len(gold_N):
             cut = np.quantile(outcomes[is_in_N, 2], 1 - IN_SCOPE_KEPT)
-            found |= {"in_scope_accuracy": float((gold_N == predicted_N)[is_in_N].mean()),
+            scores |= {"in_scope_accuracy": float((gold_N == predicted_N)[is_in_N].mean()),
                       "out_of_scope_recall": float((outcomes[~is_in_N, 2] < cut).mean())}
-        return found
+        return scores
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:

@@ -91,10 +91,10 @@ class QuestionAnswering(Task):
 
     def check(self, row: Row) -> str | None:
         for column in ("question", "context"):
-            if said := flaw_of_text(column, row.get(column, "-")):
-                return said
-        found = gold_spans(row)
-        return found if isinstance(found, str) else None
+            if flaw := flaw_of_text(column, row.get(column, "-")):
+                return flaw
+        spans = gold_spans(row)
+        return spans if isinstance(spans, str) else None
 
     def learn(self, rows: Sequence[Row]) -> Self:
         counts = [n_answers(row) for row in rows]
@@ -107,14 +107,14 @@ class QuestionAnswering(Task):
         return replace(self, has_unanswerable=not all(counts))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
-        said = []
+        flaws = []
         for i, row in enumerate(rows):
             n = n_answers(row)
             if n is None:
-                said.append((i, 'has neither "answers" nor "answer"'))
+                flaws.append((i, 'has neither "answers" nor "answer"'))
             elif n == 0 and not self.has_unanswerable:
-                said.append((i, "has no answer, and every train row has one"))
-        return said
+                flaws.append((i, "has no answer, and every train row has one"))
+        return flaws
 
     def stratum(self, row: Row) -> str:
         return "answer" if n_answers(row) else "no answer"
@@ -162,11 +162,11 @@ class QuestionAnswering(Task):
         return summed, gold_N.new_tensor(len(gold_N))
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
-        found = [span for window, logits_T2 in zip(windows, logits, strict=True)
+        spans = [span for window, logits_T2 in zip(windows, logits, strict=True)
                  if (span := self._best_span(row["context"], window, logits_T2))]
-        if not found:  # the tokenizer sees nothing in this context
+        if not spans:  # the tokenizer sees nothing in this context
             return self._answer(None, -CLOSED)
-        above, start, end, share = max(found, key=lambda span: span[0])
+        above, start, end, share = max(spans, key=lambda span: span[0])
         best = {"answer": row["context"][start:end], "start": start, "end": end, "score": round(share, 6)}
         return self._answer(best, round(-above, 6))
 
@@ -250,10 +250,10 @@ class QuestionAnswering(Task):
         if self.has_unanswerable:
             yield "no-answer", [{"answer": "", "start": None, "end": None, "score": 1.0}] * len(test)
         yield "first-sentence", [_sentences(row["context"])[0] for row in test]
-        known = [set(tokens(one["answer"])) for context in {row["context"] for row in train}
-                 for one in _sentences(context)]
-        n_with = Counter(word for words in known for word in words)
-        yield "best-sentence", [_best_sentence(row, n_with, len(known)) for row in test]
+        sentences = [set(tokens(sentence["answer"])) for context in {row["context"] for row in train}
+                     for sentence in _sentences(context)]
+        n_with = Counter(word for words in sentences for word in words)
+        yield "best-sentence", [_best_sentence(row, n_with, len(sentences)) for row in test]
 
     @property
     def baseline_titles(self) -> Mapping[str, str]:
@@ -266,7 +266,7 @@ class QuestionAnswering(Task):
                        key=lambda i: -self.confidence(predictions[i]))[:N_MISTAKES_SHOWN]
         words = np.array([_question_word(row["question"]) for row in rows])
         by_word = []
-        for word, n in sorted(Counter(words.tolist()).items(), key=lambda one: (-one[1], one[0])):
+        for word, n in sorted(Counter(words.tolist()).items(), key=lambda item: (-item[1], item[0])):
             chosen = outcomes_N3[words == word]
             by_word.append({"label": word, "n": n, "f1": float(chosen[:, 1].mean()),
                             "exact_match": float(chosen[:, 0].mean())})
@@ -306,7 +306,7 @@ def _positions(places: Sequence[Places], spans: Sequence[tuple[int, int]]) -> li
     held = [offsets_C2[at] for (_, offsets_C2), at in zip(places, touched, strict=True) if len(at)]
     if not held:
         return [(0, 0)] * len(places)
-    begins, ends = min(int(one[:, 0].min()) for one in held), max(int(one[:, 1].max()) for one in held)
+    begins, ends = min(int(at[:, 0].min()) for at in held), max(int(at[:, 1].max()) for at in held)
     return [(first + int(at[0]), first + int(at[-1]))
             if len(at) and offsets_C2[at, 0].min() == begins and offsets_C2[at, 1].max() == ends else (0, 0)
             for (first, offsets_C2), at in zip(places, touched, strict=True)]
@@ -330,10 +330,10 @@ def _best_sentence(row: Row, n_with: Counter[str], n_sentences: int) -> Predicti
 
     n_with: how many of the `n_sentences` of train contexts have a word.
     """
-    asked = set(tokens(row["question"]))
-    weigh = {word: math.log((1 + n_sentences) / (1 + n_with[word])) for word in asked}
+    words = set(tokens(row["question"]))
+    weigh = {word: math.log((1 + n_sentences) / (1 + n_with[word])) for word in words}
     return max(_sentences(row["context"]),
-               key=lambda one: sum(weigh[word] for word in sorted(asked & set(tokens(one["answer"])))))
+               key=lambda sentence: sum(weigh[word] for word in sorted(words & set(tokens(sentence["answer"])))))
 
 
 def _question_word(question: str) -> str:
@@ -345,8 +345,8 @@ def _question_word(question: str) -> str:
 def _excerpt(row: Row, prediction: Prediction) -> str:
     """The question, and the context around the gold answer, or around the given one where there is none."""
     context, spans = row["context"], gold_spans(row)
-    given = prediction["start"] or 0, prediction["end"] or 0
-    start, end = spans[0] if spans and not isinstance(spans, str) else given
+    predicted = prediction["start"] or 0, prediction["end"] or 0
+    start, end = spans[0] if spans and not isinstance(spans, str) else predicted
     first, last = max(0, start - CONTEXT_CHARS), min(len(context), end + CONTEXT_CHARS)
     return (f"{row['question']} — {'…' if first else ''}{context[first:last]}"
             f"{'…' if last < len(context) else ''}")

@@ -9,7 +9,7 @@ Three kinds of rows, told apart by their columns:
     text, text_pair              a query and the right text for it; the other right texts of a batch are wrong for it
     text, text_pair, negatives   the same with texts that are known to be wrong
 
-The head is one linear map, the identity at first: an untrained model says what the pretrained one says.
+The head is one linear map, the identity at first: an untrained model gives the vectors of the pretrained one.
 
 Shape suffixes: B windows in a batch (one a text), D width, A rows in a batch, C candidates (different texts), N rows.
 """
@@ -102,8 +102,8 @@ class SentenceSimilarity(Task):
 
     def check(self, row: Row) -> str | None:
         for column in ("text", "text_pair"):
-            if said := flaw_of_text(column, row.get(column, "-")):
-                return said
+            if flaw := flaw_of_text(column, row.get(column, "-")):
+                return flaw
         if "score" in row and _score(row["score"]) is None:
             return (f'"score" is {shorten(row["score"])}; it must be a number within {LARGEST:,.0f} of 0, or one of: '
                     + ", ".join(WORDS))
@@ -149,14 +149,14 @@ class SentenceSimilarity(Task):
         return replace(self, has_scores=True, low=min(0.0, *scores), high=max(1.0, *scores))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
-        said = []
+        flaws = []
         for i, row in enumerate(rows):
             if "text_pair" not in row:
-                said.append((i, 'has no "text_pair", and the train rows are pairs'))
+                flaws.append((i, 'has no "text_pair", and the train rows are pairs'))
             elif ("score" in row) != self.has_scores:
-                said.append((i, 'has no "score", and the train rows have one' if self.has_scores else
+                flaws.append((i, 'has no "score", and the train rows have one' if self.has_scores else
                              'has a "score", and the train rows have none'))
-        return said
+        return flaws
 
     def stratum(self, row: Row) -> str:
         return ""
@@ -205,11 +205,11 @@ class SentenceSimilarity(Task):
         first_of_C = place.new_full((len(keys_C),), len(others)).scatter_reduce(
             0, place, torch.arange(len(others), device=place.device), "amin")
         gold_A = torch.searchsorted(keys_C, target["key"][second])
-        asked_A = target["key"][first]
+        query_A = target["key"][first]
         scores_AC = self.scale * _unit(logits[first]) @ _unit(logits[others[first_of_C]]).T
         gold_AC = torch.nn.functional.one_hot(gold_A, len(keys_C)).to(scores_AC.dtype)
-        known_AC = (asked_A[:, None] == asked_A[None, :]).to(scores_AC.dtype) @ gold_AC
-        spared_AC = ((known_AC > 0) | (asked_A[:, None] == keys_C[None, :])) & (gold_AC == 0)
+        known_AC = (query_A[:, None] == query_A[None, :]).to(scores_AC.dtype) @ gold_AC
+        spared_AC = ((known_AC > 0) | (query_A[:, None] == keys_C[None, :])) & (gold_AC == 0)
         return scores_AC.masked_fill(spared_AC, -2 * self.scale), gold_A
 
     def loss(self, logits: torch.Tensor, target: dict[str, torch.Tensor], *, weights_K: torch.Tensor | None = None,
@@ -221,8 +221,8 @@ class SentenceSimilarity(Task):
                 "CoSENT"; Kusupati et al. 2022, "Matryoshka Representation Learning".
         """
         sizes = dict.fromkeys((*self.matryoshka, logits.shape[-1]))
-        found = [self._loss_of(logits[:, :size].float(), target) for size in sizes]
-        return sum(found[1:], found[0]), target["row"].new_tensor(int((target["role"] == QUERY).sum()))
+        losses = [self._loss_of(logits[:, :size].float(), target) for size in sizes]
+        return sum(losses[1:], losses[0]), target["row"].new_tensor(int((target["role"] == QUERY).sum()))
 
     def _loss_of(self, vectors_BD: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
         import torch
@@ -266,9 +266,9 @@ class SentenceSimilarity(Task):
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         if self.has_scores:
-            gold_N, said_N = outcomes[:, 0], outcomes[:, 1]
-            return {"spearman": metrics.rank_correlation(gold_N, said_N),
-                    "pearson": metrics.correlation(gold_N, said_N)}
+            gold_N, cosine_N = outcomes[:, 0], outcomes[:, 1]
+            return {"spearman": metrics.rank_correlation(gold_N, cosine_N),
+                    "pearson": metrics.correlation(gold_N, cosine_N)}
         gains_N = np.where(outcomes <= 10, 1 / np.log2(1 + outcomes), 0)  # of one right text the ideal is 1
         return {"mrr": float((1 / outcomes).mean()), "ndcg_at_10": float(gains_N.mean()),
                 **{f"recall_at_{k}": float((outcomes <= k).mean()) for k in (1, 5, 10)}}
@@ -276,15 +276,15 @@ class SentenceSimilarity(Task):
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
 
-        known = [text for row in train for text in (row["text"], row["text_pair"])]
+        texts = [text for row in train for text in (row["text"], row["text_pair"])]
         first, second = [row["text"] for row in test], [row["text_pair"] for row in test]
         if self.has_scores:
-            _, first_ND, second_ND = tfidf.tf_idf(known, first, second)
+            _, first_ND, second_ND = tfidf.tf_idf(texts, first, second)
             cosine_N = np.asarray(first_ND.multiply(second_ND).sum(1)).ravel()
             yield "tf-idf-cosine", [{"similarity": round(float(cosine), 6)} for cosine in cosine_N]
             return
         corpus = Candidates(test)
-        _, first_ND, corpus_CD = tfidf.tf_idf(known, first, corpus.texts)
+        _, first_ND, corpus_CD = tfidf.tf_idf(texts, first, corpus.texts)
         ranks = corpus.ranks(lambda chosen: (first_ND[chosen] @ corpus_CD.T).toarray())
         yield "tf-idf-cosine", [{"rank": float(rank), "best": best} for rank, best in zip(*ranks, strict=True)]
 
