@@ -41,7 +41,7 @@ def measure(name: str, n_steps: int) -> dict[str, Any]:
     loaded = backbones.load(spec.backbone, spec.data.max_tokens)
     with tempfile.TemporaryDirectory() as folder:
         encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, loaded.reader))
-        windows = store(encoded, Path(folder), loaded.reader.pad_id, task.together)
+        windows = store(encoded, Path(folder), loaded.reader.pad_id, task.keeps_rows_whole)
         order = batches.epoch(windows, spec.train.tokens_per_batch, spec.seed, 0)
         chosen = [windows.batch(order[n % len(order)]) for n in range(n_steps)]
     plain = tasks.find("text-classification")(labels=("a", "b"))

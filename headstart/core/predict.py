@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..readers.text import Reader
+from .reader import Reader
 from .task import Task
 from .values import Prediction, Row, Runtime, Window, collate
 from .windows import by_length
-
-if TYPE_CHECKING:
-
-    pass
 
 ROWS_AT_ONCE = 4096  # enough to sort by length, few enough to hold
 
@@ -51,17 +47,17 @@ def run(windows: list[Window], reader: Reader, runtime: Runtime, tokens_per_batc
     for chosen in by_length(lengths_N, np.arange(len(windows)), tokens_per_batch):
         inputs: dict[str, Sequence[list[int]]] = {
             name: [windows[i].inputs[name] for i in chosen] for name in windows[chosen[0]].inputs}
-        for i, one in zip(chosen, runtime.logits(collate(inputs, {}, reader.pad_id).inputs), strict=True):
-            logits[i] = one
+        for i, of_window in zip(chosen, runtime.logits(collate(inputs, {}, reader.pad_id).inputs), strict=True):
+            logits[i] = of_window
     return logits
 
 
-def alike(a: Any, b: Any, tolerance: float) -> bool:
+def is_close(a: Any, b: Any, tolerance: float) -> bool:
     """Whether two answers are equal, numbers up to `tolerance`; of numbers beyond 1, up to that share of them."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(alike(a[k], b[k], tolerance) for k in a)
+        return a.keys() == b.keys() and all(is_close(a[k], b[k], tolerance) for k in a)
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(alike(x, y, tolerance) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(is_close(x, y, tolerance) for x, y in zip(a, b, strict=True))
     if isinstance(a, float) and isinstance(b, float):
         return abs(a - b) <= tolerance * max(1.0, abs(a))
     return bool(a == b)

@@ -14,52 +14,135 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ..readers.text import Reader
-from .errors import shorten
-from .values import Prediction, Row, Window
+from .errors import SpecError, shorten
+from .reader import Reader
+from .values import Batch, LinearMap, Prediction, Row, Window
 
 if TYPE_CHECKING:
     import torch
 
-    from ..models.heads import Head
-    from .values import LinearMap
+Architecture = Literal["encoder", "encoder-decoder", "causal"]
 
 N_MISTAKES_SHOWN = 12  # in a report
 LARGEST = 1e9  # of a score: beyond it float32 has no digits left for what comes after
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What stands in a row.
+
+    required:    column -> what it must hold, in words that follow "needs"; every file has these.
+    optional:    the same for columns that a file may lack as a whole.
+    gold:        those of both that hold the answer: absent when predicting.
+    usual_names: column -> what files often call it.
+    signatures:  column names that, all together, mean this task when none is named.
+    """
+
+    required: Mapping[str, str]
+    optional: Mapping[str, str] = field(default_factory=dict)
+    gold: tuple[str, ...] = ()
+    usual_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    signatures: tuple[frozenset[str], ...] = ()
+
+    @cached_property
+    def rules(self) -> dict[str, str]:
+        """Every column and what it must hold: the required ones, the optional ones, those of the answer last."""
+        rules = {**self.required, **self.optional}
+        return {column: rules[column] for column in sorted(rules, key=self.gold.__contains__)}
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that do not hold the answer."""
+        return tuple(column for column in self.rules if column not in self.gold)
+
+    @cached_property
+    def required_inputs(self) -> tuple[str, ...]:
+        """The columns that every row must have even when predicting; () where one of several will do."""
+        return tuple(column for column in self.inputs if column in self.required)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands on top of the backbone, as data; models/heads.py builds it.
+
+    kind:      pooled: one vector a window; tokens: every token; spans: two marked spans and the pooled text.
+    n_outputs: K, the width of the logits; 0: as wide as the backbone, and the identity at first.
+    native:    the class of transformers that has such a head (`head.pooling: native`), where a family has its own.
+    """
+
+    kind: Literal["pooled", "tokens", "spans", "language-model"]
+    n_outputs: int
+    native: str | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How a task's answer is written, token by token.
+
+    max_new_tokens: where writing stops at the latest.
+    n_beams:        sequences that are followed side by side; 1 takes the best next token.
+    temperature:    0 takes the most likely token; the higher, the more evenly tokens are drawn.
+    allowed:        the only texts that may be written; () allows all.
+    """
+
+    max_new_tokens: int = 128
+    n_beams: int = 1
+    temperature: float = 0.0
+    allowed: tuple[str, ...] = ()
+
+
 class Task(abc.ABC):
-    """One kind of question. Subclasses are frozen dataclasses; their fields are what `learn` found, and `options`."""
+    """One kind of question. Subclasses are frozen dataclasses; their fields are what `learn` chose, and `options`.
+
+    What is the same for every instance may be a ClassVar: `columns`, `metric`.
+    """
 
     name: ClassVar[str]
-    columns: ClassVar[dict[str, str]]  # column -> what it must hold, in words: errors and docs use it
-    gold: ClassVar[tuple[str, ...]]  # the columns that are absent when predicting
-    optional: ClassVar[tuple[str, ...]] = ()  # the columns that a file may lack as a whole
-    usual_names: ClassVar[dict[str, tuple[str, ...]]]  # column -> what files often call it
-    signs: ClassVar[tuple[tuple[str, ...], ...]] = ()  # columns that, all together, mean this task when none is named
     options: ClassVar[tuple[str, ...]] = ()  # the fields that a Spec may set: task: {name: ..., stride: 64}
-    reads: ClassVar[Literal["encoder"]] = "encoder"
-    native: ClassVar[str | None] = "AutoModelForSequenceClassification"  # for `head.pooling: native`
-    metric: ClassVar[str]  # the one that chooses checkpoints, 1 is perfect, larger is better
-    together: ClassVar[bool] = False  # whether the loss compares a row's windows with each other: one batch holds all
-    contrasts: ClassVar[bool] = False  # whether the loss compares a batch's rows: then it cannot be summed in pieces
+    architectures: ClassVar[tuple[Architecture, ...]] = ("encoder",)  # the backbones that can answer it
+    generation: ClassVar[Generation | None] = None  # None: `decode` reads logits, and nothing is written
+    keeps_rows_whole: ClassVar[bool] = False  # whether a row's windows must stand in one batch: the loss compares them
+    compares_rows: ClassVar[bool] = False  # whether the loss compares a batch's rows: it cannot be summed in pieces
     needs_windows: ClassVar[bool] = True  # whether `decode` looks at windows and not only at their logits
     examples: ClassVar[tuple[Row, ...]]  # rows that show the task; contract tests and docs run them
+
+    @property
+    @abc.abstractmethod
+    def columns(self) -> Columns:
+        """What stands in a row."""
+
+    @property
+    @abc.abstractmethod
+    def metric(self) -> str:
+        """The score that chooses checkpoints: 1 is perfect, larger is better."""
+
+    @property
+    @abc.abstractmethod
+    def head(self) -> Head:
+        """The weights on top of the backbone."""
+
+    @property
+    def n_outputs(self) -> int:
+        """K, the width of the logits."""
+        return self.head.n_outputs
 
     @property
     def defaults(self) -> dict[str, Any]:
         """Spec fields that this task presets, such as {"train": {"lr": 2e-5}}; what the method presets goes before."""
         return {}
 
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """The columns that every row must have even when predicting; optional ones when they were learned with."""
-        return tuple(column for column in self.columns if column not in (*self.gold, *self.optional))
+    def check_backbone(self, architecture: Architecture, width: int) -> None:
+        """Raise SpecError for a backbone that cannot answer this task. width: D, of its hidden states."""
+        if architecture not in self.architectures:
+            raise SpecError("backbone", f'is read as an {architecture}, and task "{self.name}" needs one of another '
+                            f"kind: {', '.join(self.architectures)}.", "Use another task or another backbone.")
 
     @abc.abstractmethod
     def check(self, row: Row) -> str | None:
@@ -89,14 +172,9 @@ class Task(abc.ABC):
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         """Row number `i` as model inputs, with targets when its gold is there. No torch."""
 
-    @property
-    @abc.abstractmethod
-    def n_outputs(self) -> int:
-        """K, the width of the logits."""
-
-    @abc.abstractmethod
-    def head(self, width: int, pooling: str) -> Head:
-        """New weights: hidden_BTD and mask_BT to logits. Its last linear layer is called `out`."""
+    def corrupt(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """A batch as a training step reads it: with masks or noise where the task learns from them."""
+        return batch
 
     @abc.abstractmethod
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,8 +195,8 @@ class Task(abc.ABC):
         """gold_N of all windows' targets, in any order: what class weights count. None where there are no classes."""
         return None
 
-    def alike(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
-        """same_BB in [0, 1]: how alike the answers of each two rows of a batch are. Methods that contrast rows ask."""
+    def similarity(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
+        """similarity_BB in [0, 1] of the answers of each two rows of a batch; methods that contrast rows use it."""
         raise NotImplementedError
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
@@ -130,14 +208,9 @@ class Task(abc.ABC):
         """
         raise NotImplementedError
 
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """The columns that a question has: those that it needs or, where one of several will do, all but the gold."""
-        return self.needed or tuple(column for column in self.columns if column not in self.gold)
-
-    def blind(self, row: Row) -> Row:
+    def without_gold(self, row: Row) -> Row:
         """A row without its answer."""
-        return {column: value for column, value in row.items() if column not in self.gold}
+        return {column: value for column, value in row.items() if column not in self.columns.gold}
 
     @property
     def is_solvable(self) -> bool:
@@ -146,8 +219,8 @@ class Task(abc.ABC):
 
     @property
     def is_comparable(self) -> bool:
-        """Whether this task has an `alike`."""
-        return type(self).alike is not Task.alike
+        """Whether this task has a `similarity`."""
+        return type(self).similarity is not Task.similarity
 
     @abc.abstractmethod
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
@@ -161,18 +234,27 @@ class Task(abc.ABC):
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         """Scores of any multiset of rows: a bootstrap calls it on resamples, a slice on its rows."""
 
-    def tune(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+    def calibrate(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
         """The task with what is best chosen on answers to validation rows, such as a threshold."""
         return self
 
-    def settle(self, prediction: Prediction) -> Prediction:
-        """An answer as it is after `tune`; `decode` ends with it."""
+    def apply_threshold(self, prediction: Prediction) -> Prediction:
+        """An answer as it is after `calibrate`; `decode` ends with it."""
         return prediction
+
+    def confidence(self, prediction: Prediction) -> float | None:
+        """The probability that the model gives to its own answer, in [0, 1]; None where an answer has none."""
+        return None
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
         """(name, answers on `test`) of what a model must beat without any pretrained knowledge."""
         yield from ()
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        """Each of these baselines' names -> the words that stand for it in a verdict and a report."""
+        return {}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         """What the report shows beside the score: confusion, scores by label, worst mistakes. JSON values."""
@@ -182,9 +264,9 @@ class Task(abc.ABC):
         """The keys that config.json carries for this task."""
         return {}
 
-    def extra_files(self, folder: Path, head: Head, reader: Reader) -> None:
+    def extra_files(self, folder: Path, output: torch.nn.Linear, pooling: str, reader: Reader) -> None:
         """Write to an artifact's folder what lets another library load it; called where the weights stand there whole
-        and the head is ours."""
+        and the head is ours. output: its last linear layer."""
         return
 
 

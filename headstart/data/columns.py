@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Protocol
 
 from ..core.errors import DataError, Problem, SpecError, nearest, shorten
 from ..core.spec import DataSpec
+from ..core.task import Columns
 from ..core.values import Row
 from .sources import Rules, open_source, parts
 
@@ -19,14 +20,9 @@ class Question(Protocol):
     """What this file asks of a task."""
 
     name: ClassVar[str]
-    columns: ClassVar[dict[str, str]]
-    gold: ClassVar[tuple[str, ...]]
-    optional: ClassVar[tuple[str, ...]]
-    usual_names: ClassVar[dict[str, tuple[str, ...]]]
 
     @property
-    def needed(self) -> tuple[str, ...]: ...
-
+    def columns(self) -> Columns: ...
     def check(self, row: Row) -> str | None: ...
 
 
@@ -40,41 +36,41 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
     The Spec has the first word, then an equal name, then the one column that goes by a usual name; where all but one
     have theirs so, the last column of the file is the last of the task. Anything less certain raises DataError.
     """
+    columns = task.columns
     for column in data.columns:
-        if column not in task.columns:
+        if column not in columns.rules:
             raise SpecError(f"data.columns.{column}", f'is not a column of task "{task.name}"; '
-                            + nearest(column, task.columns))
+                            + nearest(column, columns.rules))
     if repeated := [name for i, name in enumerate(header) if name in header[:i]]:
         raise DataError(source, f"has two columns called {shorten(repeated[0])}.", "Rename one of them.")
-    wanted = [column for column in task.columns if column not in task.gold or gold != "ignored"]
-    columns: dict[str, str] = {}
+    wanted = list(columns.inputs if gold == "ignored" else columns.rules)
+    chosen: dict[str, str] = {}
     missing: dict[str, str] = {}  # column -> complaint
     for column in sorted(wanted, key=lambda column: column not in header):  # equal names are not up for grabs
-        names = _candidates(column, [n for n in header if n not in columns.values()], data, task, lenient)
+        names = _candidates(column, [n for n in header if n not in chosen.values()], data, columns, lenient)
         if len(names) == 1:
-            columns[column] = names[0]
+            chosen[column] = names[0]
         elif names:
             missing[column] = f'{" and ".join(map(shorten, names))} could each be the task\'s "{column}"'
-        elif (column in task.needed or (column in data.columns and not (lenient and column in task.optional))
-              or (column in task.gold and column not in task.optional and gold == "required")):
+        elif ((column in columns.required and (column not in columns.gold or gold == "required"))
+              or (column in data.columns and not (lenient and column in columns.optional))):
             missing[column] = f'no column is called {shorten(data.columns.get(column, column))}'
-    left = [name for name in header if name not in columns.values()]
-    last = next(iter(missing), None)
-    if columns and last and len(missing) == len(left) == 1 and last not in data.columns and left[0] not in NUMBERS:
-        columns[last] = left[0]
+    left = [name for name in header if name not in chosen.values()]
+    if chosen and len(missing) == len(left) == 1 and next(iter(missing)) not in data.columns and left[0] not in NUMBERS:
+        chosen[next(iter(missing))] = left[0]
         missing = {}
     if missing:
         raise _no_columns(missing, header, source, data)
-    return {column: columns[column] for column in wanted if column in columns}
+    return {column: chosen[column] for column in wanted if column in chosen}
 
 
-def _candidates(column: str, header: list[str], data: DataSpec, task: Question, lenient: bool) -> list[str]:
+def _candidates(column: str, header: list[str], data: DataSpec, columns: Columns, lenient: bool) -> list[str]:
     """The file's columns that could be the task's `column`, by the first rule that finds any."""
     if column in data.columns and (data.columns[column] in header or not lenient):
         return [name for name in header if name == data.columns[column]]
     if column in header:
         return [column]
-    usual = task.usual_names.get(column, ())
+    usual = columns.usual_names.get(column, ())
     return [n for n in header if n.lower() == column.lower()] or [n for n in header if n.lower() in usual]
 
 

@@ -132,7 +132,7 @@ class Stream:
         row: Row = {}
         for column, name in self.columns.items():
             if name not in values:
-                if column in self._task.gold and self._gold == "optional":
+                if column in self._task.columns.gold and self._gold == "optional":
                     continue
                 return {}, f"has no {shorten(name)}{self._rule(column)}"
             if unfit := _unfit(values[name], self._data.max_chars):
@@ -143,7 +143,7 @@ class Stream:
 
     def _normalized(self, column: str, value: Any) -> Any:
         """A gold string in its normal form, and the same object every time."""
-        if column not in self._task.gold or not isinstance(value, str):
+        if column not in self._task.columns.gold or not isinstance(value, str):
             return value
         if self._data.normalize_labels and (normal := value.strip().casefold()) != value:
             self.counts["n_normalized_labels"] += 1
@@ -151,7 +151,7 @@ class Stream:
         return self._strings.setdefault(value, value) if len(self._strings) < MAX_INTERNED else value
 
     def _rule(self, column: str) -> str:
-        return f'; task "{self._task.name}" needs {self._task.columns[column]} in every row'
+        return f'; task "{self._task.name}" needs {self._task.columns.rules[column]} in every row'
 
     def _in_words_of_the_file(self, complaint: str) -> str:
         """A task's complaint about its column, with the file's own name for it and the rule."""
@@ -208,18 +208,18 @@ def _unfit(value: Any, max_chars: int) -> str | None:
         return None  # nearly all values, without the walk
     ahead = [(value, 0)]
     while ahead:
-        item, depth = ahead.pop()
-        if isinstance(item, str):
-            if len(item) > max_chars:
-                return f"has {len(item):,} characters; data.max_chars allows {max_chars:,}"
-            if "\0" in item:
+        part, depth = ahead.pop()
+        if isinstance(part, str):
+            if len(part) > max_chars:
+                return f"has {len(part):,} characters; data.max_chars allows {max_chars:,}"
+            if "\0" in part:
                 return "contains a NUL character; is the file UTF-16, or no text at all?"
-            if not item.isascii() and (half := _SURROGATE.search(item)):
+            if not part.isascii() and (half := _SURROGATE.search(part)):
                 return f"contains U+{ord(half[0]):04X}, half of a surrogate pair, which is not a character"
-        elif isinstance(item, list | dict):
+        elif isinstance(part, list | dict):
             if depth == MAX_DEPTH:
                 return f"is nested deeper than {MAX_DEPTH} levels"
-            ahead += [(inner, depth + 1) for inner in (item.values() if isinstance(item, dict) else item)]
+            ahead += [(inner, depth + 1) for inner in (part.values() if isinstance(part, dict) else part)]
     return None
 
 
@@ -236,7 +236,7 @@ def stream(source: str, data: DataSpec, task: Question, *, gold: Gold = "require
                         "For example: utf-8, latin-1, cp1252, utf-16, gb18030, shift_jis") from None
     shown = "standard input" if source == "-" else source
     opened = open_source(source, Rules(data.encoding, data.delimiter, data.errors, data.max_chars, data.max_bytes))
-    columns = {column: column for column in task.columns}
+    columns = {column: column for column in task.columns.rules}
     if opened.header:  # without one there is no row either, or none that is sound: the reading will say which
         columns = infer_columns(opened.header, data, task, shown, gold=gold, lenient=lenient)
     inferred = {c: name for c, name in columns.items() if name != c and c not in data.columns}

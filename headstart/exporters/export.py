@@ -105,10 +105,10 @@ def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | No
 
 def _is_labelled(loaded: Artifact, rows: Sequence[Row]) -> bool:
     """Whether all rows have their gold. Raises DataError when some of it means nothing to this artifact."""
-    task = loaded.task
-    if any(column not in row for row in rows for column in task.gold if column not in task.optional):
+    task, columns = loaded.task, loaded.task.columns
+    if any(column not in row for row in rows for column in columns.gold if column in columns.required):
         return False
-    if set(task.gold) <= set(task.optional) and task.check_gold(rows):
+    if set(columns.gold) <= set(columns.optional) and task.check_gold(rows):
         return False
     loaded.check_gold(rows)
     return True

@@ -18,10 +18,10 @@ import numpy as np
 
 from ..core import statistics
 from ..core.errors import ParityError, shorten
-from ..core.predict import alike, predict, run
+from ..core.predict import is_close, predict, run
+from ..core.reader import Reader
 from ..core.task import Task
 from ..core.values import Prediction, Row, Runtime, Window, collate
-from ..readers.text import Reader
 
 TOLERANCE = 1e-3
 LARGEST_BATCH, N_LENGTHS, TOKENS, N_ROWS_TO_CUT = 64, 64, 512, 200
@@ -64,7 +64,7 @@ class Gate:
         """Compare in 32 bits; returns the results. Raises ParityError that shows what differs."""
         answers = self.predict(exported)
         different = [i for i, (a, b) in enumerate(zip(self.answers, answers, strict=True))
-                     if not alike(a, b, TOLERANCE)]
+                     if not is_close(a, b, TOLERANCE)]
         if different:
             i = different[0]
             raise ParityError("export", f"{len(different):,} of {len(answers):,} rows are answered otherwise; row "
@@ -85,7 +85,7 @@ class Gate:
 
     def agreement(self, answers: Sequence[Prediction]) -> dict[str, Any]:
         """How many rows, from where, and how alike their answers are."""
-        same = [alike(a, b, np.inf) for a, b in zip(self.answers, answers, strict=True)]
+        same = [is_close(a, b, np.inf) for a, b in zip(self.answers, answers, strict=True)]
         gaps = [gap(a, b) for a, b in zip(self.answers, answers, strict=True)]
         return {"n_rows": len(answers), "rows": self.rows.origin, "agreement": float(np.mean(same)),
                 "mean_difference": float(np.mean(gaps)), "largest_difference": max(gaps)}
@@ -136,7 +136,7 @@ def functions(runtime: Runtime) -> dict[str, Function]:
 
 def blind(task: Task, rows: Sequence[Row]) -> list[Row]:
     """Rows as they come when their answer is asked for."""
-    return [task.blind(row) for row in rows]
+    return [task.without_gold(row) for row in rows]
 
 
 def gap(a: Any, b: Any) -> float:

@@ -60,7 +60,7 @@ class SetFit(Method):
 
         assert outputs.features is not None  # `wants` names them
         unit_BD = normalize(outputs.features.float(), dim=-1)
-        same_BB = task.alike(target)
+        same_BB = task.similarity(target)
         n = len(same_BB)
         other_BB = 1 - same_BB
         same_BB = same_BB - same_BB.new_ones(n).diag()  # a text with itself tells nothing

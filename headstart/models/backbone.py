@@ -1,4 +1,4 @@
-"""A pretrained encoder and its Reader: located, checked, loaded, in fp32 whatever it was stored in.
+"""A pretrained encoder and its TextReader: located, checked, loaded, in fp32 whatever it was stored in.
 
     backbone = load("minilm-l6", max_tokens=256)
     model = build(backbone, task, "mean", seed=0)
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from ..core import files
 from ..core.errors import MissingExtraError, ModelError, SpecError, nearest, shorten
-from ..readers.text import Reader
+from ..readers.text import TextReader
 from . import families, trust
 
 try:
@@ -28,7 +28,8 @@ except ImportError as error:
     raise MissingExtraError("loading a model", error.name or "torch", "train") from None
 
 from ..core.model import Model
-from .heads import Head, NativeModel, PooledModel
+from ..core.task import Architecture, Head
+from .heads import NativeModel, PooledModel, build_head
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
@@ -56,11 +57,10 @@ class HasHead(Protocol):
     """What `build` asks of a task."""
 
     name: ClassVar[str]
-    native: ClassVar[str | None]
 
     @property
-    def n_outputs(self) -> int: ...
-    def head(self, width: int, pooling: str) -> Head: ...
+    def head(self) -> Head: ...
+    def check_backbone(self, architecture: Architecture, width: int) -> None: ...
     def describe(self) -> dict[str, Any]: ...
 
 
@@ -71,7 +71,7 @@ class Backbone:
     name: str
     folder: Path
     config: transformers.PretrainedConfig
-    reader: Reader
+    reader: TextReader
     sha256: str
 
 
@@ -170,7 +170,7 @@ def _config(folder: Path) -> transformers.PretrainedConfig:
     return config  # type: ignore[no-any-return]
 
 
-def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int, n_extra_tokens: int) -> Reader:
+def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int, n_extra_tokens: int) -> TextReader:
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"
@@ -192,8 +192,8 @@ def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int
     pad_id = config.pad_token_id
     if pad_id is None or not 0 <= pad_id < config.vocab_size:
         pad_id = 0  # the attention mask hides it; any row of the embedding will do
-    return Reader(tokenizer, max(4, min(max_tokens, _longest(folder, config) - n_extra_tokens)), pad_id,
-                  has_types=int(getattr(config, "type_vocab_size", 0) or 0) > 1)
+    return TextReader(tokenizer, max(4, min(max_tokens, _longest(folder, config) - n_extra_tokens)), pad_id,
+                      has_types=int(getattr(config, "type_vocab_size", 0) or 0) > 1)
 
 
 def _longest(folder: Path, config: transformers.PretrainedConfig) -> int:
@@ -220,17 +220,18 @@ def build(backbone: Backbone, task: HasHead, pooling: str, seed: int, dropout: f
 
 
 def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:
+    task.check_backbone("encoder", backbone.config.hidden_size)  # decoders are read as encoders, T5 by its encoder
     torch.manual_seed(seed)
     family = families.of(backbone.config)
     if pooling == "native":
         if not family.has_native_head:
             raise SpecError("head.pooling", f'"native" is not for {family.name}: its own head does not read one '
                             "vector a text.", "Use mean, first or max.")
-        if task.native is None:
+        if task.head.native is None:
             raise SpecError("head.pooling", f'"native" is not for "{task.name}".', "Use mean, first or max.")
-        return NativeModel(_pretrained(getattr(transformers, task.native), backbone, task.describe()))
+        return NativeModel(_pretrained(getattr(transformers, task.head.native), backbone, task.describe()))
     encoder = _pretrained(getattr(transformers, family.loaded_as), backbone, {})
-    return PooledModel(encoder, task.head(backbone.config.hidden_size, pooling))
+    return PooledModel(encoder, build_head(task.head, backbone.config.hidden_size, pooling))
 
 
 def _pretrained(auto: Any, backbone: Backbone, describe: dict[str, Any]) -> nn.Module:

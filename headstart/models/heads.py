@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ..core import task
 from ..core.errors import SpecError, nearest, shorten
 from ..core.model import MAIN
 from ..core.values import LinearMap, Outputs
@@ -96,6 +97,21 @@ def pool(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, pooling: str) -> torch
         return hidden_BTD.masked_fill(mask_BT1 == 0, torch.finfo(hidden_BTD.dtype).min).amax(1)
     mask_BT1 = mask_BT1.to(hidden_BTD.dtype)
     return (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
+
+
+def build_head(head: task.Head, width: int, pooling: str) -> Head:
+    """The new weights that `head` describes, for hidden states of `width` numbers."""
+    if head.kind == "tokens":
+        return TokenHead(width, head.n_outputs)
+    if head.kind == "spans":
+        return SpansHead(width, head.n_outputs, pooling)
+    if head.kind != "pooled":
+        raise NotImplementedError(head.kind)
+    pooled = PoolHead(width, head.n_outputs or width, pooling)
+    if not head.n_outputs:
+        nn.init.eye_(pooled.out.weight)
+        nn.init.zeros_(pooled.out.bias)
+    return pooled
 
 
 def put_on(linear: nn.Linear, solved: LinearMap) -> None:

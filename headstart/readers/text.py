@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+from ..core.reader import Piece
 
 
 @dataclass(frozen=True)
-class Reader:
+class TextReader:
     """How one backbone reads text: a `tokenizers.Tokenizer` and the few facts a task may ask about it.
 
     It needs no transformers, so training and serving read with the very same code.
@@ -17,6 +19,7 @@ class Reader:
     has_types:  whether the model reads token_type_ids, which tell the two texts of a pair apart.
     """
 
+    modality: ClassVar[Literal["text"]] = "text"
     tokenizer: Any
     max_tokens: int
     pad_id: int
@@ -46,14 +49,14 @@ class Reader:
 
     def read_all(self, texts: Sequence[str]) -> list[tuple[dict[str, list[int]], int]]:
         """`read` of each single text, several at a time on several cores."""
-        return [self._fitted(one) for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [*map(self._fitted, self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False))]
 
-    def _fitted(self, one: Any) -> tuple[dict[str, list[int]], int]:
+    def _fitted(self, encoding: Any) -> tuple[dict[str, list[int]], int]:
         """One text's tokens, without special ones, as `read` gives them."""
-        n_cut = max(0, len(one) + self.tokenizer.num_special_tokens_to_add(False) - self.max_tokens)
+        n_cut = max(0, len(encoding) + self.tokenizer.num_special_tokens_to_add(False) - self.max_tokens)
         if n_cut:
-            one.truncate(len(one) - n_cut)
-        return {"input_ids": self.tokenizer.post_process(one).ids or [self.pad_id]}, n_cut
+            encoding.truncate(len(encoding) - n_cut)
+        return {"input_ids": self.tokenizer.post_process(encoding).ids or [self.pad_id]}, n_cut
 
     def read_windows(self, text: str, before: str | None = None, overlap: int = 0) -> list[Piece]:
         """All of `text` as windows that overlap by `overlap` tokens, each behind `before` (a question) if there is one.
@@ -73,33 +76,19 @@ class Reader:
         place = 0 if first is None else 1
         pieces = []
         for part in (of_text, *of_text.overflowing):
-            one = self.tokenizer.post_process(part) if first is None else self.tokenizer.post_process(first, part)
-            inside = [said == place for said in one.sequence_ids]
-            inputs = {"input_ids": one.ids}
+            encoding = self.tokenizer.post_process(*(text for text in (first, part) if text is not None))
+            inside = [sequence == place for sequence in encoding.sequence_ids]
+            inputs = {"input_ids": encoding.ids}
             if first is not None and self.has_types:
-                inputs["token_type_ids"] = one.type_ids
+                inputs["token_type_ids"] = encoding.type_ids
             of_part = iter(part.offsets)  # byte-level tokenizers trim them again with every post_process
             offsets = [next(of_part) if is_text else None for is_text in inside]
-            words = [at if is_text else None for at, is_text in zip(one.word_ids, inside, strict=True)]
-            if not one.ids:
+            words = [at if is_text else None for at, is_text in zip(encoding.word_ids, inside, strict=True)]
+            if not encoding.ids:
                 inputs, offsets, words = {"input_ids": [self.pad_id]}, [None], [None]
             pieces.append(Piece(inputs, offsets, words, n_cut))
             n_cut = 0
         return pieces
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One window of a text.
-
-    offsets_T: [start, end) of each token in the text, in characters; None for a special token or one of `before`.
-    words_T:   the number of the word, as the tokenizer parts them, that each token belongs to; None likewise.
-    """
-
-    inputs: dict[str, list[int]]
-    offsets_T: list[tuple[int, int] | None]
-    words_T: list[int | None]
-    n_cut_tokens: int
 
 
 def _fit(n_first: int, n_second: int, room: int) -> tuple[int, int]:

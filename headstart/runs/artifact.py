@@ -33,12 +33,12 @@ from typing import Any
 from .. import tasks
 from ..core import files, statistics
 from ..core.errors import ArtifactError, DataError, Problem, shorten
-from ..core.predict import alike, predict
+from ..core.predict import is_close, predict
 from ..core.spec import Spec
 from ..core.spec import read as read_yaml
 from ..core.task import Task
 from ..core.values import Prediction, Row, Runtime
-from ..readers.text import Reader
+from ..readers.text import TextReader
 from . import runtime
 
 N_GOLDEN = 10
@@ -55,7 +55,7 @@ class Artifact:
     folder: Path
     task: Task
     spec: Spec
-    reader: Reader
+    reader: TextReader
     runtime: Runtime
     scores: dict[str, Any]
 
@@ -77,7 +77,7 @@ class Artifact:
         if not rows:
             raise DataError("evaluate", "got no rows; a score needs at least one.")
         self.check_gold(rows)
-        blind = [self.task.blind(row) for row in rows]
+        blind = [self.task.without_gold(row) for row in rows]
         outcomes = self.task.outcomes(self.predict(blind), rows)
         metric = self.task.metric
         resampled = statistics.bootstrap(lambda o: self.task.score(o)[metric], [outcomes],
@@ -95,12 +95,14 @@ class Artifact:
     def _checked(self, i: int, row: str | Row) -> Row:
         if isinstance(row, str):
             row = {"text": row}
-        missing = [c for c in self.task.needed if c not in row]
+        columns = self.task.columns
+        missing = [c for c in columns.required_inputs if c not in row]
         what = f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row)
         if what:
             raise DataError(f"row {i + 1}", f"{what}; task \"{self.task.name}\" reads: "
-                            + ", ".join(f"{c} ({self.task.columns[c]})" for c in self.task.asked))
-        return self.task.blind(row)
+                            + ", ".join(f"{c} ({columns.rules[c]})"
+                                        for c in columns.required_inputs or columns.inputs))
+        return self.task.without_gold(row)
 
     def _repr_html_(self) -> str:
         from ..report.page import html_summary  # a notebook asks for a picture; nothing else here knows the report
@@ -144,14 +146,14 @@ def load(folder: str | Path, device: str | None = None, n_threads: int | None = 
     return artifact
 
 
-def _exported(folder: Path, device: str | None, n_threads: int | None) -> tuple[Spec, Reader, Runtime, float]:
+def _exported(folder: Path, device: str | None, n_threads: int | None) -> tuple[Spec, TextReader, Runtime, float]:
     from tokenizers import Tokenizer
 
     if device not in (None, "cpu"):
         raise ArtifactError(str(folder), f"is exported and answers on the CPU, not on {shorten(device)}.",
                             "Load the run that it was exported from.")
     facts = export_facts(folder)
-    reader = Reader(Tokenizer.from_file(str(folder / "tokenizer.json")), **facts["reader"])
+    reader = TextReader(Tokenizer.from_file(str(folder / "tokenizer.json")), **facts["reader"])
     return (Spec.model_validate(facts["spec"]), reader, runtime.open_runtime(_graph_files(folder, facts), n_threads),
             float(facts["tolerance"]))
 
@@ -187,7 +189,7 @@ def _answer_golden(artifact: Artifact, tolerance: float) -> None:
     """Raise ArtifactError when a golden input is not answered as it was when the artifact was made."""
     inputs = golden(artifact.folder)
     for i, (one, answer) in enumerate(zip(inputs, artifact.predict([one["row"] for one in inputs]), strict=True)):
-        if not alike(one["prediction"], answer, tolerance):
+        if not is_close(one["prediction"], answer, tolerance):
             raise ArtifactError(str(artifact.folder), f"golden input {i + 1} was answered {shorten(one['prediction'])} "
                                 f"and is now answered {shorten(answer)}.",
                                 "Versions differ from those in scores.json, or the machine computes wrongly.")

@@ -118,7 +118,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     windows = {}
     for name in PARTS:
         encoded = (w for i, row in enumerate(getattr(parts, name).rows) for w in task.encode(i, row, backbone.reader))
-        windows[name] = store(encoded, work / "windows" / name, backbone.reader.pad_id, task.together,
+        windows[name] = store(encoded, work / "windows" / name, backbone.reader.pad_id, task.keeps_rows_whole,
                               with_notes=task.needs_windows and name != "train")
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
@@ -170,7 +170,7 @@ def finished(job: Job) -> Job:
     on validation."""
     model = job.method.finish(job.model)
     job = dataclasses.replace(job, model=model)
-    if type(job.task).tune is Task.tune:
+    if type(job.task).calibrate is Task.calibrate:
         return job
     evaluator = Evaluator(job)
     return dataclasses.replace(job, task=evaluator.calibrated(evaluator.predictions("validation")))

@@ -28,13 +28,13 @@ from ..core.values import Row, Runtime
 from ..models import adapters, blocks, trust
 from ..models import backbone as backbones
 from ..models.runtime import TorchRuntime
-from ..readers.text import Reader
+from ..readers.text import TextReader
 from .artifact import EXPORT
 
 WEIGHTS, HEAD, ADAPTER = "model.safetensors", "head.safetensors", "adapter"
 
 
-def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[Reader, Runtime]:
+def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[TextReader, Runtime]:
     """A finished run's reader, and its model as a runtime on `device`: the best there is when absent."""
     model, reader = open_model(folder, task, spec)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -44,7 +44,7 @@ def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[R
     return reader, TorchRuntime(model, where)
 
 
-def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
+def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, TextReader]:
     """The torch model of a finished run, on the CPU, and its reader."""
     from safetensors.torch import load_file
 
@@ -93,14 +93,14 @@ def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, g
         model.save_pretrained(folder, task.describe())
         if model.head is not None:
             save_file(model.head.state_dict(), folder / HEAD)
-            task.extra_files(folder, model.head, backbone.reader)
+            task.extra_files(folder, model.output, model.head.pooling, backbone.reader)
     for name in backbones.TOKENIZER_FILES:
         if (backbone.folder / name).is_file():
             shutil.copyfile(backbone.folder / name, folder / name)
     backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))
     described = {"format": files.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
     (folder / "task.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
-    blind = [task.blind(row) for row in golden]
+    blind = [task.without_gold(row) for row in golden]
     answers = predict(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu")))
     with (folder / "golden.jsonl").open("w", encoding="utf-8") as file:
         for row, answer in zip(blind, answers, strict=True):

@@ -21,9 +21,9 @@ import numpy as np
 from pydantic_core import to_json
 
 from ..core.predict import decode, run
+from ..core.reader import Reader
 from ..core.task import Task
 from ..core.values import Prediction, Row, Runtime, Window
-from ..readers.text import Reader
 from .errors import Refused
 from .measures import Measures
 from .settings import Settings

@@ -162,6 +162,7 @@ def _item_or_list(schema: dict[str, Any]) -> dict[str, Any]:
 def _row_schema(task: Task) -> dict[str, Any]:
     shown = {c: v for row in reversed(task.examples) for c, v in row.items()}
     columns = {c: {"description": rule, **JSON_KINDS[kind_of(shown.get(c))]}
-               for c, rule in task.columns.items() if c not in task.gold}
-    row = {"type": "object", "title": task.name, "properties": columns, "required": list(task.needed)}
-    return {"anyOf": [row, TEXT]} if "text" in task.columns and set(task.needed) <= {"text"} else row
+               for c, rule in task.columns.rules.items() if c not in task.columns.gold}
+    needed = task.columns.required_inputs
+    row = {"type": "object", "title": task.name, "properties": columns, "required": list(needed)}
+    return {"anyOf": [row, TEXT]} if "text" in task.columns.rules and set(needed) <= {"text"} else row

@@ -48,7 +48,7 @@ class Served:
         """The task's own example rows; made up, so that no row of anybody's data is shown."""
         names = [field["name"] for field in self.fields]
         rows = [{name: row[name] for name in names if name in row} for row in self.task.examples]
-        return [row for row in rows if row and all(column in row for column in self.task.needed)]
+        return [row for row in rows if row and all(column in row for column in self.task.columns.required_inputs)]
 
     def describe(self) -> dict[str, Any]:
         """Its entry in /v1/models."""
@@ -90,7 +90,7 @@ class Models:
         artifact = load(self.folders[name], n_threads=self.n_threads)
         # Both of a capability: a text alone is enough, and a vector is the answer.
         width = 0
-        if artifact.task.needed == ("text",):
+        if artifact.task.columns.required_inputs == ("text",):
             width = len(artifact.predict([{"text": "a"}])[0].get("embedding", ()))
         batcher = Batcher(name, artifact.task, artifact.reader, artifact.runtime, self.settings, self.measures,
                           self._thread, self._encoders)
@@ -155,21 +155,22 @@ def signature(folder: Path) -> Sequence[Any]:
 
 def validate_rows(task: Task, rows: Sequence[Row | str], param: str = "rows") -> list[Row]:
     """Rows as the task reads them. Raises Refused that names the row and the column, and shows nothing of them."""
-    valid = []
+    valid, columns = [], task.columns
     for i, raw in enumerate(rows):
-        row = task.blind({"text": raw} if isinstance(raw, str) else dict(raw))
-        wrong = [column for column in task.needed if column not in row]
+        row = task.without_gold({"text": raw} if isinstance(raw, str) else dict(raw))
+        wrong = [column for column in columns.required_inputs if column not in row]
         if wrong:
             what = f"has no {_quoted(wrong)}"
         elif (complaint := task.check(row)) is not None:
             # The task's own words show the value; the column that they begin with is all that may leave the server.
             column = complaint.split('"')[1] if complaint.startswith('"') else ""
-            wrong = [column] if column in task.columns else []
+            wrong = [column] if column in columns.rules else []
             what = f"cannot be read: {_quoted(wrong)} is not as it must be" if wrong else "cannot be read"
         else:
             valid.append(row)
             continue
-        rule = "; ".join(f'"{c}" ({task.columns[c]})' for c in dict.fromkeys((*task.asked, *wrong)))
+        reads = dict.fromkeys((*(columns.required_inputs or columns.inputs), *wrong))
+        rule = "; ".join(f'"{c}" ({columns.rules[c]})' for c in reads)
         raise Refused(422, "row_not_valid", f'row {i} {what}; task "{task.name}" reads: {rule}.',
                       f"{param}[{i}]" + (f".{wrong[0]}" if wrong else ""))
     return valid
@@ -188,10 +189,10 @@ def kind_of(value: Any) -> str:
 
 def fields(task: Task, golden_columns: Collection[str]) -> list[dict[str, Any]]:
     """The columns of an artifact's requests: what its task needs, and what its golden rows have besides."""
-    readable = [c for c in task.columns if c not in task.gold]
+    columns = task.columns
     shown = {c: v for row in reversed(task.examples) for c, v in row.items()}
-    chosen = [c for c in readable if c in task.needed or c in golden_columns]
-    if not task.needed:  # one of several columns will do: a text is what a person types
-        chosen = [c for c in readable if kind_of(shown.get(c)) == "text"][:1] or chosen
-    return [{"name": c, "kind": kind_of(shown.get(c)), "rule": task.columns[c],
-             "required": c in task.needed or len(chosen) == 1} for c in chosen]
+    chosen = [c for c in columns.inputs if c in columns.required or c in golden_columns]
+    if not columns.required_inputs:  # one of several columns will do: a text is what a person types
+        chosen = [c for c in columns.inputs if kind_of(shown.get(c)) == "text"][:1] or chosen
+    return [{"name": c, "kind": kind_of(shown.get(c)), "rule": columns.rules[c],
+             "required": c in columns.required or len(chosen) == 1} for c in chosen]

@@ -126,8 +126,8 @@ class _Rows:
 
 def _gold(row: Row, task: Task) -> str:
     """All that a row says is right, as one string."""
-    said = {column: row[column] for column in task.gold if row.get(column) is not None}
-    return json.dumps(said, ensure_ascii=False, sort_keys=True) if len(said) != 1 else str(next(iter(said.values())))
+    gold = {column: row[column] for column in task.columns.gold if row.get(column) is not None}
+    return json.dumps(gold, ensure_ascii=False, sort_keys=True) if len(gold) != 1 else str(next(iter(gold.values())))
 
 
 def _unusable(tables: Mapping[str, Table]) -> Finding:

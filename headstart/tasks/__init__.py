@@ -31,10 +31,10 @@ def options_of(task: Task) -> dict[str, Any]:
     return {"name": task.name, **{option: getattr(task, option) for option in task.options}}
 
 
-def restore(name: str, found: Mapping[str, Any]) -> Task:
+def restore(name: str, values: Mapping[str, Any]) -> Task:
     """A learned task from its fields as JSON keeps them: lists for tuples."""
     kind = find(name)
-    return kind(**{f.name: _tuples(found[f.name]) for f in fields(kind) if f.name in found})  # type: ignore[arg-type]
+    return kind(**{f.name: _tuples(values[f.name]) for f in fields(kind) if f.name in values})  # type: ignore[arg-type]
 
 
 def _tuples(value: Any) -> Any:
@@ -42,12 +42,11 @@ def _tuples(value: Any) -> Any:
 
 
 def by_columns(header: Sequence[str]) -> list[str]:
-    """The tasks whose signs a file's columns bear, those with the most of them: one, none, or several alike."""
-    kinds = registry.known(sys.modules[__name__], Task)
-    found = {name: max((len(sign) for sign in kind.signs if set(sign) <= set(header)), default=0)  # type: ignore[attr-defined]
-             for name, kind in kinds.items()}
-    most = max(found.values())
-    return sorted(name for name, n in found.items() if n == most and n)
+    """The tasks that have a signature in a file's columns, those with the longest: one, none, or several."""
+    sizes = {name: max((len(s) for s in kind().columns.signatures if s <= set(header)), default=0)
+             for name, kind in registry.known(sys.modules[__name__], Task).items()}
+    longest = max(sizes.values())
+    return sorted(name for name, size in sizes.items() if size == longest and size)
 
 
 def names() -> list[str]:

@@ -8,7 +8,7 @@ of each label that enough of them have, one common cut for the others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,17 +17,16 @@ import numpy as np
 
 from ..core import metrics
 from ..core.errors import DataError, shorten
-from ..core.task import N_MISTAKES_SHOWN, Task, flaw_of_text, listed
+from ..core.reader import Reader
+from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text, listed
 from ..core.values import Prediction, Row, Window
 from ..features import tfidf
-from ..readers.text import Reader
-from .text_classification import TextClassification
+from .text_classification import USUAL_TEXT
 
 if TYPE_CHECKING:
     import torch
 
     from ..core.values import LinearMap
-    from ..models.heads import Head
 
 MIN_POSITIVES = 10  # validation rows with a label that its own threshold needs
 YES, NO = ("1", "true", "yes", "y", "是"), ("0", "false", "no", "n", "", "否")
@@ -44,11 +43,6 @@ class MultiLabelClassification(Task):
     """
 
     name: ClassVar = "multi-label-classification"
-    columns: ClassVar = {"text": "a string that is not empty", "labels": "a list of strings, empty where none holds"}
-    gold: ClassVar = ("labels",)
-    usual_names: ClassVar = {"text": TextClassification.usual_names["text"],
-                             "labels": ("labels", "tags", "topics", "categories", "标签", "类别")}
-    signs: ClassVar = (("text", "labels"),)
     options: ClassVar = ("separator", "label_columns")
     metric: ClassVar = "micro_f1"
     needs_windows: ClassVar = False
@@ -64,23 +58,25 @@ class MultiLabelClassification(Task):
     labels: tuple[str, ...] = ()
     thresholds: tuple[float, ...] = ()
 
-    def __post_init__(self) -> None:
-        if self.label_columns:  # the instance reads other columns than its class
-            yes_or_no = dict.fromkeys(self.label_columns, "yes or no (1 or 0, true or false)")
-            object.__setattr__(self, "columns", {"text": self.columns["text"], **yes_or_no})
-            object.__setattr__(self, "gold", self.label_columns)
+    @cached_property
+    def columns(self) -> Columns:
+        labels = (dict.fromkeys(self.label_columns, "yes or no (1 or 0, true or false)")
+                  or {"labels": "a list of strings, empty where none holds"})
+        return Columns({"text": "a string that is not empty", **labels}, gold=tuple(labels), usual_names={
+            "text": USUAL_TEXT, "labels": ("labels", "tags", "topics", "categories", "标签", "类别"),
+        }, signatures=(frozenset(("text", "labels")),))
 
     def check(self, row: Row) -> str | None:
-        if said := flaw_of_text("text", row.get("text")):
-            return said
+        if flaw := flaw_of_text("text", row.get("text")):
+            return flaw
         for column in self.label_columns:
             if column in row and str(row[column]).strip().casefold() not in YES + NO + ("1.0", "0.0"):
                 return f'"{column}" is {shorten(row[column])}; it must be yes or no (1 or 0, true or false)'
         if not self.label_columns and "labels" in row:
-            found = listed(row["labels"], self.separator)
-            if found is None or not all(isinstance(label, str) and label.strip() for label in found):
+            labels = listed(row["labels"], self.separator)
+            if labels is None or not all(isinstance(label, str) and label.strip() for label in labels):
                 return f'"labels" is {shorten(row["labels"])}; it must be a list of strings'
-            if len(set(found)) < len(found):
+            if len(set(labels)) < len(labels):
                 return f'"labels" is {shorten(row["labels"])}, which holds a label twice'
         return None
 
@@ -122,17 +118,12 @@ class MultiLabelClassification(Task):
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         inputs, n_cut_tokens = reader.read(row["text"])
-        target = {"labels": self._gold_K(row).tolist()} if self.gold[0] in row else {}
+        target = {"labels": self._gold_K(row).tolist()} if self.columns.gold[0] in row else {}
         return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
 
     @property
-    def n_outputs(self) -> int:
-        return len(self.labels)
-
-    def head(self, width: int, pooling: str) -> Head:
-        from ..models.heads import PoolHead
-
-        return PoolHead(width, len(self.labels), pooling)
+    def head(self) -> Head:
+        return Head("pooled", len(self.labels), "AutoModelForSequenceClassification")
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Every label of every row is a question of its own: scores_N2 of no and yes."""
@@ -141,7 +132,7 @@ class MultiLabelClassification(Task):
         yes_N = logits.flatten()
         return torch.stack([torch.zeros_like(yes_N), yes_N], -1), target["labels"].flatten()
 
-    def alike(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
+    def similarity(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
         """Labels that two rows share, of those that either has (Jaccard)."""
         gold_BK = target["labels"].float()
         both_BB = gold_BK @ gold_BK.T
@@ -151,10 +142,10 @@ class MultiLabelClassification(Task):
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from ..features import solve as features
+        from ..features import solve
 
         gold_NK = target["labels"].reshape(-1, len(self.labels))
-        return features.solve_yes_or_no(features_MD, gold_NK, score, class_weights)
+        return solve.solve_yes_or_no(features_MD, gold_NK, score, class_weights)
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         return self.answer(1 / (1 + np.exp(-np.asarray(logits[0], np.float64))))
@@ -162,14 +153,14 @@ class MultiLabelClassification(Task):
     def answer(self, shares_K: np.ndarray) -> Prediction:
         """Probabilities in the order of `labels`, as the user sees them."""
         scores = {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}
-        return self.settle({"labels": [], "scores": scores})
+        return self.apply_threshold({"labels": [], "scores": scores})
 
-    def settle(self, prediction: Prediction) -> Prediction:
+    def apply_threshold(self, prediction: Prediction) -> Prediction:
         cuts = self.thresholds or (0.5,) * len(self.labels)
         return {**prediction, "labels": [label for label, cut in zip(self.labels, cuts, strict=True)
                                          if prediction["scores"][label] > cut]}
 
-    def tune(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+    def calibrate(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
         gold_NK = np.array([self._gold_K(row) for row in rows])
         scores_NK = np.array([[p["scores"][label] for label in self.labels] for p in predictions])
         common = metrics.best_cut(scores_NK.ravel(), gold_NK.ravel())
@@ -177,12 +168,17 @@ class MultiLabelClassification(Task):
             metrics.best_cut(scores_NK[:, k], gold_NK[:, k]) if gold_NK[:, k].sum() >= MIN_POSITIVES else common
             for k in range(len(self.labels))))
 
+    def confidence(self, prediction: Prediction) -> float:
+        """Of the label that is least certain to be given, or not to be given, rightly."""
+        scores, labels = prediction["scores"], set(prediction["labels"])
+        return float(min(score if label in labels else 1 - score for label, score in scores.items()))
+
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 2 K + 2]: gold and predicted labels as 0 or 1, gold labels never seen in train, ranking precision."""
         lines = []
         for p, row in zip(predictions, rows, strict=True):
-            gold_K, given = self._gold_K(row), set(p["labels"])
-            predicted_K = np.array([label in given for label in self.labels], np.float64)
+            gold_K, predicted = self._gold_K(row), set(p["labels"])
+            predicted_K = np.array([label in predicted for label in self.labels], np.float64)
             scores_K = np.array([p["scores"][label] for label in self.labels])
             n_unknown = len(self._gold(row)) - gold_K.sum()
             ranking = metrics.ranking_precision(scores_K, gold_K)
@@ -193,11 +189,11 @@ class MultiLabelClassification(Task):
         n = len(self.labels)
         gold_NK, predicted_NK = outcomes[:, :n], outcomes[:, n : 2 * n]
         hits_K, gold_K, predicted_K = (gold_NK * predicted_NK).sum(0), gold_NK.sum(0), predicted_NK.sum(0)
-        said_K = gold_K + predicted_K
-        all_said = said_K.sum() + outcomes[:, -2].sum()
+        both_K = gold_K + predicted_K
+        n_both = both_K.sum() + outcomes[:, -2].sum()
         exact_N = (gold_NK == predicted_NK).all(1) & (outcomes[:, -2] == 0)
-        return {"micro_f1": float(2 * hits_K.sum() / all_said) if all_said else 1.0,
-                "macro_f1": float((2 * hits_K[said_K > 0] / said_K[said_K > 0]).mean()) if (said_K > 0).any() else 1.0,
+        return {"micro_f1": float(2 * hits_K.sum() / n_both) if n_both else 1.0,
+                "macro_f1": float((2 * hits_K[both_K > 0] / both_K[both_K > 0]).mean()) if (both_K > 0).any() else 1.0,
                 "lrap": float(outcomes[:, -1].mean()), "exact_match": float(exact_N.mean())}
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
@@ -205,24 +201,28 @@ class MultiLabelClassification(Task):
         from sklearn.dummy import DummyClassifier
         from sklearn.linear_model import LogisticRegression
 
-        from ..features import solve as features
+        from ..features import solve
 
         gold_NK = np.array([self._gold_K(row) for row in train])
         shares_K = gold_NK.mean(0)
-        tuned = self.tune([self.answer(shares_K)] * len(validation), validation)
+        tuned = self.calibrate([self.answer(shares_K)] * len(validation), validation)
         yield "majority", [tuned.answer(shares_K)] * len(test)
         matrices = tfidf.tf_idf(*([self.text(row) for row in rows] for rows in (train, validation, test)))
         shares = []
         for gold_N in gold_NK.T:
-            kind = LogisticRegression(C=10.0, max_iter=features.MAX_ITERATIONS) if 0 < gold_N.mean() < 1 else \
+            kind = LogisticRegression(C=10.0, max_iter=solve.MAX_ITERATIONS) if 0 < gold_N.mean() < 1 else \
                 DummyClassifier(strategy="prior")
             fitted = kind.fit(matrices[0], gold_N)
             at = list(fitted.classes_).index(1) if 1 in fitted.classes_ else None
             shares.append([fitted.predict_proba(m)[:, at] if at is not None else np.zeros(m.shape[0])
                            for m in matrices[1:]])
         of_validation, of_test = (np.stack(columns, 1) for columns in zip(*shares, strict=True))
-        tuned = self.tune([self.answer(shares_K) for shares_K in of_validation], validation)
+        tuned = self.calibrate([self.answer(shares_K) for shares_K in of_validation], validation)
         yield "tf-idf", [tuned.answer(shares_K) for shares_K in of_test]
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         n, outcomes = len(self.labels), self.outcomes(predictions, rows)
@@ -237,8 +237,8 @@ class MultiLabelClassification(Task):
         counts = zip((gold_NK * predicted_NK).sum(0), gold_NK.sum(0), predicted_NK.sum(0), strict=True)
         return {
             "labels": list(self.labels),
-            "per_label": [{"label": label, **metrics.of_counts(*map(float, one))}
-                          for label, one in zip(self.labels, counts, strict=True)],
+            "per_label": [{"label": label, **metrics.of_counts(*map(float, triple))}
+                          for label, triple in zip(self.labels, counts, strict=True)],
             "thresholds": dict(zip(self.labels, self.thresholds, strict=False)),
             "mistakes": [{"text": self.text(rows[i]), "label": names(gold_NK[i]), "predicted": names(predicted_NK[i]),
                           "confidence": 0.5 + float(sure_NK[i].max())} for i in worst],

@@ -8,7 +8,7 @@ over the windows of one row.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -16,16 +16,15 @@ import numpy as np
 
 from ..core import metrics
 from ..core.errors import shorten
-from ..core.task import N_MISTAKES_SHOWN, Task, flaw_of_text, listed
+from ..core.reader import Reader
+from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text, listed
 from ..core.values import Prediction, Row, Window
 from ..features import tfidf
-from ..readers.text import Reader
 
 if TYPE_CHECKING:
     import torch
 
     from ..core.values import LinearMap
-    from ..models.heads import Head
 
 
 @dataclass(frozen=True)
@@ -33,22 +32,18 @@ class MultipleChoice(Task):
     """One of several choices. separator: parts the choices where the file cannot hold a list, such as a CSV file."""
 
     name: ClassVar = "multiple-choice"
-    columns: ClassVar = {"question": "a string that is not empty", "context": "what the question is about, a string",
-                         "choices": "a list of two strings or more",
-                         "label": "the number of the right choice, from 0, or its text"}
-    gold: ClassVar = ("label",)
-    optional: ClassVar = ("context",)
-    usual_names: ClassVar = {
-        "question": ("question", "premise", "prompt", "问题"), "context": ("context", "passage", "article"),
-        "choices": ("choices", "options", "endings", "candidates", "选项"),
-        "label": ("label", "answer", "gold", "correct", "答案"),
-    }
-    signs: ClassVar = (("question", "choices", "label"),)
+    columns: ClassVar = Columns(
+        {"question": "a string that is not empty", "choices": "a list of two strings or more",
+         "label": "the number of the right choice, from 0, or its text"},
+        {"context": "what the question is about, a string"}, ("label",),
+        {"question": ("question", "premise", "prompt", "问题"), "context": ("context", "passage", "article"),
+         "choices": ("choices", "options", "endings", "candidates", "选项"),
+         "label": ("label", "answer", "gold", "correct", "答案")},
+        (frozenset(("question", "choices", "label")),))
     options: ClassVar = ("separator",)
     metric: ClassVar = "accuracy"
-    together: ClassVar = True
+    keeps_rows_whole: ClassVar = True
     needs_windows: ClassVar = False
-    native: ClassVar = None
     examples: ClassVar = (
         {"question": "The phone fell. What is it now?", "choices": ["It is broken.", "It is kind."], "label": 0},
         {"question": "What is bread from last week?", "choices": ["fresh", "stale", "clever"], "label": 1},
@@ -59,13 +54,13 @@ class MultipleChoice(Task):
     separator: str = "|"
 
     def check(self, row: Row) -> str | None:
-        if said := flaw_of_text("question", row.get("question", "-")):
-            return said
+        if flaw := flaw_of_text("question", row.get("question", "-")):
+            return flaw
         context = row.get("context")  # this question may have none while others of the file do
         if context is not None and not isinstance(context, str):
             return f'"context" is {shorten(context)}, not a string'
         choices = listed(row.get("choices"), self.separator)
-        if choices is None or not all(isinstance(one, str) and one.strip() for one in choices):
+        if choices is None or not all(isinstance(choice, str) and choice.strip() for choice in choices):
             return f'"choices" is {shorten(row.get("choices"))}; it must be a list of strings that are not empty'
         if len(choices) < 2:
             return f'"choices" has {len(choices)}; it must have two or more'
@@ -100,23 +95,18 @@ class MultipleChoice(Task):
         return at
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
-        asked = " ".join(str(row[column]) for column in ("context", "question") if row.get(column))
+        prompt = " ".join(str(row[column]) for column in ("context", "question") if row.get(column))
         gold = self._gold(row) if "label" in row else None
         windows = []
         for k, choice in enumerate(self._choices(row)):
-            inputs, n_cut_tokens = reader.read(asked, choice)
+            inputs, n_cut_tokens = reader.read(prompt, choice)
             target = {} if gold is None else {"row": i, "is_right": int(k == gold)}
             windows.append(Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens}))
         return windows
 
     @property
-    def n_outputs(self) -> int:
-        return 1
-
-    def head(self, width: int, pooling: str) -> Head:
-        from ..models.heads import PoolHead
-
-        return PoolHead(width, 1, pooling)
+    def head(self) -> Head:
+        return Head("pooled", 1)
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Windows [B, 1] to rows [R, C]: shorter rows have choices that cannot be."""
@@ -136,9 +126,9 @@ class MultipleChoice(Task):
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
         """Logistic regression on "is this choice right?"; what rows share falls out when choices are compared."""
-        from ..features import solve as features
+        from ..features import solve
 
-        return features.solve_yes_or_no(features_MD, target["is_right"][:, None], score, class_weights)
+        return solve.solve_yes_or_no(features_MD, target["is_right"][:, None], score, class_weights)
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         return self.answer(row, metrics.softmax(np.concatenate(logits)))
@@ -147,6 +137,9 @@ class MultipleChoice(Task):
         """Shares of one, in the order of the row's choices, as the user sees them."""
         at = int(shares_C.argmax())
         return {"choice": at, "text": self._choices(row)[at], "scores": [round(float(p), 6) for p in shares_C]}
+
+    def confidence(self, prediction: Prediction) -> float:
+        return float(max(prediction["scores"]))
 
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 3]: the right choice, the chosen one, and how many there were."""
@@ -163,21 +156,25 @@ class MultipleChoice(Task):
         usual = Counter(self._gold(row) for row in train)
         yield "majority", [self.answer(row, np.array([usual[k] + 1.0 for k, _ in enumerate(self._choices(row))]))
                            for row in test]
-        asked = [[f"{row['question']}\n{choice}" for row in rows for choice in self._choices(row)]
+        texts = [[f"{row['question']}\n{choice}" for row in rows for choice in self._choices(row)]
                  for rows in (train, test)]
         gold_N = np.array([int(k == self._gold(row)) for row in train for k, _ in enumerate(self._choices(row))])
-        right_M = tfidf.tf_idf_logistic_regression(asked[0], gold_N, asked[1], 2)[:, 1]
+        right_M = tfidf.tf_idf_logistic_regression(texts[0], gold_N, texts[1], 2)[:, 1]
         ends = np.cumsum([len(self._choices(row)) for row in test])
         yield "tf-idf", [self.answer(row, shares_C / shares_C.sum())
                          for row, shares_C in zip(test, np.split(right_M, ends[:-1]), strict=True)]
 
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
+
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
-        found = self.outcomes(predictions, rows)
-        wrong = sorted(map(int, np.flatnonzero(found[:, 0] != found[:, 1])),
-                       key=lambda i: -max(predictions[i]["scores"]))[:N_MISTAKES_SHOWN]
-        return {"mistakes": [{"text": self.text(rows[i]), "label": self._choices(rows[i])[found[i, 0]],
+        outcomes_N3 = self.outcomes(predictions, rows)
+        wrong = sorted(map(int, np.flatnonzero(outcomes_N3[:, 0] != outcomes_N3[:, 1])),
+                       key=lambda i: -self.confidence(predictions[i]))[:N_MISTAKES_SHOWN]
+        return {"mistakes": [{"text": self.text(rows[i]), "label": self._choices(rows[i])[outcomes_N3[i, 0]],
                               "predicted": predictions[i]["text"],
-                              "confidence": max(predictions[i]["scores"])} for i in wrong]}
+                              "confidence": self.confidence(predictions[i])} for i in wrong]}
 
 
 def _index(label: Any, choices: Sequence[str]) -> int | None:

@@ -13,20 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..core import metrics
 from ..core.errors import shorten
-from ..core.task import flaw_of_text
+from ..core.reader import Reader
+from ..core.task import Columns, Head, flaw_of_text
 from ..core.values import Prediction, Row, Window
-from ..readers.text import Reader
 from ..readers.words import splits_character
-from .text_classification import TextClassification
-
-if TYPE_CHECKING:
-    from ..models.heads import Head
+from .text_classification import USUAL_TEXT, TextClassification
 
 NONE = ("other", "no_relation", "none", "na", "无")  # labels that say that there is no relation
 DIRECTED = re.compile(r"(.+)\((?:e1,\s*e2|(e2,\s*e1))\)")
@@ -39,21 +36,18 @@ class RelationExtraction(TextClassification):
     """The relation between two spans. Spans are [start, end) in characters of the text."""
 
     name: ClassVar = "relation-extraction"
-    columns: ClassVar = {"text": "a string that is not empty",
-                         "head_span": "[start, end) of the first entity in the text, in characters",
-                         "tail_span": "[start, end) of the second entity",
-                         "relation": "a string"}
-    gold: ClassVar = ("relation",)
-    optional: ClassVar = ()
-    usual_names: ClassVar = {
-        "text": TextClassification.usual_names["text"],
-        "head_span": ("head_span", "e1_span", "subject_span", "subj_span"),
-        "tail_span": ("tail_span", "e2_span", "object_span", "obj_span"),
-        "relation": ("relation", "label", "relation_type", "关系"),
-    }
+    columns: ClassVar = Columns(
+        {"text": "a string that is not empty",
+         "head_span": "[start, end) of the first entity in the text, in characters",
+         "tail_span": "[start, end) of the second entity",
+         "relation": "a string"},
+        gold=("relation",),
+        usual_names={"text": USUAL_TEXT,
+                     "head_span": ("head_span", "e1_span", "subject_span", "subj_span"),
+                     "tail_span": ("tail_span", "e2_span", "object_span", "obj_span"),
+                     "relation": ("relation", "label", "relation_type", "关系")},
+        signatures=(frozenset(("text", "head_span", "tail_span", "relation")),))
     options: ClassVar = ()
-    signs: ClassVar = (("text", "head_span", "tail_span", "relation"),)
-    native: ClassVar = None
     metric: ClassVar = "macro_f1"
     examples: ClassVar = (
         {"text": "The loud music broke the phone.", "head_span": [4, 14], "tail_span": [25, 30],
@@ -65,16 +59,12 @@ class RelationExtraction(TextClassification):
         {"text": "酒店房间很干净", "head_span": [2, 4], "tail_span": [0, 2], "relation": "Part-Whole(e1,e2)"},
     )
 
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return ("text", "head_span", "tail_span")
-
     def check(self, row: Row) -> str | None:
-        if said := flaw_of_text("text", row.get("text")):
-            return said
+        if flaw := flaw_of_text("text", row.get("text")):
+            return flaw
         for column in ("head_span", "tail_span"):
-            if said := check_span(row.get(column), row["text"]):
-                return f'"{column}" {said}'
+            if flaw := check_span(row.get(column), row["text"]):
+                return f'"{column}" {flaw}'
         head, tail = span(row["head_span"]), span(row["tail_span"])
         if head == tail:
             return f'"tail_span" is {shorten(row["tail_span"])}, as the head_span is; a relation needs two entities'
@@ -88,16 +78,16 @@ class RelationExtraction(TextClassification):
         target = {"label": self._index[self._gold(row)]} if "relation" in row else {}
         return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
 
-    def head(self, width: int, pooling: str) -> Head:
-        from ..models.heads import SpansHead
-
-        return SpansHead(width, len(self.labels), pooling)
+    @property
+    def head(self) -> Head:
+        return Head("spans", len(self.labels))
 
     def answer(self, shares_K: np.ndarray) -> Prediction:
-        said = super().answer(shares_K)
-        relation, is_reversed = directed(said["label"])
+        prediction = super().answer(shares_K)
+        label, scores = prediction["label"], prediction["scores"]
+        relation, is_reversed = directed(label)
         return {"relation": relation, "direction": "tail-to-head" if is_reversed else "head-to-tail",
-                "label": said["label"], "score": said["scores"][said["label"]], "scores": said["scores"]}
+                "label": label, "score": scores[label], "scores": scores}
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         confusion_KK = metrics.confusion(outcomes[:, 0], outcomes[:, 1], len(self.labels))
@@ -114,28 +104,28 @@ def official_f1(confusion_KK: np.ndarray, labels: Sequence[str]) -> float:
     A right relation in the wrong direction is predicted, and is gold, but is no hit: the rule of the official scorer.
     Relations that neither gold nor predictions hold are left out.
     """
-    found: dict[str, np.ndarray] = {}
+    counts_of: dict[str, np.ndarray] = {}
     for k, label in enumerate(labels):
         relation, _ = directed(label)
         if relation.casefold() not in NONE:
             counts = np.array([confusion_KK[k, k], confusion_KK[k].sum(), confusion_KK[:, k].sum()])
-            found[relation] = found.get(relation, np.zeros(3)) + counts
-    scores = [2 * hits / (gold + said) for hits, gold, said in found.values() if gold + said]
+            counts_of[relation] = counts_of.get(relation, np.zeros(3)) + counts
+    scores = [2 * hits / (gold + predicted) for hits, gold, predicted in counts_of.values() if gold + predicted]
     return float(np.mean(scores)) if scores else 0.0
 
 
 def directed(label: str) -> tuple[str, bool]:
     """"Cause-Effect(e2,e1)" as ("Cause-Effect", True); a label without a direction as itself."""
-    found = DIRECTED.fullmatch(label.strip())
-    return (found[1], found[2] is not None) if found else (label.strip(), False)
+    match = DIRECTED.fullmatch(label.strip())
+    return (match[1], match[2] is not None) if match else (label.strip(), False)
 
 
 def check_span(value: Any, text: str) -> str | None:
     """What is wrong with a span of `text`, in words that follow its name; None when nothing is."""
-    found = span(value)
-    if found is None:
+    ends = span(value)
+    if ends is None:
         return f"is {shorten(value)}; it must be [start, end], two whole numbers"
-    start, end = found
+    start, end = ends
     if start >= end:
         return f"is {shorten(value)}; its start must lie before its end"
     if start < 0 or end > len(text):
@@ -150,8 +140,8 @@ def check_span(value: Any, text: str) -> str | None:
 
 def span(value: Any) -> Any:
     """(start, end) of a list of two whole numbers, or of a string such as "[3, 8]" or "3:8"; None for anything else."""
-    if isinstance(value, str) and (found := WRITTEN.fullmatch(value)):
-        return int(found[1]), int(found[2])
+    if isinstance(value, str) and (match := WRITTEN.fullmatch(value)):
+        return int(match[1]), int(match[2])
     if isinstance(value, list | tuple) and len(value) == 2 and all(type(at) is int for at in value):
         return value[0], value[1]
     return None
@@ -183,8 +173,8 @@ def _read(text: str, head: tuple[int, int], tail: tuple[int, int], reader: Reade
     piece, *rest = reader.read_windows(marked)
     n_cut = 0
     if rest:
-        offsets = reader.tokenizer.encode(marked, add_special_tokens=False).offsets
-        n_kept = reader.max_tokens - reader.tokenizer.num_special_tokens_to_add(False)
+        offsets = [at for part in (piece, *rest) for at in part.offsets_T if at is not None]
+        n_kept = sum(at is not None for at in piece.offsets_T)
         n_cut = len(offsets) - n_kept
         while rest and n_kept:  # words that are cut and joined again may have a token more than they had
             kept, spans_kept = _around(marked, spans, offsets, n_kept)
@@ -192,7 +182,7 @@ def _read(text: str, head: tuple[int, int], tail: tuple[int, int], reader: Reade
             n_kept -= 1
         spans = spans_kept
     marks = [0] * len(piece.offsets_T)
-    for k, (start, end) in sorted(enumerate(spans, 1), key=lambda one: one[1][0] - one[1][1]):  # the inner one last
+    for k, (start, end) in sorted(enumerate(spans, 1), key=lambda item: item[1][0] - item[1][1]):  # the inner one last
         for t, offset in enumerate(piece.offsets_T):
             if offset is not None and offset[0] < end and start < offset[1]:
                 marks[t] = k
@@ -211,18 +201,18 @@ def _around(text: str, spans: Sequence[tuple[int, int]], offsets: Sequence[tuple
         distance = np.minimum(distance, np.maximum(0, np.maximum(start - ends, starts - end)))
     kept = np.zeros(len(offsets), bool)
     kept[np.argsort(distance, kind="stable")[:n_kept]] = True
-    out, moved, last = "", [list(one) for one in spans], -1
+    out, moved, last = "", [list(span_kept) for span_kept in spans], -1
     for t in map(int, np.flatnonzero(kept)):
         if t != last + 1:
             out += " … " if out else ""
             begin = int(starts[t])
         else:
             begin = int(ends[t - 1])
-        for one, (start, end) in zip(moved, spans, strict=True):
+        for span_kept, (start, end) in zip(moved, spans, strict=True):
             if begin <= start < ends[t]:
-                one[0] = len(out) + start - begin
+                span_kept[0] = len(out) + start - begin
             if begin < end <= ends[t]:
-                one[1] = len(out) + end - begin
+                span_kept[1] = len(out) + end - begin
         out += text[begin : ends[t]]
         last = t
     return out, [(start, end) for start, end in moved]

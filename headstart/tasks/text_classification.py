@@ -15,18 +15,19 @@ import numpy as np
 
 from ..core import metrics
 from ..core.errors import DataError, Problem, shorten
-from ..core.task import N_MISTAKES_SHOWN, Task, flaw_of_text
+from ..core.reader import Reader
+from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
 from ..core.values import Prediction, Row, Window
 from ..features import tfidf
-from ..readers.text import Reader
 
 if TYPE_CHECKING:
     import torch
 
     from ..core.values import LinearMap
-    from ..models.heads import Head
 
 IN_SCOPE_KEPT = 0.95
+USUAL_TEXT = ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
+              "text_a", "sentence1", "question1", "premise", "文本", "评论", "内容")
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,6 @@ class TextClassification(Task):
     """
 
     name: ClassVar = "text-classification"
-    columns: ClassVar = {"text": "a string that is not empty",
-                         "text_pair": "the second text, a string that is not empty",
-                         "label": "a string or a whole number"}
-    gold: ClassVar = ("label",)
-    optional: ClassVar[tuple[str, ...]] = ("text_pair",)
-    usual_names: ClassVar = {
-        "text": ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
-                 "text_a", "sentence1", "question1", "premise", "文本", "评论", "内容"),
-        "text_pair": ("text_b", "sentence2", "question2", "hypothesis"),
-        "label": ("label", "class", "category", "sentiment", "intent", "topic", "标签", "类别"),
-    }
-    signs: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "label"), ("text", "text_pair", "label"))
     metric: ClassVar = "accuracy"
     needs_windows: ClassVar = False
     options: ClassVar[tuple[str, ...]] = ("outside",)
@@ -65,15 +54,16 @@ class TextClassification(Task):
     has_pair: bool = False
     outside: str = ""
 
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return ("text", "text_pair") if self.has_pair else ("text",)
+    @cached_property
+    def columns(self) -> Columns:
+        return columns_of_texts("label", "a string or a whole number", ("label", "class", "category", "sentiment",
+                                "intent", "topic", "标签", "类别"), self.has_pair)
 
     def check(self, row: Row) -> str | None:
         label = row.get("label", "-")
         for column in ("text", "text_pair"):
-            if said := flaw_of_text(column, row.get(column, "-")):
-                return said
+            if flaw := flaw_of_text(column, row.get(column, "-")):
+                return flaw
         if isinstance(label, bool | float | list | dict) or label is None:
             return f'"label" is {shorten(label)}; it must be a string or a whole number'
         if isinstance(label, str) and not label.strip():
@@ -81,7 +71,7 @@ class TextClassification(Task):
         return None
 
     def learn(self, rows: Sequence[Row]) -> Self:
-        kinds = Counter(type(row[self.gold[0]]).__name__ for row in rows)
+        kinds = Counter(type(row[self.columns.gold[0]]).__name__ for row in rows)
         if len(kinds) > 1:
             raise DataError("", f"labels have mixed types ({_counts(kinds)}), so 1 and \"1\" would be two classes.",
                             "Write all labels as strings.")
@@ -95,26 +85,26 @@ class TextClassification(Task):
             raise DataError.of(problems, "Mend them, or let headstart do it: --set data.normalize_labels=true")
         if len(counts) < 2:
             what = f"all rows have the label {shorten(min(counts))}; a classifier needs at least two."
-            raise DataError("labels", what, f"Is this the right column? --set data.columns.{self.gold[0]}=NAME")
+            raise DataError("labels", what, f"Is this the right column? --set data.columns.{self.columns.gold[0]}=NAME")
         if self.outside and self.outside not in counts:
             raise DataError("task.outside", f"is {shorten(self.outside)}; no train row has this label.",
                             f"Labels: {shorten(', '.join(sorted(counts)))}. Leave it out where no row is out of scope.")
         return replace(self, labels=tuple(sorted(counts)), has_pair=any("text_pair" in row for row in rows))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
-        said = []
+        flaws = []
         for i, row in enumerate(rows):
             if self._gold(row) not in self._index:
-                said.append((i, f'"{self.gold[0]}" is {shorten(self._gold(row))}, which no train row has'))
+                flaws.append((i, f'"{self.columns.gold[0]}" is {shorten(self._gold(row))}, which no train row has'))
             elif self.has_pair and "text_pair" not in row:
-                said.append((i, 'has no "text_pair", and the train rows are pairs'))
-        return said
+                flaws.append((i, 'has no "text_pair", and the train rows are pairs'))
+        return flaws
 
     def stratum(self, row: Row) -> str:
         return self._gold(row)
 
     def _gold(self, row: Row) -> str:
-        return str(row[self.gold[0]])
+        return str(row[self.columns.gold[0]])
 
     def text(self, row: Row) -> str:
         return "\n".join(str(row[column]) for column in ("text", "text_pair") if column in row)
@@ -125,17 +115,12 @@ class TextClassification(Task):
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         inputs, n_cut_tokens = reader.read(row["text"], row["text_pair"] if self.has_pair else None)
-        target = {"label": self._index[self._gold(row)]} if self.gold[0] in row else {}
+        target = {"label": self._index[self._gold(row)]} if self.columns.gold[0] in row else {}
         return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
 
     @property
-    def n_outputs(self) -> int:
-        return len(self.labels)
-
-    def head(self, width: int, pooling: str) -> Head:
-        from ..models.heads import PoolHead
-
-        return PoolHead(width, len(self.labels), pooling)
+    def head(self) -> Head:
+        return Head("pooled", len(self.labels), "AutoModelForSequenceClassification")
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return logits, target["label"]
@@ -143,14 +128,14 @@ class TextClassification(Task):
     def classes(self, target: Mapping[str, np.ndarray]) -> np.ndarray:
         return target["label"]
 
-    def alike(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
+    def similarity(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
         return (target["label"][:, None] == target["label"][None, :]).float()
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from ..features import solve as features
+        from ..features import solve
 
-        return features.solve_head(features_MD, target["label"], self.n_outputs, score, class_weights)
+        return solve.solve_head(features_MD, target["label"], self.n_outputs, score, class_weights)
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         return self.answer(metrics.softmax(logits[0]))
@@ -159,6 +144,9 @@ class TextClassification(Task):
         """Shares of one, in the order of `labels`, as the user sees them."""
         return {"label": self.labels[int(shares_K.argmax())],
                 "scores": {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}}
+
+    def confidence(self, prediction: Prediction) -> float:
+        return float(max(prediction["scores"].values()))
 
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 2]: the index of the gold label and of the predicted one; `outside`: [N, 3], the largest other score."""
@@ -181,12 +169,12 @@ class TextClassification(Task):
         """
         gold_N, predicted_N = outcomes[:, :2].astype(np.int64).T
         confusion_KK = metrics.confusion(gold_N, predicted_N, len(self.labels))
-        found = {"accuracy": metrics.accuracy(confusion_KK), "macro_f1": metrics.macro_f1(confusion_KK)}
+        scores = {"accuracy": metrics.accuracy(confusion_KK), "macro_f1": metrics.macro_f1(confusion_KK)}
         if self.outside and 0 < (is_in_N := gold_N != self._index[self.outside]).sum() < len(gold_N):
             cut = np.quantile(outcomes[is_in_N, 2], 1 - IN_SCOPE_KEPT)
-            found |= {"in_scope_accuracy": float((gold_N == predicted_N)[is_in_N].mean()),
+            scores |= {"in_scope_accuracy": float((gold_N == predicted_N)[is_in_N].mean()),
                       "out_of_scope_recall": float((outcomes[~is_in_N, 2] < cut).mean())}
-        return found
+        return scores
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
@@ -198,11 +186,15 @@ class TextClassification(Task):
             [self.text(r) for r in train], gold_N, [self.text(r) for r in test], len(self.labels))
         yield "tf-idf", [self.answer(shares_K) for shares_K in scores_NK]
 
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
+
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         pairs_N2 = self._pairs(predictions, rows)
         confusion_KK = metrics.confusion(pairs_N2[:, 0], pairs_N2[:, 1], len(self.labels))
         wrong = sorted(map(int, np.flatnonzero(pairs_N2[:, 0] != pairs_N2[:, 1])),
-                       key=lambda i: -max(predictions[i]["scores"].values()))[:N_MISTAKES_SHOWN]
+                       key=lambda i: -self.confidence(predictions[i]))[:N_MISTAKES_SHOWN]
         return {
             "labels": list(self.labels),
             "confusion": confusion_KK.tolist(),
@@ -210,12 +202,22 @@ class TextClassification(Task):
                           zip(self.labels, metrics.per_label(confusion_KK), strict=True)],
             "mistakes": [{"text": self.text(rows[i]), "label": self._gold(rows[i]),
                           "predicted": predictions[i]["label"],
-                          "confidence": max(predictions[i]["scores"].values())} for i in wrong],
+                          "confidence": self.confidence(predictions[i])} for i in wrong],
         }
 
     def describe(self) -> dict[str, Any]:
         return {"id2label": {str(k): label for k, label in enumerate(self.labels)},
                 "label2id": self._index, "problem_type": "single_label_classification"}
+
+
+def columns_of_texts(gold: str, rule: str, gold_names: tuple[str, ...], has_pair: bool) -> Columns:
+    """The columns of a text or a pair of texts with one column of gold; `has_pair`: then each row must be a pair."""
+    pair = {"text_pair": "the second text, a string that is not empty"}
+    return Columns(
+        {"text": "a string that is not empty", **(pair if has_pair else {}), gold: rule}, {} if has_pair else pair,
+        (gold,),
+        {"text": USUAL_TEXT, "text_pair": ("text_b", "sentence2", "question2", "hypothesis"), gold: gold_names},
+        (frozenset(("text", gold)), frozenset(("text", "text_pair", gold))))
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -7,25 +7,25 @@ standard deviations from the train rows' mean: the scale stays outside the weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from ..core import metrics
 from ..core.errors import DataError, shorten
-from ..core.task import LARGEST, N_MISTAKES_SHOWN, Task, finite_number, flaw_of_text
+from ..core.reader import Reader
+from ..core.task import LARGEST, N_MISTAKES_SHOWN, Columns, Head, Task, finite_number, flaw_of_text
 from ..core.values import Prediction, Row, Window
 from ..features import tfidf
-from ..readers.text import Reader
-from .text_classification import TextClassification
+from .text_classification import columns_of_texts
 
 if TYPE_CHECKING:
     import torch
 
     from ..core.values import LinearMap
-    from ..models.heads import Head
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,6 @@ class TextRegression(Task):
     """
 
     name: ClassVar = "text-regression"
-    columns: ClassVar = {"text": "a string that is not empty",
-                         "text_pair": "the second text, a string that is not empty",
-                         "score": "a number"}
-    gold: ClassVar = ("score",)
-    optional: ClassVar = ("text_pair",)
-    usual_names: ClassVar = {
-        "text": TextClassification.usual_names["text"], "text_pair": TextClassification.usual_names["text_pair"],
-        "score": ("score", "rating", "stars", "value", "similarity", "price", "target", "评分", "分数"),
-    }
-    signs: ClassVar = (("text", "score"), ("text", "text_pair", "score"))
     metric: ClassVar = "spearman"
     needs_windows: ClassVar = False
     examples: ClassVar = (
@@ -63,14 +53,15 @@ class TextRegression(Task):
     high: float = math.inf
     has_pair: bool = False
 
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return ("text", "text_pair") if self.has_pair else ("text",)
+    @cached_property
+    def columns(self) -> Columns:
+        return columns_of_texts("score", "a number", ("score", "rating", "stars", "value", "similarity", "price",
+                                "target", "评分", "分数"), self.has_pair)
 
     def check(self, row: Row) -> str | None:
         for column in ("text", "text_pair"):
-            if said := flaw_of_text(column, row.get(column, "-")):
-                return said
+            if flaw := flaw_of_text(column, row.get(column, "-")):
+                return flaw
         score = finite_number(row.get("score", 0))
         if score is None:
             return f'"score" is {shorten(row["score"])}; it must be a number'
@@ -102,13 +93,8 @@ class TextRegression(Task):
         return [Window(i, inputs, target, {"n_cut_tokens": n_cut_tokens})]
 
     @property
-    def n_outputs(self) -> int:
-        return 1
-
-    def head(self, width: int, pooling: str) -> Head:
-        from ..models.heads import PoolHead
-
-        return PoolHead(width, 1, pooling)
+    def head(self) -> Head:
+        return Head("pooled", 1, "AutoModelForSequenceClassification")
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return logits, target["score"]
@@ -118,19 +104,19 @@ class TextRegression(Task):
         """Squared error in standard deviations, as (sum, count)."""
         from torch.nn.functional import mse_loss
 
-        said_N1, gold_N = self.aligned(logits, target)
-        return mse_loss(said_N1[:, 0].float(), gold_N.float(), reduction="sum"), gold_N.new_tensor(len(gold_N))
+        score_N1, gold_N = self.aligned(logits, target)
+        return mse_loss(score_N1[:, 0].float(), gold_N.float(), reduction="sum"), gold_N.new_tensor(len(gold_N))
 
-    def alike(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
+    def similarity(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
         """1 for equal scores, 0 for two that lie the whole range apart."""
         gold_B = target["score"].float()
         return 1 - (gold_B[:, None] - gold_B[None, :]).abs() * (self.spread / (self.high - self.low))
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from ..features import solve as features
+        from ..features import solve
 
-        return features.solve_ridge(features_MD, target["score"], score)
+        return solve.solve_ridge(features_MD, target["score"], score)
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         return self.answer(float(logits[0][0]) * self.spread + self.mean)
@@ -144,9 +130,10 @@ class TextRegression(Task):
         return np.array([(_gold(r), p["score"]) for p, r in zip(predictions, rows, strict=True)]).reshape(-1, 2)
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
-        gold_N, said_N = outcomes[:, 0], outcomes[:, 1]
-        return {"spearman": metrics.rank_correlation(gold_N, said_N), "pearson": metrics.correlation(gold_N, said_N),
-                "rmse": float(np.sqrt(np.square(gold_N - said_N).mean()))}
+        gold_N, predicted_N = outcomes[:, 0], outcomes[:, 1]
+        return {"spearman": metrics.rank_correlation(gold_N, predicted_N),
+                "pearson": metrics.correlation(gold_N, predicted_N),
+                "rmse": float(np.sqrt(np.square(gold_N - predicted_N).mean()))}
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
@@ -158,11 +145,16 @@ class TextRegression(Task):
             pairs = [[row[column] for row in rows] for rows in (train, test) for column in ("text", "text_pair")]
             _, *others = tfidf.tf_idf(pairs[0] + pairs[1], *pairs)
             cosines = [np.asarray(a.multiply(b).sum(1)) for a, b in (others[:2], others[2:])]
-            said_M = LinearRegression().fit(cosines[0], gold_N).predict(cosines[1])
+            score_M = LinearRegression().fit(cosines[0], gold_N).predict(cosines[1])
         else:
-            known, asked = tfidf.tf_idf([self.text(row) for row in train], [self.text(row) for row in test])
-            said_M = Ridge(alpha=1.0).fit(known, gold_N).predict(asked)
-        yield "tf-idf-cosine" if self.has_pair else "tf-idf-ridge", [self.answer(score) for score in said_M]
+            of_train, of_test = tfidf.tf_idf([self.text(row) for row in train], [self.text(row) for row in test])
+            score_M = Ridge(alpha=1.0).fit(of_train, gold_N).predict(of_test)
+        yield "tf-idf-cosine" if self.has_pair else "tf-idf-ridge", [self.answer(score) for score in score_M]
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"mean": "the mean of the train rows", "tf-idf-ridge": "TF-IDF + ridge regression",
+                "tf-idf-cosine": "the cosine of TF-IDF vectors"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         pairs_N2 = self.outcomes(predictions, rows)

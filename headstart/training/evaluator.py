@@ -52,18 +52,18 @@ class Evaluator:
 
     def _decoded(self, part: str, logits: Sequence[np.ndarray], start: int, stop: int) -> list[Prediction]:
         first, end = self.job.windows[part].of_rows(start, stop)
-        rows = [self.job.task.blind(row) for row in self.job.rows(part)[start:stop]]
+        rows = [self.job.task.without_gold(row) for row in self.job.rows(part)[start:stop]]
         return list(decode(self.job.task, rows, self.job.windows[part][first:end], logits, start))
 
     def calibrated(self, validation: Sequence[Prediction]) -> Task:
         """The task with what can be chosen on answers to the validation rows chosen."""
-        return self.job.task.tune(validation, self.job.rows("validation"))
+        return self.job.task.calibrate(validation, self.job.rows("validation"))
 
     def calibrated_predictions(self, validation: Sequence[Prediction],
                                predictions: Sequence[Prediction]) -> list[Prediction]:
         """`predictions` after calibration on the same model's answers to the validation rows."""
         task = self.calibrated(validation)
-        return [task.settle(prediction) for prediction in predictions]
+        return [task.apply_threshold(prediction) for prediction in predictions]
 
     def outcomes(self, validation: Sequence[Prediction]) -> np.ndarray:
         """Of answers to the validation rows, after calibration on them."""

@@ -104,7 +104,7 @@ class Learner:
     def _plan(self, seed: int) -> tuple[int, dict[int, float], list[int]]:
         """What `batches.plan` gives; only the ends are evaluated where validation cannot choose."""
         settings, task = self.job.spec.train, self.job.task
-        if task.contrasts and settings.tokens_per_micro_batch is not None:
+        if task.compares_rows and settings.tokens_per_micro_batch is not None:
             raise SpecError("train.tokens_per_micro_batch", f'would change the loss of "{task.name}", which '
                             "compares the rows of a batch.", "Leave it out.")
         n_steps, evaluate_at, epochs_at = batches.plan(

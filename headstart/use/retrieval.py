@@ -18,7 +18,7 @@ import numpy as np
 from ..core import spec as specs
 from ..core.errors import DataError, SpecError
 from ..core.progress import Progress
-from ..core.task import Task
+from ..core.task import Columns, Task
 from ..core.values import Row
 from ..data import table as data
 from ..runs import artifact
@@ -116,13 +116,9 @@ class Texts:
     """How `data` finds the texts of a corpus, or queries, in a file."""
 
     name: ClassVar[str] = "search"
-    columns: ClassVar[dict[str, str]] = {"text": "a string that is not empty"}
-    gold: ClassVar[tuple[str, ...]] = ()
-    optional: ClassVar[tuple[str, ...]] = ()
-    needed: ClassVar[tuple[str, ...]] = ("text",)
-    usual_names: ClassVar[dict[str, tuple[str, ...]]] = {
+    columns: ClassVar = Columns({"text": "a string that is not empty"}, usual_names={
         "text": ("sentence", "answer", "passage", "document", "positive", "content", "body", "query", "text_pair",
-                 "文本", "内容", "答案")}
+                 "文本", "内容", "答案")})
 
     def check(self, row: Row) -> str | None:
         if not isinstance(row["text"], str) or not row["text"].strip():

@@ -22,6 +22,7 @@ from ..core import files as sealed
 from ..core import spec as specs
 from ..core.errors import SpecError, shorten
 from ..core.progress import Progress
+from ..core.task import Columns, Head
 from ..core.values import Row, Window
 from ..core.windows import store
 from ..data import table as data
@@ -101,12 +102,11 @@ def _width(encoder: Any) -> int:
 class _Vector:
     """Stands where a task stands when a head is built: one output that nobody reads."""
 
-    n_outputs = 1
-    native: ClassVar[str | None] = "AutoModelForSequenceClassification"
     name: ClassVar[str] = "extract"
+    head = Head("pooled", 1)
 
-    def head(self, width: int, pooling: str) -> PoolHead:
-        return PoolHead(width, 1, pooling)
+    def check_backbone(self, architecture: str, width: int) -> None:
+        return
 
     def describe(self) -> dict[str, Any]:
         return {}
@@ -117,15 +117,11 @@ class Texts:
     """How `data` finds the texts of a file, and their ids when it has some."""
 
     name: ClassVar[str] = "extract"
-    columns: ClassVar[dict[str, str]] = {"text": "a string that is not empty", "id": "anything"}
-    gold: ClassVar[tuple[str, ...]] = ("id",)
-    optional: ClassVar[tuple[str, ...]] = ()
-    needed: ClassVar[tuple[str, ...]] = ("text",)
-    usual_names: ClassVar[dict[str, tuple[str, ...]]] = {
+    columns: ClassVar = Columns({"text": "a string that is not empty", "id": "anything"}, gold=("id",), usual_names={
         "text": ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
                  "文本", "评论", "内容"),
         "id": ("id", "uid", "row_id", "编号"),
-    }
+    })
 
     def check(self, row: Row) -> str | None:
         if not isinstance(row["text"], str) or not row["text"].strip():

@@ -33,7 +33,7 @@ def test_a_file_becomes_an_artifact_that_answers(name, method, backbone, tmp_pat
     source.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
     run = headstart.fit(tiny.spec(source, backbone, task=name, method=method, data={"near_duplicate": 1},
                                   train={"epochs": 1}, evaluate={"n_resamples": 100}), out=tmp_path / "run")
-    blind = [{k: v for k, v in row.items() if k not in kind.gold} for row in kind.examples]
+    blind = [{k: v for k, v in row.items() if k not in kind().columns.gold} for row in kind.examples]
     answers = run.predict(blind)
     assert answers == headstart.load(tmp_path / "run").predict(blind)
     assert run.evaluate(rows)["n"] == len(rows)

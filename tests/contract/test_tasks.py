@@ -79,16 +79,16 @@ def gradient(model, task, batches):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]) / count
 
 
-def blind(task):
-    return [{k: v for k, v in row.items() if k not in task.gold} for row in task.examples]
+def without_gold(task):
+    return [task.without_gold(row) for row in task.examples]
 
 
-def alike(a, b):
+def is_close(a, b):
     """Equal, numbers to rounding."""
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+        return a.keys() == b.keys() and all(is_close(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(alike, a, b))
+        return len(a) == len(b) and all(map(is_close, a, b))
     return a == pytest.approx(b, abs=1e-4) if isinstance(a, float) else a == b
 
 
@@ -121,7 +121,49 @@ def test_encodes_its_own_examples(task, loaded):
 
 
 def test_gold_is_hidden_when_predicting(task, loaded):
-    assert all(w.target == {} for w in windows_of(task, loaded.reader, blind(task)))
+    assert all(w.target == {} for w in windows_of(task, loaded.reader, without_gold(task)))
+
+
+def test_a_confidence_is_a_probability_or_none(task, loaded, model):
+    answers = list(predict(task, without_gold(task), loaded.reader, TorchRuntime(model, CPU)))
+    values = [task.confidence(answer) for answer in answers]
+    assert len(values) == len(task.examples)
+    has_scores = any(value is not None for value in values)
+    assert has_scores == (task.name not in ("text-regression", "sentence-similarity"))
+    assert all(0 <= value <= 1 for value in values if value is not None)
+
+
+def test_a_batch_is_not_corrupted_unless_the_task_says_so(task, loaded):
+    batch = batch_of(windows_of(task, loaded.reader), 0)
+    assert task.corrupt(batch, np.random.default_rng(0)) is batch
+
+
+def test_a_backbone_of_another_kind_is_refused(task, loaded):
+    class Writes(type(task)):
+        architectures = ("causal", "encoder-decoder")
+
+    written = Writes(**{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
+    with pytest.raises(SpecError, match=f'read as an encoder, and task "{task.name}" needs.*causal, encoder-decoder'):
+        backbones.build(loaded, written, "mean", seed=0)
+
+
+def test_the_head_is_what_the_task_describes(task, loaded, model):
+    assert model.output.out_features == (task.head.n_outputs or loaded.config.hidden_size)
+    assert model.per_token == (task.head.kind == "tokens")
+    assert (task.generation is None) == (task.head.kind != "language-model")
+
+
+def test_columns_say_what_stands_in_a_row(task):
+    columns = task.columns
+    assert {column for row in task.examples for column in row} <= set(columns.rules)
+    assert set(columns.inputs) == set(columns.rules) - set(columns.gold)
+    assert set(columns.required_inputs) <= set(columns.inputs)
+    assert set(columns.gold) <= set(columns.rules)
+    assert not set(columns.required) & set(columns.optional)
+    assert columns.signatures
+    for row in task.examples:
+        assert set(columns.required) <= set(row)
+        assert not set(task.without_gold(row)) & set(columns.gold)
 
 
 def test_is_what_its_fields_say(task):
@@ -131,7 +173,7 @@ def test_is_what_its_fields_say(task):
 
 
 def test_gradient_of_one_batch_is_that_of_its_pieces(task, loaded, model):
-    if task.contrasts:
+    if task.compares_rows:
         pytest.skip("its loss compares the rows of a batch")
     rows = (list(task.examples) * 16)[:16]
     whole = gradient(model, task, [batch_of(windows_of(task, loaded.reader, rows), 0)])
@@ -157,20 +199,20 @@ def test_longer_padding_changes_nothing(task, loaded, model):
 
 def test_same_answer_in_a_batch_and_alone(task, loaded, model):
     runtime = TorchRuntime(model, CPU)
-    together = list(predict(task, blind(task), loaded.reader, runtime))
-    alone = [next(predict(task, [row], loaded.reader, runtime)) for row in blind(task)]
+    together = list(predict(task, without_gold(task), loaded.reader, runtime))
+    alone = [next(predict(task, [row], loaded.reader, runtime)) for row in without_gold(task)]
     assert len(together) == len(task.examples)
     for a, b in zip(together, alone, strict=True):
-        assert alike(a, b), (a, b)
+        assert is_close(a, b), (a, b)
         assert json.loads(json.dumps(a)) == a
 
 
 def test_learns_its_own_examples_and_answers_them(task, loaded):
     model, losses = fitted(task, loaded)
     assert losses[-1] < 0.5 * losses[0]
-    answers = list(predict(task, blind(task), loaded.reader, TorchRuntime(model, CPU)))
-    tuned = task.tune(answers, task.examples)
-    answers = [tuned.settle(answer) for answer in answers]
+    answers = list(predict(task, without_gold(task), loaded.reader, TorchRuntime(model, CPU)))
+    tuned = task.calibrate(answers, task.examples)
+    answers = [tuned.apply_threshold(answer) for answer in answers]
     scores = tuned.score(tuned.outcomes(answers, task.examples))
     assert scores[task.metric] > 0.95
     details = tuned.details(answers, task.examples)
@@ -187,7 +229,7 @@ def test_aligned_drops_what_is_ignored(task, loaded, model):
 
 def test_scores_of_any_resample_are_numbers(task, loaded, model):
     rng = np.random.default_rng(0)
-    answers = list(predict(task, blind(task), loaded.reader, TorchRuntime(model, CPU)))
+    answers = list(predict(task, without_gold(task), loaded.reader, TorchRuntime(model, CPU)))
     outcomes = task.outcomes(answers, task.examples)
     assert len(outcomes) == len(task.examples)
     for _ in range(20):
@@ -198,9 +240,10 @@ def test_scores_of_any_resample_are_numbers(task, loaded, model):
 
 
 def test_baselines_answer_every_test_row(task):
-    found = dict(task.baselines(task.examples, task.examples, task.examples, 0))
-    assert found
-    for answers in found.values():
+    baselines = dict(task.baselines(task.examples, task.examples, task.examples, 0))
+    assert baselines
+    assert set(baselines) <= set(task.baseline_titles)
+    for answers in baselines.values():
         scores = task.score(task.outcomes(answers, task.examples))
         assert np.isfinite(scores[task.metric])
 
@@ -209,9 +252,9 @@ def test_bad_rows_are_told_and_nothing_breaks(task):
     for row in task.examples:
         for column in row:
             for bad in (None, "", [], {}, 1.5e300, float("nan"), [None], [[1, 2], [3]]):
-                said = task.check({**row, column: bad})
-                assert said is None or said.startswith('"')
-                assert said is None or len(said) < 500
+                flaw = task.check({**row, column: bad})
+                assert flaw is None or flaw.startswith('"')
+                assert flaw is None or len(flaw) < 500
 
 
 @pytest.mark.parametrize("adds_tokens", [True, False])
@@ -224,7 +267,7 @@ def test_a_text_of_no_token_gets_an_answer(task, tmp_path, adds_tokens):
     model = backbones.build(loaded, task, "mean", seed=0)
     dropped = "\u200b\u200d"  # the tokenizer takes both for nothing
     rows = [{key: dropped if key in ("text", "question", "context") else value for key, value in row.items()}
-            for row in blind(task)]
+            for row in without_gold(task)]
     rows = [row if "head_span" not in row else {**row, "head_span": [0, 1], "tail_span": [1, 2]} for row in rows]
     rows = [row if "tokens" not in row else {"tokens": [dropped]} for row in rows]
     for answer in predict(task, rows, loaded.reader, TorchRuntime(model, CPU)):
@@ -236,7 +279,7 @@ def numbers(value):
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
-        return [number for one in value for number in numbers(one)]
+        return [number for item in value for number in numbers(item)]
     return [value] if isinstance(value, float) else []
 
 

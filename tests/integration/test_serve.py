@@ -94,8 +94,8 @@ AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 def test_every_task_answers_as_its_artifact_does(server, runs):
     for folder in runs:
         loaded = artifact.load(folder)
-        rows = [{k: v for k, v in row.items() if k not in loaded.task.gold} for row in loaded.task.examples]
-        rows = [row for row in rows if all(column in row for column in loaded.task.needed)] * 5
+        rows = [{k: v for k, v in row.items() if k not in loaded.task.columns.gold} for row in loaded.task.examples]
+        rows = [row for row in rows if all(column in row for column in loaded.task.columns.required_inputs)] * 5
         assert rows
         status, said, _ = server.predict(rows, folder.name)
         assert status == 200, said

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from headstart import tasks
-from headstart.readers.text import Reader
+from headstart.readers.text import TextReader
 from headstart.serve.batching import CALL_TOKENS, PADDED_TOKENS, PAIRS_PER_TOKEN, Batcher, groups
 from headstart.serve.measures import Measures
 from headstart.serve.settings import Settings
@@ -60,7 +60,7 @@ def test_clients_that_were_answered_together_are_answered_together_again():
             return np.zeros((n_rows[-1], 2))
 
     kind = tasks.find("text-classification")
-    reader = Reader(Tokenizer(models.WordLevel({"?": 0}, "?")), 8, 0)
+    reader = TextReader(Tokenizer(models.WordLevel({"?": 0}, "?")), 8, 0)
     with ThreadPoolExecutor(1) as thread:
         batcher = Batcher("one", kind().learn(kind.examples), reader, Slow(), Settings(()), Measures(), thread, thread)
 

@@ -54,6 +54,9 @@ def test_one_column_a_label(tmp_path):
     table = data.read(str(source), DataSpec(train=str(source)), task)
     assert [task._gold(row) for row in table.rows] == [["loud"], ["rude"], []]
     assert task.learn(table.rows).labels == ("loud", "rude")
+    assert task.columns.gold == ("rude", "loud")
+    assert tasks.restore(task.name, dataclasses.asdict(task)).columns == task.columns
+    assert TASK.columns.gold == ("labels",)
     source.write_text("text,rude,loud\nhello,0,maybe\n", "utf-8")
     with pytest.raises(DataError, match='column "loud" is "maybe"; it must be yes or no'):
         data.read(str(source), DataSpec(train=str(source)), task)
@@ -77,13 +80,13 @@ def test_thresholds_are_each_labels_own_where_rows_suffice():
     task = learned(["a"], ["b"])
     rows = [{"text": "x", "labels": ["a"] * (i < 12) + ["b"] * (i < 2)} for i in range(40)]
     answers = [answer(task, 0.3 if i < 12 else 0.1, 0.9 if i < 2 else 0.05) for i in range(40)]
-    tuned = task.tune(answers, rows)
+    tuned = task.calibrate(answers, rows)
     assert 0.1 <= tuned.thresholds[0] < 0.3  # twelve rows have "a"; two are too few for a threshold of b's own
     assert tuned.thresholds[1] == metrics.best_cut(np.array([[a["scores"]["a"], a["scores"]["b"]] for a in answers])
                                                    .ravel(), np.array([[i < 12, i < 2] for i in range(40)]).ravel())
-    assert tuned.settle(answers[0])["labels"] == ["a", "b"]
-    assert tuned.settle(answers[5])["labels"] == ["a"]
-    assert tuned.settle(answers[30])["labels"] == []
+    assert tuned.apply_threshold(answers[0])["labels"] == ["a", "b"]
+    assert tuned.apply_threshold(answers[5])["labels"] == ["a"]
+    assert tuned.apply_threshold(answers[30])["labels"] == []
     assert tasks.restore(task.name, dataclasses.asdict(tuned)) == tuned
 
 

@@ -26,7 +26,7 @@ from headstart.core.spec import DataSpec
 from headstart.core.values import collate
 from headstart.data import table as data
 from headstart.models import backbone as backbones
-from headstart.readers.text import Reader
+from headstart.readers.text import TextReader
 from headstart.report.run import sections
 from headstart.runs import resolve as resolving
 from headstart.tasks.question_answering import squad
@@ -61,7 +61,7 @@ def byte_level():
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(["the room and the staff"], trainer)
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
-    return lambda max_tokens: Reader(tokenizer, max_tokens, 0)
+    return lambda max_tokens: TextReader(tokenizer, max_tokens, 0)
 
 
 def says(windows, starts, ends, height=9.0):
@@ -235,7 +235,7 @@ GARBAGE = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() |
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(sorted(TASK.columns)), GARBAGE), st.booleans())
+@given(st.dictionaries(st.sampled_from(sorted(TASK.columns.rules)), GARBAGE), st.booleans())
 def test_no_row_breaks_the_check(values, with_texts):
     base = blind(row("", 0)) if with_texts else {}
     said = TASK().check({**values, **base})
@@ -403,7 +403,7 @@ def test_a_context_without_a_token_has_no_answer(word_pieces):
     said = task.decode(one, windows, logits)
     assert (said["answer"], said["no_answer_score"]) == ("", 1.0)
     assert json.loads(json.dumps(said)) == said
-    assert task.tune([said], [{**one, "answers": []}]).settle(said) == said
+    assert task.calibrate([said], [{**one, "answers": []}]).apply_threshold(said) == said
 
 
 # ---- no answer -------------------------------------------------------------------------------------------------------
@@ -422,20 +422,20 @@ def test_the_threshold_is_the_best_there_is(drawn):
 
     def f1(threshold):
         tuned = TASK(has_unanswerable=True, null_threshold=threshold)
-        return tuned.score(tuned.outcomes([tuned.settle(p) for p in said], rows))["f1"]
+        return tuned.score(tuned.outcomes([tuned.apply_threshold(p) for p in said], rows))["f1"]
 
-    tuned = task.tune(said, rows)
+    tuned = task.calibrate(said, rows)
     assert f1(tuned.null_threshold) == pytest.approx(max(map(f1, np.arange(-5.25, 5.5, 0.25).tolist())))
-    again = [tuned.settle(tuned.settle(p)) for p in said]
-    assert again == [tuned.settle(p) for p in said]
+    again = [tuned.apply_threshold(tuned.apply_threshold(p)) for p in said]
+    assert again == [tuned.apply_threshold(p) for p in said]
 
 
 def test_settling_shows_the_span_or_none():
     said = prediction(2.0)
     assert (said["answer"], said["start"], said["end"], said["score"]) == ("", None, None, said["no_answer_score"])
-    shown = TASK(has_unanswerable=True, null_threshold=3.0).settle(said)
+    shown = TASK(has_unanswerable=True, null_threshold=3.0).apply_threshold(said)
     assert (shown["answer"], shown["start"], shown["end"], shown["score"]) == ("phone", 18, 23, 0.5)
-    assert TASK(has_unanswerable=True).settle(shown) == said
+    assert TASK(has_unanswerable=True).apply_threshold(shown) == said
 
 
 def test_where_every_train_row_has_an_answer_every_question_is_answered(word_pieces):
@@ -444,7 +444,7 @@ def test_where_every_train_row_has_an_answer_every_question_is_answered(word_pie
     said = task.decode(blind(row("", 0)), windows, says(windows, [0], [0], height=50.0))
     assert said["answer"] != ""
     assert set(said) == {"answer", "start", "end", "score"}
-    assert task.tune([said], [row("phone", 18)]) == task
+    assert task.calibrate([said], [row("phone", 18)]) == task
 
 
 # ---- the loss --------------------------------------------------------------------------------------------------------
@@ -633,12 +633,12 @@ def test_thousands_of_rows_a_second(word_pieces):
 
 def test_answers_need_no_torch():
     code = ("import numpy as np\nfrom tokenizers import Tokenizer, models, pre_tokenizers\n"
-            "from headstart.readers.text import Reader\n"
+            "from headstart.readers.text import TextReader\n"
             "from headstart.tasks.question_answering import QuestionAnswering\n"
             "t = Tokenizer(models.WordLevel({'the': 0, 'staff': 1}, unk_token='the'))\n"
             "t.pre_tokenizer = pre_tokenizers.Whitespace()\n"
             "row = {'question': 'the', 'context': 'staff the'}\ntask = QuestionAnswering()\n"
-            "windows = task.encode(0, row, Reader(t, 16, 0))\n"
+            "windows = task.encode(0, row, TextReader(t, 16, 0))\n"
             "print(task.decode(row, windows, [np.eye(3)[:, :2] * 5])['answer'])\n"
             "import sys; print('torch' in sys.modules, 'transformers' in sys.modules)")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")

@@ -156,7 +156,7 @@ def test_options_are_checked():
         with pytest.raises(SpecError):
             tasks.build({"name": "sentence-similarity", **wrong})
     with pytest.raises(SpecError, match="has 64, but a vector has 32 numbers"):
-        SentenceSimilarity(matryoshka=(64,)).head(32, "mean")
+        SentenceSimilarity(matryoshka=(64,)).check_backbone("encoder", 32)
 
 
 def test_a_text_longer_than_the_window_is_cut_and_counted(backbone):

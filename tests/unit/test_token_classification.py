@@ -24,7 +24,7 @@ from headstart.core.spec import DataSpec
 from headstart.core.values import IGNORE
 from headstart.data import table as data
 from headstart.models import backbone as backbones
-from headstart.readers.text import Reader
+from headstart.readers.text import TextReader
 from headstart.readers.words import join_tokens, split_words
 from headstart.tasks.token_classification.tags import PLAIN, scheme_of, spans_to_tags, tags_to_spans, viterbi
 from headstart.tasks.token_classification.task import TokenClassification
@@ -35,15 +35,15 @@ SCHEMES = ["IOB1", "IOB2", "BIOES", "BILOU", "BMES"]
 
 
 @pytest.fixture(scope="module")
-def reader(backbone) -> Reader:
+def reader(backbone) -> TextReader:
     return backbones.load(str(backbone), 128).reader
 
 
-def short(reader: Reader, max_tokens: int) -> Reader:
-    return Reader(reader.tokenizer, max_tokens, reader.pad_id)
+def short(reader: TextReader, max_tokens: int) -> TextReader:
+    return TextReader(reader.tokenizer, max_tokens, reader.pad_id)
 
 
-def made_reader(kind: str, max_tokens: int = 128) -> Reader:
+def made_reader(kind: str, max_tokens: int = 128) -> TextReader:
     """Tokenizers that cut words to pieces: WordPiece, single bytes with their blank (GPT-2), characters with ▁ (T5)."""
     letters = [chr(c) for c in range(33, 127)] + list("ãëöé王芳在北京房间很干净说אתמולדכןהביםꢀ👧👩👍")
     known = ["[UNK]", "[CLS]", "[SEP]", "▁", *letters, *(f"##{c}" for c in letters)]
@@ -62,11 +62,11 @@ def made_reader(kind: str, max_tokens: int = 128) -> Reader:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]",
         special_tokens=[(name, vocab[name]) for name in ("[CLS]", "[SEP]")])
-    return Reader(tokenizer, max_tokens, 0)
+    return TextReader(tokenizer, max_tokens, 0)
 
 
 def blind(row):
-    return {k: v for k, v in row.items() if k not in TokenClassification.gold}
+    return {k: v for k, v in row.items() if k not in TokenClassification.columns.gold}
 
 
 def answer_of_gold(task, row, reader):

@@ -29,62 +29,62 @@ _YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no
 
 def gold_texts(row: Row) -> list[str]:
     """The answers of a checked row as they are written; [] where nothing answers."""
-    said = _said(row)
-    return said[1] if isinstance(said, tuple) else []
+    gold = _gold(row)
+    return gold[1] if isinstance(gold, tuple) else []
 
 
 def gold_spans(row: Row) -> list[tuple[int, int]] | str | None:
     """[start, end) of every answer without the blanks around it, or what is wrong; None where no gold is given."""
-    said = _said(row)
-    if said is None or isinstance(said, str):
-        return said
-    column, texts, starts = said
+    gold = _gold(row)
+    if gold is None or isinstance(gold, str):
+        return gold
+    column, texts, starts = gold
     spans = []
     for text, start in zip(texts, starts, strict=True):
-        found = _span(column, row.get("context", ""), text, start)
-        if isinstance(found, str):
-            return found
-        spans.append(found)
+        span = _span(column, row.get("context", ""), text, start)
+        if isinstance(span, str):
+            return span
+        spans.append(span)
     return spans
 
 
 def n_answers(row: Row) -> int | None:
-    said = _said(row)
-    return len(said[1]) if isinstance(said, tuple) else None
+    gold = _gold(row)
+    return len(gold[1]) if isinstance(gold, tuple) else None
 
 
-def _said(row: Row) -> tuple[str, list[Any], list[Any]] | str | None:
+def _gold(row: Row) -> tuple[str, list[Any], list[Any]] | str | None:
     """(column, answers, their offsets) as the row gives them, or what is wrong; None where it gives none."""
     if "answers" in row:
         if "answer" in row:
             return '"answer" stands beside "answers"; a row gives its answers in one of the two'
-        found = _listed(row["answers"])
+        gold = _listed(row["answers"])
     elif "answer" in row:
-        found = _flat(row["answer"], row.get("answer_start"))
+        gold = _flat(row["answer"], row.get("answer_start"))
     elif row.get("answer_start") is not None:
         return '"answer_start" stands without "answer"; it must stand beside one'
     else:
-        found = None
-    if isinstance(found, str) or row.get("is_impossible") is None:
-        return found
+        gold = None
+    if isinstance(gold, str) or row.get("is_impossible") is None:
+        return gold
     value = row["is_impossible"]
     is_impossible = _YES_NO.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
     if is_impossible is None:
         return f'"is_impossible" is {shorten(value)}; it must be true or false'
-    if found is None:
+    if gold is None:
         return ("answers", [], []) if is_impossible else '"is_impossible" is false, and the row has no answer; give it'
-    if is_impossible == bool(found[1]):
-        n = "an" if found[1] else "no"
+    if is_impossible == bool(gold[1]):
+        n = "an" if gold[1] else "no"
         return f'"is_impossible" is {str(is_impossible).lower()}, and the row has {n} answer; the two must agree'
-    return found
+    return gold
 
 
 def _listed(answers: Any) -> tuple[str, list[Any], list[Any]] | str:
     """The column `answers`: lists of texts and offsets, or a list with an object for each answer."""
     rule = 'it must be {"text": [...], "answer_start": [...]}'
-    if isinstance(answers, list | tuple) and all(isinstance(one, dict) for one in answers):
-        answers = {"text": [one.get("text") for one in answers],
-                   "answer_start": [one.get("answer_start") for one in answers]}
+    if isinstance(answers, list | tuple) and all(isinstance(answer, dict) for answer in answers):
+        answers = {"text": [answer.get("text") for answer in answers],
+                   "answer_start": [answer.get("answer_start") for answer in answers]}
     if not isinstance(answers, dict) or "text" not in answers:
         return f'"answers" is {shorten(answers)}; {rule}'
     texts, starts = answers["text"], answers.get("answer_start")
@@ -145,9 +145,9 @@ def _unique_span(column: str, context: str, text: str) -> tuple[int, int] | str:
 def _nearest_match(context: str, text: str, start: int) -> str:
     """Where the answer stands nearest to the offset that was given."""
     start = min(max(start, 0), len(context))
-    found = [at for at in (context.rfind(text, 0, start + len(text)), context.find(text, start)) if at >= 0]
-    if found:
-        return f"the nearest match begins at {min(found, key=lambda at: abs(at - start)):,}"
+    places = [at for at in (context.rfind(text, 0, start + len(text)), context.find(text, start)) if at >= 0]
+    if places:
+        return f"the nearest match begins at {min(places, key=lambda at: abs(at - start)):,}"
     for form in ("NFC", "NFD"):
         if unicodedata.normalize(form, text) in unicodedata.normalize(form, context):
             return "the context has it in another Unicode form (NFC and NFD); answer and context must have the same"
@@ -192,16 +192,16 @@ def tokens(text: str) -> list[str]:
 
 def compare(answer: str, golds: Sequence[str]) -> tuple[float, float]:
     """(exact match, F1) against the gold answer that each fits best; [] says that nothing answers."""
-    said = tokens(answer)
-    wanted = [one for one in map(tokens, golds) if one] or [[]]
-    return float(said in wanted), max(_f1(said, one) for one in wanted)
+    answered = tokens(answer)
+    wanted = [gold for gold in map(tokens, golds) if gold] or [[]]
+    return float(answered in wanted), max(_f1(answered, gold) for gold in wanted)
 
 
-def _f1(said: list[str], gold: list[str]) -> float:
-    if not said or not gold:
-        return float(said == gold)
-    n_common = sum((Counter(said) & Counter(gold)).values())
+def _f1(answered: list[str], gold: list[str]) -> float:
+    if not answered or not gold:
+        return float(answered == gold)
+    n_common = sum((Counter(answered) & Counter(gold)).values())
     if n_common == 0:
         return 0.0
-    precision, recall = n_common / len(said), n_common / len(gold)
+    precision, recall = n_common / len(answered), n_common / len(gold)
     return 2 * precision * recall / (precision + recall)

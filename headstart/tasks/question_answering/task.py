@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -27,15 +27,13 @@ import numpy as np
 from pydantic import Field
 
 from ...core.errors import DataError
-from ...core.task import N_MISTAKES_SHOWN, Task, flaw_of_text
+from ...core.reader import Reader
+from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
 from ...core.values import Prediction, Row, Window
-from ...readers.text import Reader
 from .squad import compare, gold_spans, gold_texts, n_answers, tokens, whole
 
 if TYPE_CHECKING:
     import torch
-
-    from ...models.heads import Head
 
 CLOSED = -1e4  # the score of a position where no answer may begin or end
 MISTAKE_F1 = 0.5  # an answer that shares less with every gold one is shown as a mistake
@@ -57,23 +55,18 @@ class QuestionAnswering(Task):
     """
 
     name: ClassVar = "question-answering"
-    columns: ClassVar = {
-        "question": "a string that is not empty", "context": "the text to answer from, a string that is not empty",
-        "answers": '{"text": [...], "answer_start": [...]}, empty lists where nothing in the context answers',
-        "answer": "the answer as the context has it, empty where nothing answers",
-        "answer_start": "the number of characters before the answer, from 0", "is_impossible": "true or false",
-    }
-    gold: ClassVar = ("answers", "answer", "answer_start", "is_impossible")
-    optional: ClassVar = gold
-    usual_names: ClassVar = {
-        "question": ("question", "query", "问题"),
-        "context": ("context", "passage", "paragraph", "article", "document", "text", "上下文", "段落", "文章"),
-        "answers": ("answers",), "answer": ("answer", "answer_text", "答案"), "answer_start": ("answer_start",),
-        "is_impossible": ("is_impossible",),
-    }
-    signs: ClassVar = (("question", "context", "answers"), ("question", "context", "answer", "answer_start"))
+    columns: ClassVar = Columns(
+        {"question": "a string that is not empty", "context": "the text to answer from, a string that is not empty"},
+        {"answers": '{"text": [...], "answer_start": [...]}, empty lists where nothing in the context answers',
+         "answer": "the answer as the context has it, empty where nothing answers",
+         "answer_start": "the number of characters before the answer, from 0", "is_impossible": "true or false"},
+        ("answers", "answer", "answer_start", "is_impossible"),
+        {"question": ("question", "query", "问题"),
+         "context": ("context", "passage", "paragraph", "article", "document", "text", "上下文", "段落", "文章"),
+         "answers": ("answers",), "answer": ("answer", "answer_text", "答案"), "answer_start": ("answer_start",),
+         "is_impossible": ("is_impossible",)},
+        (frozenset(("question", "context", "answers")), frozenset(("question", "context", "answer", "answer_start"))))
     options: ClassVar = ("stride", "max_answer_tokens")
-    native: ClassVar = None
     metric: ClassVar = "f1"
     examples: ClassVar = (
         {"question": "What was broken?", "context": "We found the phone broken. It was cold.",
@@ -98,10 +91,10 @@ class QuestionAnswering(Task):
 
     def check(self, row: Row) -> str | None:
         for column in ("question", "context"):
-            if said := flaw_of_text(column, row.get(column, "-")):
-                return said
-        found = gold_spans(row)
-        return found if isinstance(found, str) else None
+            if flaw := flaw_of_text(column, row.get(column, "-")):
+                return flaw
+        spans = gold_spans(row)
+        return spans if isinstance(spans, str) else None
 
     def learn(self, rows: Sequence[Row]) -> Self:
         counts = [n_answers(row) for row in rows]
@@ -114,14 +107,14 @@ class QuestionAnswering(Task):
         return replace(self, has_unanswerable=not all(counts))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
-        said = []
+        flaws = []
         for i, row in enumerate(rows):
             n = n_answers(row)
             if n is None:
-                said.append((i, 'has neither "answers" nor "answer"'))
+                flaws.append((i, 'has neither "answers" nor "answer"'))
             elif n == 0 and not self.has_unanswerable:
-                said.append((i, "has no answer, and every train row has one"))
-        return said
+                flaws.append((i, "has no answer, and every train row has one"))
+        return flaws
 
     def stratum(self, row: Row) -> str:
         return "answer" if n_answers(row) else "no answer"
@@ -144,13 +137,8 @@ class QuestionAnswering(Task):
                 for piece, target, (first, offsets_C2) in zip(pieces, targets, places, strict=True)]
 
     @property
-    def n_outputs(self) -> int:
-        return 2
-
-    def head(self, width: int, pooling: str) -> Head:
-        from ...models.heads import TokenHead
-
-        return TokenHead(width, 2)
+    def head(self) -> Head:
+        return Head("tokens", 2)
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Two lines a window: where the answer starts, and where it ends, over the open positions."""
@@ -174,11 +162,11 @@ class QuestionAnswering(Task):
         return summed, gold_N.new_tensor(len(gold_N))
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
-        found = [span for window, logits_T2 in zip(windows, logits, strict=True)
+        spans = [span for window, logits_T2 in zip(windows, logits, strict=True)
                  if (span := self._best_span(row["context"], window, logits_T2))]
-        if not found:  # the tokenizer sees nothing in this context
+        if not spans:  # the tokenizer sees nothing in this context
             return self._answer(None, -CLOSED)
-        above, start, end, share = max(found, key=lambda span: span[0])
+        above, start, end, share = max(spans, key=lambda span: span[0])
         best = {"answer": row["context"][start:end], "start": start, "end": end, "score": round(share, 6)}
         return self._answer(best, round(-above, 6))
 
@@ -186,7 +174,7 @@ class QuestionAnswering(Task):
         if not self.has_unanswerable:
             return best or {"answer": "", "start": None, "end": None, "score": 0.0}
         no_answer = 1 / (1 + math.exp(min(-difference, 700.0)))
-        return self.settle({"answer": "", "start": None, "end": None, "score": 0.0,
+        return self.apply_threshold({"answer": "", "start": None, "end": None, "score": 0.0,
                             "no_answer_score": round(no_answer, 6), "score_difference": difference, "best_span": best})
 
     def _best_span(self, context: str, window: Window, logits_T2: np.ndarray) -> tuple[float, int, int, float] | None:
@@ -213,6 +201,9 @@ class QuestionAnswering(Task):
         log_share = z_C2[s, 0] + z_C2[s + length, 1] - (top_2 + np.log(np.exp(considered - top_2).sum(0))).sum()
         return float(sums_CL[s, length] - nothing_2.sum()), start, end, float(np.exp(log_share))
 
+    def confidence(self, prediction: Prediction) -> float:
+        return float(prediction["score"])
+
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 3]: whether the answer is exactly right, its F1, and whether there is one."""
         return np.array([(*compare(p["answer"], golds := gold_texts(row)), bool(golds))
@@ -229,7 +220,7 @@ class QuestionAnswering(Task):
                 scores["accuracy_no_answer"] = float(outcomes[~has_answer, 0].mean())
         return scores
 
-    def tune(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+    def calibrate(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
         """The task with the null threshold of the best F1; of equals, the nearest to zero."""
         if not self.has_unanswerable or not rows:
             return self
@@ -246,7 +237,7 @@ class QuestionAnswering(Task):
         best = can_be & (gains >= gains[can_be].max() - 1e-9)
         return replace(self, null_threshold=float(thresholds[best][np.abs(thresholds[best]).argmin()]))
 
-    def settle(self, prediction: Prediction) -> Prediction:
+    def apply_threshold(self, prediction: Prediction) -> Prediction:
         if "best_span" not in prediction:
             return prediction
         best = prediction["best_span"]
@@ -259,24 +250,29 @@ class QuestionAnswering(Task):
         if self.has_unanswerable:
             yield "no-answer", [{"answer": "", "start": None, "end": None, "score": 1.0}] * len(test)
         yield "first-sentence", [_sentences(row["context"])[0] for row in test]
-        known = [set(tokens(one["answer"])) for context in {row["context"] for row in train}
-                 for one in _sentences(context)]
-        n_with = Counter(word for words in known for word in words)
-        yield "best-sentence", [_best_sentence(row, n_with, len(known)) for row in test]
+        sentences = [set(tokens(sentence["answer"])) for context in {row["context"] for row in train}
+                     for sentence in _sentences(context)]
+        n_with = Counter(word for words in sentences for word in words)
+        yield "best-sentence", [_best_sentence(row, n_with, len(sentences)) for row in test]
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"no-answer": "never answering", "first-sentence": "the first sentence",
+                "best-sentence": "the sentence most like the question"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         outcomes_N3 = self.outcomes(predictions, rows)
         wrong = sorted(map(int, np.flatnonzero(outcomes_N3[:, 1] < MISTAKE_F1)),
-                       key=lambda i: -predictions[i]["score"])[:N_MISTAKES_SHOWN]
+                       key=lambda i: -self.confidence(predictions[i]))[:N_MISTAKES_SHOWN]
         words = np.array([_question_word(row["question"]) for row in rows])
         by_word = []
-        for word, n in sorted(Counter(words.tolist()).items(), key=lambda one: (-one[1], one[0])):
+        for word, n in sorted(Counter(words.tolist()).items(), key=lambda item: (-item[1], item[0])):
             chosen = outcomes_N3[words == word]
             by_word.append({"label": word, "n": n, "f1": float(chosen[:, 1].mean()),
                             "exact_match": float(chosen[:, 0].mean())})
         return {
             "groups": {"by": "question word", "rows": by_word},
-            "mistakes": [{"text": _excerpt(rows[i], predictions[i]), "confidence": predictions[i]["score"],
+            "mistakes": [{"text": _excerpt(rows[i], predictions[i]), "confidence": self.confidence(predictions[i]),
                           "label": " | ".join(dict.fromkeys(gold_texts(rows[i]))) or "(no answer)",
                           "predicted": predictions[i]["answer"] or "(no answer)"} for i in wrong],
         }
@@ -310,7 +306,7 @@ def _positions(places: Sequence[Places], spans: Sequence[tuple[int, int]]) -> li
     held = [offsets_C2[at] for (_, offsets_C2), at in zip(places, touched, strict=True) if len(at)]
     if not held:
         return [(0, 0)] * len(places)
-    begins, ends = min(int(one[:, 0].min()) for one in held), max(int(one[:, 1].max()) for one in held)
+    begins, ends = min(int(at[:, 0].min()) for at in held), max(int(at[:, 1].max()) for at in held)
     return [(first + int(at[0]), first + int(at[-1]))
             if len(at) and offsets_C2[at, 0].min() == begins and offsets_C2[at, 1].max() == ends else (0, 0)
             for (first, offsets_C2), at in zip(places, touched, strict=True)]
@@ -334,10 +330,10 @@ def _best_sentence(row: Row, n_with: Counter[str], n_sentences: int) -> Predicti
 
     n_with: how many of the `n_sentences` of train contexts have a word.
     """
-    asked = set(tokens(row["question"]))
-    weigh = {word: math.log((1 + n_sentences) / (1 + n_with[word])) for word in asked}
+    words = set(tokens(row["question"]))
+    weigh = {word: math.log((1 + n_sentences) / (1 + n_with[word])) for word in words}
     return max(_sentences(row["context"]),
-               key=lambda one: sum(weigh[word] for word in sorted(asked & set(tokens(one["answer"])))))
+               key=lambda sentence: sum(weigh[word] for word in sorted(words & set(tokens(sentence["answer"])))))
 
 
 def _question_word(question: str) -> str:
@@ -349,8 +345,8 @@ def _question_word(question: str) -> str:
 def _excerpt(row: Row, prediction: Prediction) -> str:
     """The question, and the context around the gold answer, or around the given one where there is none."""
     context, spans = row["context"], gold_spans(row)
-    given = prediction["start"] or 0, prediction["end"] or 0
-    start, end = spans[0] if spans and not isinstance(spans, str) else given
+    predicted = prediction["start"] or 0, prediction["end"] or 0
+    start, end = spans[0] if spans and not isinstance(spans, str) else predicted
     first, last = max(0, start - CONTEXT_CHARS), min(len(context), end + CONTEXT_CHARS)
     return (f"{row['question']} — {'…' if first else ''}{context[first:last]}"
             f"{'…' if last < len(context) else ''}")

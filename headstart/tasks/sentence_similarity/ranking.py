@@ -47,18 +47,18 @@ class Candidates:
         ranks, best = [], []
         for start in range(0, len(self.right), QUERIES_AT_ONCE):
             chosen = np.arange(start, min(start + QUERIES_AT_ONCE, len(self.right)))
-            said_NC = np.round(cosines(chosen), 6)  # so that one text gives one number, whatever BLAS adds up first
-            for i, said_C in zip(chosen, said_NC, strict=True):
-                said_C[self.spared[i]] = -np.inf
-                own = said_C[self.right[i]]
-                ranks.append(1 + (said_C > own).sum() + ((said_C == own).sum() - 1) / 2)
-                best.append(int(said_C.argmax()))
+            cosines_NC = np.round(cosines(chosen), 6)  # so that one text gives one number, whatever BLAS adds up first
+            for i, cosines_C in zip(chosen, cosines_NC, strict=True):
+                cosines_C[self.spared[i]] = -np.inf
+                own = cosines_C[self.right[i]]
+                ranks.append(1 + (cosines_C > own).sum() + ((cosines_C == own).sum() - 1) / 2)
+                best.append(int(cosines_C.argmax()))
         return np.array(ranks), best
 
 
 def negatives_of(row: Row) -> Sequence[Any]:
     """The texts that are wrong for a row; one stands there as a string."""
-    given = row.get("negatives", ())
-    if isinstance(given, str):
-        return [given] if given else []
-    return given if isinstance(given, list | tuple) else ()
+    negatives = row.get("negatives", ())
+    if isinstance(negatives, str):
+        return [negatives] if negatives else []
+    return negatives if isinstance(negatives, list | tuple) else ()

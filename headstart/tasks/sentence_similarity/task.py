@@ -9,7 +9,7 @@ Three kinds of rows, told apart by their columns:
     text, text_pair              a query and the right text for it; the other right texts of a batch are wrong for it
     text, text_pair, negatives   the same with texts that are known to be wrong
 
-The head is one linear map, the identity at first: an untrained model says what the pretrained one says.
+The head is one linear map, the identity at first: an untrained model gives the vectors of the pretrained one.
 
 Shape suffixes: B windows in a batch (one a text), D width, A rows in a batch, C candidates (different texts), N rows.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -28,17 +28,15 @@ from pydantic import Field
 
 from ...core import metrics
 from ...core.errors import DataError, SpecError, shorten
-from ...core.task import LARGEST, N_MISTAKES_SHOWN, Task, finite_number, flaw_of_text
+from ...core.reader import Reader
+from ...core.task import LARGEST, N_MISTAKES_SHOWN, Architecture, Columns, Head, Task, finite_number, flaw_of_text
 from ...core.values import Prediction, Row, Window
 from ...data.duplicates import canonical
 from ...features import tfidf
-from ...readers.text import Reader
 from .ranking import Candidates, negatives_of
 
 if TYPE_CHECKING:
     import torch
-
-    from ...models.heads import Head
 
 QUERY, RIGHT, WRONG = range(3)  # what a window holds
 WORDS = {**dict.fromkeys(("similar", "same", "duplicate", "paraphrase", "equivalent", "yes", "true"), 1.0),
@@ -59,25 +57,23 @@ class SentenceSimilarity(Task):
     """
 
     name: ClassVar = "sentence-similarity"
-    columns: ClassVar = {"text": "a string that is not empty",
-                         "text_pair": "the text it is compared with, or the right one for it: a string, not empty",
-                         "score": 'a number, or one of two words such as "similar" and "different"',
-                         "negatives": "a text that is wrong for it, or a list of them"}
-    gold: ClassVar = ("score",)
-    optional: ClassVar = ("text_pair", "score", "negatives")
+    columns: ClassVar = Columns(
+        {"text": "a string that is not empty"},
+        {"text_pair": "the text it is compared with, or the right one for it: a string, not empty",
+         "score": 'a number, or one of two words such as "similar" and "different"',
+         "negatives": "a text that is wrong for it, or a list of them"},
+        ("score",),
+        {"text": ("text_a", "sentence1", "sentence_1", "question1", "question", "query", "anchor", "premise",
+                  "sentence", "问题"),
+         "text_pair": ("text_b", "sentence2", "sentence_2", "question2", "answer", "positive", "passage", "document",
+                       "hypothesis", "答案"),
+         "score": ("similarity", "similarity_score", "label", "is_duplicate", "分数"),
+         "negatives": ("negative", "hard_negative", "hard_negatives")},
+        (frozenset(("text", "text_pair", "negatives")), frozenset(("query", "positive")),
+         frozenset(("anchor", "positive"))))
     options: ClassVar = ("objective", "scale", "matryoshka")
-    usual_names: ClassVar = {
-        "text": ("text_a", "sentence1", "sentence_1", "question1", "question", "query", "anchor", "premise", "sentence",
-                 "问题"),
-        "text_pair": ("text_b", "sentence2", "sentence_2", "question2", "answer", "positive", "passage", "document",
-                      "hypothesis", "答案"),
-        "score": ("similarity", "similarity_score", "label", "is_duplicate", "分数"),
-        "negatives": ("negative", "hard_negative", "hard_negatives"),
-    }
-    signs: ClassVar = (("text", "text_pair", "negatives"), ("query", "positive"), ("anchor", "positive"))
-    native: ClassVar = None
-    together: ClassVar = True
-    contrasts: ClassVar = True
+    keeps_rows_whole: ClassVar = True
+    compares_rows: ClassVar = True
     needs_windows: ClassVar = False
     examples: ClassVar = (
         {"text": "The staff was kind.", "text_pair": "The staff was warm and kind.", "score": 5.0},
@@ -94,7 +90,7 @@ class SentenceSimilarity(Task):
     high: float = 1.0
 
     @property
-    def metric(self) -> str:  # type: ignore[override]
+    def metric(self) -> str:
         """Which one it is follows from the train rows."""
         return "spearman" if self.has_scores else "mrr"
 
@@ -106,8 +102,8 @@ class SentenceSimilarity(Task):
 
     def check(self, row: Row) -> str | None:
         for column in ("text", "text_pair"):
-            if said := flaw_of_text(column, row.get(column, "-")):
-                return said
+            if flaw := flaw_of_text(column, row.get(column, "-")):
+                return flaw
         if "score" in row and _score(row["score"]) is None:
             return (f'"score" is {shorten(row["score"])}; it must be a number within {LARGEST:,.0f} of 0, or one of: '
                     + ", ".join(WORDS))
@@ -153,14 +149,14 @@ class SentenceSimilarity(Task):
         return replace(self, has_scores=True, low=min(0.0, *scores), high=max(1.0, *scores))
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
-        said = []
+        flaws = []
         for i, row in enumerate(rows):
             if "text_pair" not in row:
-                said.append((i, 'has no "text_pair", and the train rows are pairs'))
+                flaws.append((i, 'has no "text_pair", and the train rows are pairs'))
             elif ("score" in row) != self.has_scores:
-                said.append((i, 'has no "score", and the train rows have one' if self.has_scores else
+                flaws.append((i, 'has no "score", and the train rows have one' if self.has_scores else
                              'has a "score", and the train rows have none'))
-        return said
+        return flaws
 
     def stratum(self, row: Row) -> str:
         return ""
@@ -182,22 +178,14 @@ class SentenceSimilarity(Task):
         return windows
 
     @property
-    def n_outputs(self) -> int:
-        """Not known here: as many as the backbone is wide."""
-        return 0
+    def head(self) -> Head:
+        return Head("pooled", 0)
 
-    def head(self, width: int, pooling: str) -> Head:
-        from torch import nn
-
-        from ...models.heads import PoolHead
-
+    def check_backbone(self, architecture: Architecture, width: int) -> None:
+        super().check_backbone(architecture, width)
         if any(size > width for size in self.matryoshka):
             raise SpecError("task.matryoshka", f"has {max(self.matryoshka)}, but a vector has {width} numbers.",
                             f"Choose sizes up to {width}.")
-        head = PoolHead(width, width, pooling)
-        nn.init.eye_(head.out.weight)
-        nn.init.zeros_(head.out.bias)
-        return head
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """scores_AC: scaled cosines of texts and candidates; gold_A: the number of each text's right one.
@@ -217,11 +205,11 @@ class SentenceSimilarity(Task):
         first_of_C = place.new_full((len(keys_C),), len(others)).scatter_reduce(
             0, place, torch.arange(len(others), device=place.device), "amin")
         gold_A = torch.searchsorted(keys_C, target["key"][second])
-        asked_A = target["key"][first]
+        query_A = target["key"][first]
         scores_AC = self.scale * _unit(logits[first]) @ _unit(logits[others[first_of_C]]).T
         gold_AC = torch.nn.functional.one_hot(gold_A, len(keys_C)).to(scores_AC.dtype)
-        known_AC = (asked_A[:, None] == asked_A[None, :]).to(scores_AC.dtype) @ gold_AC
-        spared_AC = ((known_AC > 0) | (asked_A[:, None] == keys_C[None, :])) & (gold_AC == 0)
+        known_AC = (query_A[:, None] == query_A[None, :]).to(scores_AC.dtype) @ gold_AC
+        spared_AC = ((known_AC > 0) | (query_A[:, None] == keys_C[None, :])) & (gold_AC == 0)
         return scores_AC.masked_fill(spared_AC, -2 * self.scale), gold_A
 
     def loss(self, logits: torch.Tensor, target: dict[str, torch.Tensor], *, weights_K: torch.Tensor | None = None,
@@ -233,8 +221,8 @@ class SentenceSimilarity(Task):
                 "CoSENT"; Kusupati et al. 2022, "Matryoshka Representation Learning".
         """
         sizes = dict.fromkeys((*self.matryoshka, logits.shape[-1]))
-        found = [self._loss_of(logits[:, :size].float(), target) for size in sizes]
-        return sum(found[1:], found[0]), target["row"].new_tensor(int((target["role"] == QUERY).sum()))
+        losses = [self._loss_of(logits[:, :size].float(), target) for size in sizes]
+        return sum(losses[1:], losses[0]), target["row"].new_tensor(int((target["role"] == QUERY).sum()))
 
     def _loss_of(self, vectors_BD: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
         import torch
@@ -278,9 +266,9 @@ class SentenceSimilarity(Task):
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         if self.has_scores:
-            gold_N, said_N = outcomes[:, 0], outcomes[:, 1]
-            return {"spearman": metrics.rank_correlation(gold_N, said_N),
-                    "pearson": metrics.correlation(gold_N, said_N)}
+            gold_N, cosine_N = outcomes[:, 0], outcomes[:, 1]
+            return {"spearman": metrics.rank_correlation(gold_N, cosine_N),
+                    "pearson": metrics.correlation(gold_N, cosine_N)}
         gains_N = np.where(outcomes <= 10, 1 / np.log2(1 + outcomes), 0)  # of one right text the ideal is 1
         return {"mrr": float((1 / outcomes).mean()), "ndcg_at_10": float(gains_N.mean()),
                 **{f"recall_at_{k}": float((outcomes <= k).mean()) for k in (1, 5, 10)}}
@@ -288,17 +276,21 @@ class SentenceSimilarity(Task):
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
 
-        known = [text for row in train for text in (row["text"], row["text_pair"])]
+        texts = [text for row in train for text in (row["text"], row["text_pair"])]
         first, second = [row["text"] for row in test], [row["text_pair"] for row in test]
         if self.has_scores:
-            _, first_ND, second_ND = tfidf.tf_idf(known, first, second)
+            _, first_ND, second_ND = tfidf.tf_idf(texts, first, second)
             cosine_N = np.asarray(first_ND.multiply(second_ND).sum(1)).ravel()
             yield "tf-idf-cosine", [{"similarity": round(float(cosine), 6)} for cosine in cosine_N]
             return
         corpus = Candidates(test)
-        _, first_ND, corpus_CD = tfidf.tf_idf(known, first, corpus.texts)
+        _, first_ND, corpus_CD = tfidf.tf_idf(texts, first, corpus.texts)
         ranks = corpus.ranks(lambda chosen: (first_ND[chosen] @ corpus_CD.T).toarray())
         yield "tf-idf-cosine", [{"rank": float(rank), "best": best} for rank, best in zip(*ranks, strict=True)]
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"tf-idf-cosine": "the cosine of TF-IDF vectors"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         if self.has_scores:
@@ -315,11 +307,10 @@ class SentenceSimilarity(Task):
             "text": rows[i]["text"], "label": rows[i]["text_pair"], "predicted": corpus.texts[best_N[i]],
             "rank": int(ranks_N[i])} for i in wrong]}
 
-    def extra_files(self, folder: Path, head: Head, reader: Reader) -> None:
+    def extra_files(self, folder: Path, output: torch.nn.Linear, pooling: str, reader: Reader) -> None:
         """What sentence-transformers reads: the vectors that it gives are those of `decode`."""
         from safetensors.torch import save_file
 
-        pooling, width = str(getattr(head, "pooling", "mean")), head.out.in_features
         kinds = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense", "Normalize": "3_Normalize"}
         modules = [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
                    for i, (kind, path) in enumerate(kinds.items())]
@@ -330,13 +321,13 @@ class SentenceSimilarity(Task):
                                                                    "do_lower_case": False},
             "config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": None,
                                                   "similarity_fn_name": "cosine"},
-            "1_Pooling/config.json": {"word_embedding_dimension": width, **pooled},
-            "2_Dense/config.json": {"in_features": width, "out_features": head.out.out_features, "bias": True,
-                                    "activation_function": "torch.nn.modules.linear.Identity"},
+            "1_Pooling/config.json": {"word_embedding_dimension": output.in_features, **pooled},
+            "2_Dense/config.json": {"in_features": output.in_features, "out_features": output.out_features,
+                                    "bias": True, "activation_function": "torch.nn.modules.linear.Identity"},
         }.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(json.dumps(values, indent=1), "utf-8")
-        save_file({f"linear.{name}": p.detach().contiguous() for name, p in head.out.named_parameters()},
+        save_file({f"linear.{name}": p.detach().contiguous() for name, p in output.named_parameters()},
                   folder / "2_Dense" / "model.safetensors")
 
 

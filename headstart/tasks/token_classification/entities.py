@@ -46,20 +46,20 @@ def flaw_of_tags(tags: Any, tokens: Any) -> str | None:
 def flaw_of_entities(entities: Any, text: str) -> str | None:
     if not isinstance(entities, list | tuple):
         return f'"entities" is {shorten(entities)}, not a list'
-    for i, one in enumerate(entities):
-        if flaw := _flaw_of_entity(one, text):
+    for i, entity in enumerate(entities):
+        if flaw := _flaw_of_entity(entity, text):
             return f'"entities" {flaw} (number {i + 1})'
-    for one, after in itertools.pairwise(sorted(entities, key=lambda one: (one["start"], one["end"]))):
-        if after["start"] < one["end"]:
-            return (f'"entities" has {one["start"]}-{one["end"]} and {after["start"]}-{after["end"]}, '
+    for entity, after in itertools.pairwise(sorted(entities, key=lambda entity: (entity["start"], entity["end"]))):
+        if after["start"] < entity["end"]:
+            return (f'"entities" has {entity["start"]}-{entity["end"]} and {after["start"]}-{after["end"]}, '
                     "which overlap; each character must be in one at most")
     return None
 
 
-def _flaw_of_entity(one: Any, text: str) -> str | None:
-    if not isinstance(one, dict):
-        return f"has {shorten(one)}; each must be {{start, end, label}}"
-    start, end, label = one.get("start"), one.get("end"), one.get("label")
+def _flaw_of_entity(entity: Any, text: str) -> str | None:
+    if not isinstance(entity, dict):
+        return f"has {shorten(entity)}; each must be {{start, end, label}}"
+    start, end, label = entity.get("start"), entity.get("end"), entity.get("label")
     for name, value in (("start", start), ("end", end)):
         if not isinstance(value, int) or isinstance(value, bool):
             return f"has {shorten(value)} as {name}; it must be a whole number"
@@ -74,8 +74,8 @@ def _flaw_of_entity(one: Any, text: str) -> str | None:
         if splits_character(text, at):
             return (f"has {start}-{end}, and {at} is inside {shorten(text[at - 1:at + 1])}, a letter with its mark "
                     f"(U+{ord(text[at]):04X}); an entity must hold both or neither")
-    if isinstance(one.get("text"), str) and one["text"] != text[start:end]:
-        return (f"has {shorten(one['text'])} at {start}-{end}, where the text has {shorten(text[start:end])}; "
+    if isinstance(entity.get("text"), str) and entity["text"] != text[start:end]:
+        return (f"has {shorten(entity['text'])} at {start}-{end}, where the text has {shorten(text[start:end])}; "
                 "offsets must count code points, not bytes or UTF-16 units")
     return None
 
@@ -84,30 +84,30 @@ def mistakes(text_of: Callable[[int], str], both: Sequence[tuple[set[Span], set[
              answers: Sequence[Sequence[Mapping[str, Any]]], n_shown: int) -> list[dict[str, Any]]:
     """Wrong spans, most confident first, then some that were missed; each with what it stands in, marked.
 
-    text_of: the text of a row, by its number; asked for what is shown. both: (gold, predicted) spans of each row.
+    text_of: the text of a row, by its number; called for what is shown. both: (gold, predicted) spans of each row.
     answers: the entities of each, with "start", "end", "label" and "score".
     """
     wrong: list[tuple[float, int, list[Span], list[Span]]] = []
-    for i, (gold, said) in enumerate(both):
+    for i, (gold, predicted) in enumerate(both):
         shares = {(e["start"], e["end"], e["label"]): e["score"] for e in answers[i]}
-        for group in _touching(gold - said, said - gold):
+        for group in _touching(gold - predicted, predicted - gold):
             wrong.append((max((shares[span] for span in group[1]), default=-1.0), i, *group))
-    wrong.sort(key=lambda one: -one[0])
-    missed = [one for one in wrong if one[0] < 0][:N_MISSED_SHOWN]
-    shown = [one for one in wrong if one[0] >= 0][: n_shown - len(missed)] + missed
-    found = []
-    for share, i, gold_spans, said_spans in shown:
+    wrong.sort(key=lambda group: -group[0])
+    missed = [group for group in wrong if group[0] < 0][:N_MISSED_SHOWN]
+    shown = [group for group in wrong if group[0] >= 0][: n_shown - len(missed)] + missed
+    entries = []
+    for share, i, gold_spans, predicted_spans in shown:
         text = text_of(i)
-        found.append({"text": _marked(text, [*gold_spans, *said_spans]), "label": _in_words(text, gold_spans),
-                      "predicted": _in_words(text, said_spans), "confidence": share if share >= 0 else None})
-    return found
+        entries.append({"text": _marked(text, [*gold_spans, *predicted_spans]), "label": _in_words(text, gold_spans),
+                        "predicted": _in_words(text, predicted_spans), "confidence": share if share >= 0 else None})
+    return entries
 
 
-def _touching(gold: set[Span], said: set[Span]) -> list[tuple[list[Span], list[Span]]]:
+def _touching(gold: set[Span], predicted: set[Span]) -> list[tuple[list[Span], list[Span]]]:
     """Gold and predicted spans that overlap, directly or through others, together."""
     groups: list[tuple[list[Span], list[Span]]] = []
     reach = -1
-    for (start, end, label), side in sorted([(one, 0) for one in gold] + [(one, 1) for one in said]):
+    for (start, end, label), side in sorted([(span, 0) for span in gold] + [(span, 1) for span in predicted]):
         if start >= reach:
             groups.append(([], []))
         groups[-1][side].append((start, end, label))

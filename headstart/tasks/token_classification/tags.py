@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...core.errors import DataError, shorten
-from ...readers.text import Piece
+from ...core.reader import Piece
 
 Span = tuple[int, int, str]  # [start, end) and a label
 
@@ -177,10 +177,10 @@ def viterbi(scores_UK: np.ndarray, barred_KK: np.ndarray) -> np.ndarray:
 
 def units_of(words_W: Sequence[tuple[int, int]], pieces: Sequence[Piece],
              stride: int) -> tuple[list[tuple[int, int]], list[list[tuple[int, int]]]]:
-    """Which words can get an answer of their own, and where it is asked for.
+    """Which words can get an answer of their own, and where it is read from.
 
     Returns  units: [first word, end) of words that share their first token, mostly one word; words that the tokenizer
-             drops are in none. asked: for each piece (unit, place in the window), each unit once, where its first
+             drops are in none. places: for each piece (unit, place in the window), each unit once, where its first
              token has the most context.
     """
     inside = [[t for t, at in enumerate(piece.offsets_T) if at is not None] for piece in pieces]
@@ -188,7 +188,7 @@ def units_of(words_W: Sequence[tuple[int, int]], pieces: Sequence[Piece],
     tokens = [(piece.offsets_T[t] or (0, 0)) for k, piece in enumerate(pieces)
               for t in (inside[k] if k == 0 else inside[k][stride:])]
     units: list[tuple[int, int]] = []
-    asked: list[list[tuple[int, int]]] = [[] for _ in pieces]
+    places: list[list[tuple[int, int]]] = [[] for _ in pieces]
     w = free = 0  # the first word that does not end before the token; the first one without a token
     for g, (start, end) in enumerate(tokens):
         while w < len(words_W) and words_W[w][1] <= start:
@@ -198,10 +198,10 @@ def units_of(words_W: Sequence[tuple[int, int]], pieces: Sequence[Piece],
             stop += 1
         if stop > first:
             free = stop
-            k = _best_window(g, [len(one) for one in inside], step) if len(pieces) > 1 else 0
-            asked[k].append((len(units), inside[k][g - k * step]))
+            k = _best_window(g, [len(tokens_C) for tokens_C in inside], step) if len(pieces) > 1 else 0
+            places[k].append((len(units), inside[k][g - k * step]))
             units.append((first, stop))
-    return units, asked
+    return units, places
 
 
 def _best_window(g: int, lengths: Sequence[int], step: int) -> int:

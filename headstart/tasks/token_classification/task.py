@@ -23,9 +23,9 @@ from pydantic import Field
 
 from ...core import metrics
 from ...core.errors import DataError
-from ...core.task import N_MISTAKES_SHOWN, Task, flaw_of_text
+from ...core.reader import Reader
+from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
 from ...core.values import IGNORE, Prediction, Row, Window
-from ...readers.text import Reader
 from ...readers.words import join_tokens, places, split_words
 from .entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens, mistakes
 from .tags import PLAIN, Span, flaw_of_sequence, scheme_of, spans_to_tags, tags_to_spans, units_of, viterbi
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import torch
 
     from ...core.values import LinearMap
-    from ...models.heads import Head
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,18 @@ class TokenClassification(Task):
     """
 
     name: ClassVar = "token-classification"
-    columns: ClassVar = {"tokens": "a list of strings that are not empty",
-                         "text": "a string that is not empty",
-                         "tags": "a list of strings, one a token",
-                         "entities": "a list of {start, end, label}, in characters of the text, without overlap"}
-    gold: ClassVar = ("tags", "entities")
-    optional: ClassVar = ("tokens", "text", "tags", "entities")
-    usual_names: ClassVar = {
-        "tokens": ("tokens", "words", "token"),
-        "text": ("text", "sentence", "content", "文本", "内容"),
-        "tags": ("tags", "ner_tags", "pos_tags", "chunk_tags", "ner", "pos", "upos", "labels", "tag", "标签"),
-        "entities": ("entities", "spans", "entity", "实体"),
-    }
-    signs: ClassVar = (("tokens", "tags"), ("text", "entities"))
+    columns: ClassVar = Columns(
+        {},
+        {"tokens": "a list of strings that are not empty", "text": "a string that is not empty",
+         "tags": "a list of strings, one a token",
+         "entities": "a list of {start, end, label}, in characters of the text, without overlap"},
+        ("tags", "entities"),
+        {"tokens": ("tokens", "words", "token"),
+         "text": ("text", "sentence", "content", "文本", "内容"),
+         "tags": ("tags", "ner_tags", "pos_tags", "chunk_tags", "ner", "pos", "upos", "labels", "tag", "标签"),
+         "entities": ("entities", "spans", "entity", "实体")},
+        (frozenset(("tokens", "tags")), frozenset(("text", "entities"))))
     options: ClassVar = ("stride", "constrained")
-    native: ClassVar = "AutoModelForTokenClassification"
     examples: ClassVar = (
         {"tokens": ["Mira", "Holt", "moved", "to", "Lisbon", "."], "tags": ["B-PER", "I-PER", "O", "O", "B-LOC", "O"]},
         {"text": "The film was found in Quito today.", "entities": [{"start": 22, "end": 27, "label": "LOC"}]},
@@ -77,7 +73,7 @@ class TokenClassification(Task):
     scheme: str = "IOB2"
 
     @property
-    def metric(self) -> str:  # type: ignore[override]
+    def metric(self) -> str:
         """Entity F1, or with plain tags the accuracy of words, which is the same sum."""
         return "accuracy" if self.scheme == PLAIN else "f1"
 
@@ -87,8 +83,8 @@ class TokenClassification(Task):
         tokens, text = row.get("tokens"), row.get("text")
         if tokens is None and text is None:
             return '"tokens" is missing, and so is "text"; a row must have one of them'
-        if text is not None and (said := flaw_of_text("text", text)):
-            return said
+        if text is not None and (flaw := flaw_of_text("text", text)):
+            return flaw
         return flaw_of_tokens(tokens, text) or self._flaw_of_gold(row)
 
     def _flaw_of_gold(self, row: Row) -> str | None:
@@ -119,16 +115,16 @@ class TokenClassification(Task):
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         """A label that no train row has is no complaint: it counts as missed."""
-        said = []
+        flaws = []
         for i, row in enumerate(rows):
             tags = row.get("tags")
             if tags is None and row.get("entities") is None:
-                said.append((i, 'has neither "tags" nor "entities"'))
+                flaws.append((i, 'has neither "tags" nor "entities"'))
             elif tags is None and self.scheme == PLAIN:
-                said.append((i, '"entities" cannot be compared with the plain tags of the train rows'))
+                flaws.append((i, '"entities" cannot be compared with the plain tags of the train rows'))
             elif tags is not None and (flaw := flaw_of_sequence(tags, self.scheme)):
-                said.append((i, f'"tags" {flaw}'))
-        return said
+                flaws.append((i, f'"tags" {flaw}'))
+        return flaws
 
     def stratum(self, row: Row) -> str:
         """The same for every row: a sentence has many labels, and the rare ones would stop every split."""
@@ -156,7 +152,7 @@ class TokenClassification(Task):
         """The row's own gold in characters, in order; all of it, whether a model could answer so or not."""
         entities = row.get("entities")
         if entities is not None:
-            return sorted((one["start"], one["end"], one["label"]) for one in entities)
+            return sorted((entity["start"], entity["end"], entity["label"]) for entity in entities)
         return [(words_W[first][0], words_W[end - 1][1], label)
                 for first, end, label in tags_to_spans(row["tags"], self.scheme)]
 
@@ -166,13 +162,13 @@ class TokenClassification(Task):
         text, words_W = self.read(row)
         stride = min(self.stride, reader.max_tokens // 3)  # more would read every token many times
         pieces = reader.read_windows(text, overlap=stride)
-        units, asked = units_of(words_W, pieces, stride)
+        units, chosen_of_piece = units_of(words_W, pieces, stride)
         has_gold = row.get("tags") is not None or row.get("entities") is not None
         tags_U = self._targets(self.spans(row, text, words_W), units, words_W) if has_gold else []
         windows = []
-        for piece, chosen in zip(pieces, asked, strict=True):
+        for piece, chosen in zip(pieces, chosen_of_piece, strict=True):
             if not chosen:
-                continue  # no word is asked here, such as in a text of nothing but invisible characters
+                continue  # no word has its place here, such as in a text of nothing but invisible characters
             target = {}
             if has_gold:
                 target["tags"] = [IGNORE] * len(piece.words_T)
@@ -223,36 +219,31 @@ class TokenClassification(Task):
         return barred
 
     @property
-    def n_outputs(self) -> int:
-        return len(self.tags_K)
-
-    def head(self, width: int, pooling: str) -> Head:
-        from ...models.heads import TokenHead
-
-        return TokenHead(width, self.n_outputs)
+    def head(self) -> Head:
+        return Head("tokens", len(self.tags_K), "AutoModelForTokenClassification")
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        is_asked_BT = target["tags"] != IGNORE
-        return logits[is_asked_BT], target["tags"][is_asked_BT]
+        has_gold_BT = target["tags"] != IGNORE
+        return logits[has_gold_BT], target["tags"][has_gold_BT]
 
     def classes(self, target: Mapping[str, np.ndarray]) -> np.ndarray:
         return np.asarray(target["tags"][target["tags"] != IGNORE])
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from ...features import solve as features
+        from ...features import solve
 
-        is_asked_M = target["tags"] != IGNORE
-        return features.solve_head(features_MD[is_asked_M], target["tags"][is_asked_M], self.n_outputs, score,
-                                   class_weights)
+        has_gold_M = target["tags"] != IGNORE
+        return solve.solve_head(features_MD[has_gold_M], target["tags"][has_gold_M], self.n_outputs, score,
+                                class_weights)
 
     # ---------------------------------------------------------------------------------------------------- answers
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         units, lines = [], []
-        for window, said_TK in zip(windows, logits, strict=True):
+        for window, logits_TK in zip(windows, logits, strict=True):
             units += np.asarray(window.notes["units"]).tolist()  # pairs, or a store's array of them
-            lines.append(said_TK[window.notes["at"]])
+            lines.append(logits_TK[window.notes["at"]])
         if not units:
             return self._answer(row, [], [], [])
         order = sorted(range(len(units)), key=units.__getitem__)
@@ -265,13 +256,13 @@ class TokenClassification(Task):
                 shares_U: Sequence[float]) -> Prediction:
         """The tags of units and their shares of one, as the user sees them."""
         text, words_W = self.read(row)
-        said = [self.tags_K[k] for k in tags_U]
+        tags = [self.tags_K[k] for k in tags_U]
         if self.scheme == PLAIN:
-            spans, shares = self._every_word(len(words_W), units, said, shares_U)
+            spans, shares = self._every_word(len(words_W), units, tags, shares_U)
         else:
-            found = tags_to_spans(said, "IOB2")
-            shares = [sum(shares_U[first:end]) / (end - first) for first, end, _ in found]
-            spans = [(units[first][0], units[end - 1][1], label) for first, end, label in found]
+            tagged = tags_to_spans(tags, "IOB2")
+            shares = [sum(shares_U[first:end]) / (end - first) for first, end, _ in tagged]
+            spans = [(units[first][0], units[end - 1][1], label) for first, end, label in tagged]
         entities = []
         for (first, stop, label), share in zip(spans, shares, strict=True):
             start, end = words_W[first][0], words_W[stop - 1][1]
@@ -282,16 +273,16 @@ class TokenClassification(Task):
             answer["tags"] = spans_to_tags(spans, len(words_W), self.scheme)
         return answer
 
-    def _every_word(self, n_words: int, units: Sequence[tuple[int, int]], said: Sequence[str],
+    def _every_word(self, n_words: int, units: Sequence[tuple[int, int]], tags: Sequence[str],
                     shares_U: Sequence[float]) -> tuple[list[Span], list[float]]:
         """A plain tag for each word; one that no token stands for has the tag of the word before."""
-        tag, share, u = said[0] if said else self.labels[0], 0.0, 0
+        tag, share, u = tags[0] if tags else self.labels[0], 0.0, 0
         spans, shares = [], []
         for w in range(n_words):
             while u < len(units) and units[u][1] <= w:
                 u += 1
-            is_asked = u < len(units) and units[u][0] <= w
-            tag, share = (said[u], shares_U[u]) if is_asked else (tag, 0.0)
+            has_tag = u < len(units) and units[u][0] <= w
+            tag, share = (tags[u], shares_U[u]) if has_tag else (tag, 0.0)
             spans.append((w, w + 1, tag))
             shares.append(share)
         return spans, shares
@@ -301,19 +292,24 @@ class TokenClassification(Task):
     def _both(self, prediction: Prediction, row: Row) -> tuple[set[Span], set[Span]]:
         """(gold, predicted) spans of a row."""
         gold = set(self.spans(row, *self.read(row)))
-        return gold, {(one["start"], one["end"], one["label"]) for one in prediction["entities"]}
+        return gold, {(entity["start"], entity["end"], entity["label"]) for entity in prediction["entities"]}
+
+    def confidence(self, prediction: Prediction) -> float | None:
+        """Of its least certain span; None for an answer without any."""
+        return min((float(entity["score"]) for entity in prediction["entities"]), default=None)
 
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 3]: how many spans are right, how many were predicted and how many there are."""
         pairs = (self._both(p, r) for p, r in zip(predictions, rows, strict=True))
-        return np.array([(len(gold & said), len(said), len(gold)) for gold, said in pairs], np.int64).reshape(-1, 3)
+        counts = [(len(gold & predicted), len(predicted), len(gold)) for gold, predicted in pairs]
+        return np.array(counts, np.int64).reshape(-1, 3)
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
-        n_right, n_said, n_gold = (int(n) for n in outcomes.sum(0))
+        n_right, n_predicted, n_gold = (int(n) for n in outcomes.sum(0))
         if self.scheme == PLAIN:
             return {"accuracy": n_right / n_gold if n_gold else 0.0}
-        found = metrics.of_counts(n_right, n_gold, n_said)
-        return {name: found[name] for name in ("f1", "precision", "recall")}
+        scores = metrics.of_counts(n_right, n_gold, n_predicted)
+        return {name: scores[name] for name in ("f1", "precision", "recall")}
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
@@ -325,43 +321,47 @@ class TokenClassification(Task):
                 counts[text[start:end]][k] += 1
         total = sum(counts.values(), Counter())
         usual = total if self.scheme == PLAIN else Counter({0: 1})
-        best = {word: _most_frequent(found) for word, found in counts.items()}
+        best = {word: _most_frequent(tags) for word, tags in counts.items()}
         fallback = _most_frequent(usual)
         answers = []
         for row in test:
             text, words_W = self.read(row)
-            said = [best.get(text[start:end], fallback) for start, end in words_W]
-            answers.append(self._answer(row, _each(words_W), [k for k, _ in said], [share for _, share in said]))
+            best_W = [best.get(text[start:end], fallback) for start, end in words_W]
+            answers.append(self._answer(row, _each(words_W), [k for k, _ in best_W], [share for _, share in best_W]))
         yield "majority-tag", answers
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"majority-tag": "the most frequent tag of each word"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         both = [self._both(p, r) for p, r in zip(predictions, rows, strict=True)]
         counts = {label: [0, 0, 0] for label in self.labels}
-        for gold, said in both:
-            for at, spans in enumerate((gold & said, said, gold)):
+        for gold, predicted in both:
+            for at, spans in enumerate((gold & predicted, predicted, gold)):
                 for _, _, label in spans:
                     counts.setdefault(label, [0, 0, 0])[at] += 1
-        found: dict[str, Any] = {
+        details: dict[str, Any] = {
             "labels": sorted(counts), "counted": "words" if self.scheme == PLAIN else "entities",
-            "per_label": [{"label": label, **metrics.of_counts(n_right, n_gold, n_said)}
-                          for label, (n_right, n_said, n_gold) in sorted(counts.items())],
+            "per_label": [{"label": label, **metrics.of_counts(n_right, n_gold, n_predicted)}
+                          for label, (n_right, n_predicted, n_gold) in sorted(counts.items())],
             "mistakes": mistakes(lambda i: self.text(rows[i]), both, [p["entities"] for p in predictions],
                                  N_MISTAKES_SHOWN),
         }
         if self.scheme == PLAIN:
-            found["confusion"] = self._confusion(both, found["labels"])
+            details["confusion"] = self._confusion(both, details["labels"])
         n_out_of_reach = sum(self._n_out_of_reach(gold, row) for (gold, _), row in zip(both, rows, strict=True))
         if n_out_of_reach:
-            found["n_out_of_reach"] = n_out_of_reach
-        return found
+            details["n_out_of_reach"] = n_out_of_reach
+        return details
 
     @staticmethod
     def _confusion(both: Sequence[tuple[set[Span], set[Span]]], labels: Sequence[str]) -> list[list[int]]:
         index = {label: k for k, label in enumerate(labels)}
-        pairs = [(index[g[2]], index[p[2]]) for gold, said in both
-                 for g, p in zip(sorted(gold), sorted(said), strict=True)]
-        gold_N, said_N = np.array(pairs, np.int64).reshape(-1, 2).T
-        confusion_KK: list[list[int]] = metrics.confusion(gold_N, said_N, len(labels)).tolist()
+        pairs = [(index[g[2]], index[p[2]]) for gold, predicted in both
+                 for g, p in zip(sorted(gold), sorted(predicted), strict=True)]
+        gold_N, predicted_N = np.array(pairs, np.int64).reshape(-1, 2).T
+        confusion_KK: list[list[int]] = metrics.confusion(gold_N, predicted_N, len(labels)).tolist()
         return confusion_KK
 
     def _n_out_of_reach(self, gold: set[Span], row: Row) -> int:

@@ -1,0 +1,46 @@
+"""How one kind of input becomes arrays: what tasks, training and serving may ask of a reader. No labels, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One window of a text.
+
+    offsets_T: [start, end) of each token in the text, in characters; None for a special token or one of `before`.
+    words_T:   the number of the word, as the tokenizer parts them, that each token belongs to; None likewise.
+    """
+
+    inputs: dict[str, list[int]]
+    offsets_T: list[tuple[int, int] | None]
+    words_T: list[int | None]
+    n_cut_tokens: int
+
+
+class Reader(Protocol):
+    """How one backbone reads its input; readers/text.py is the one for text."""
+
+    @property
+    def modality(self) -> Literal["text", "image", "audio"]:
+        """What kind of input it reads."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest window, special tokens included."""
+
+    @property
+    def pad_id(self) -> int:
+        """What stands behind the shorter windows of a batch."""
+
+    def read(self, text: str, text_pair: str | None = None) -> tuple[dict[str, list[int]], int]:
+        """(inputs of one window, n_cut_tokens) of one text, or of a pair."""
+
+    def read_all(self, texts: Sequence[str]) -> list[tuple[dict[str, list[int]], int]]:
+        """`read` of each single text."""
+
+    def read_windows(self, text: str, before: str | None = None, overlap: int = 0) -> list[Piece]:
+        """All of `text` as windows that overlap by `overlap` tokens, each behind `before` if there is one."""
