@@ -9,7 +9,7 @@
     measures.py    what /metrics shows
     pages/         the playground and the OpenAPI page: plain files, no asset from elsewhere
 
-encode and decode are the task's own: an answer over HTTP is what `artifact.predict` says.
+encode and decode are the task's own: an answer over HTTP is that of `artifact.predict`.
 """
 
 from .settings import Settings

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ClientGone, Refused, internal
-from .log import say, where
+from .log import log_event, where
 from .measures import Measures
 
 OPEN = ("/", "/docs", "/openapi.json", "/pages/", "/health/")  # paths that need no key; "/x/": all below it
@@ -96,7 +96,7 @@ class Guard:
         except ClientGone:
             facts.status = CLIENT_GONE
         except Exception as error:  # noqa: BLE001 - the last place; what happened goes to the log, without its words
-            say("error", "internal error", id=facts.request_id, exception=where(error))
+            log_event("error", "internal error", id=facts.request_id, exception=where(error))
             if not facts.status:
                 await answer(internal(), facts, send_with_headers)
         finally:
@@ -109,8 +109,8 @@ class Guard:
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
         self.measures.requests.labels(facts.route, method, facts.status, facts.model).inc()
         self.measures.seconds.labels(facts.route, facts.model).observe(seconds)
-        say("info", "request", id=facts.request_id, method=method, route=facts.route, status=facts.status,
-            ms=round(1000 * seconds, 1), model=facts.model, n_rows=facts.n_rows, n_tokens=facts.n_tokens)
+        log_event("info", "request", id=facts.request_id, method=method, route=facts.route, status=facts.status,
+                  ms=round(1000 * seconds, 1), model=facts.model, n_rows=facts.n_rows, n_tokens=facts.n_tokens)
 
 
 async def answer(refused: Refused, facts: Facts, send: Send) -> None:

@@ -21,7 +21,7 @@ from ..core.values import Row
 from ..runs.artifact import Artifact, golden, load
 from .batching import Batcher
 from .errors import Refused
-from .log import say
+from .log import log_event
 from .measures import Measures
 from .settings import Settings
 
@@ -108,11 +108,11 @@ class Models:
                                     "Serve it under another name.")
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a folder, the old artifact stays
             reason = str(error) if isinstance(error, HeadstartError) else type(error).__name__
-            say("error", "artifact refused", model=name, reason=reason, version=old.version)
+            log_event("error", "artifact refused", model=name, reason=reason, version=old.version)
             self.measures.reloads.labels(name, "refused").inc()
             return False
         self._served[name] = new  # requests that came before keep the old one until they are answered
-        say("info", "artifact swapped", model=name, version=new.version, before=old.version)
+        log_event("info", "artifact swapped", model=name, version=new.version, before=old.version)
         self.measures.reloads.labels(name, "swapped").inc()
         return True
 

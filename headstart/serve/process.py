@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import machine
 from ..core.errors import HeadstartError, MissingExtraError, ResourceError
-from .log import say
+from .log import log_event
 from .log import start as start_log
 from .settings import SHARED_FOLDER, Settings
 
@@ -112,13 +112,13 @@ def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> N
         try:
             guard.keys = Keys(settings.keys())
         except HeadstartError as error:
-            say("error", "keys refused", reason=str(error))
+            log_event("error", "keys refused", reason=str(error))
         await models.reload_all()
 
     def started() -> None:
         set_ready(True)
-        say("info", "serving", url=_url(listener), pid=os.getpid(), n_threads=n_threads,
-            models={served.name: served.task.name for served in models})
+        log_event("info", "serving", url=_url(listener), pid=os.getpid(), n_threads=n_threads,
+                  models={served.name: served.task.name for served in models})
         if is_ready is not None:
             is_ready.set()
 
@@ -126,7 +126,7 @@ def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> N
 
     uvloop.run(_until_ended(_server(settings, asgi, set_ready, started), listener, reload,
                             models.watch if settings.watch_s else None))
-    say("info", "ended", pid=os.getpid())
+    log_event("info", "ended", pid=os.getpid())
 
 
 def _url(listener: socket.socket) -> str:
@@ -185,7 +185,7 @@ def _server(settings: Settings, asgi: Any, set_ready: Callable[[bool], None], st
         def _end(self) -> None:
             if not self.is_ending:
                 self.is_ending = True
-                say("info", "draining", pid=os.getpid())
+                log_event("info", "draining", pid=os.getpid())
                 set_ready(False)
                 late = threading.Timer(settings.drain_s + settings.grace_s + 2, os._exit, [1])
                 late.daemon = True  # a run of a model that hangs must not keep the process
@@ -271,7 +271,7 @@ class Supervisor:
                 self._pass_on(signal.SIGTERM)
                 self._join([other for other, *_ in self.workers.values()])
                 raise SystemExit(process.exitcode)
-            say("error", "worker died", pid=process.pid, exit_code=process.exitcode)
+            log_event("error", "worker died", pid=process.pid, exit_code=process.exitcode)
             if time.monotonic() - began < YOUNG_S:
                 time.sleep(1.0)
             self._start(place)
