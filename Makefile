@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow fuzz lint types check docs bench clean
+.PHONY: setup demo test slow coverage golden fuzz lint types check docs bench bench-quick clean
 
 setup: .venv/ready  ## the environment: pinned dependencies, the demo's model and data
 
@@ -16,11 +16,18 @@ demo: setup  ## fit a tweet classifier, prove that transfer helped, and answer t
 	printf 'what a wonderful morning\nmy flight was cancelled again\n' | $(BIN)/headstart predict runs/tweets -
 	@echo "The report, with the certificate as a picture: runs/tweets/report.html"
 
-test: setup  ## the default suite, four to six minutes
-	$(BIN)/pytest -n 2
+test: setup  ## the default suite; what holds a time limit runs behind it, alone
+	$(BIN)/pytest -n 2 -m 'not slow and not timing'
+	$(BIN)/pytest -m 'timing and not slow'
 
 slow: setup  ## what takes longer: real data, many kills
 	$(BIN)/pytest -m slow
+
+coverage: setup  ## the lines of headstart/ that the default suite runs, in every process: at least 95 %
+	$(BIN)/pytest -n 2 -m 'not slow and not timing' --cov --cov-report=term-missing
+
+golden: setup  ## write the golden loss curves again
+	HEADSTART_GOLDEN=write $(BIN)/pytest tests/unit/test_golden_losses.py
 
 fuzz: setup  ## the readers under twenty thousand made-up files each
 	HEADSTART_FUZZ=20000 $(BIN)/pytest -n 2 tests/property/test_readers.py
@@ -37,6 +44,9 @@ check: lint types test  ## what CI runs, less the README's own commands
 docs: setup  ## the pages that are generated from the code
 	$(BIN)/python -c "from headstart import methods; print(methods.reference(), end='')" > docs/methods.md
 	$(BIN)/python docs/architecture.py
+
+bench-quick: setup  ## does the bench still run? one cell, seconds
+	$(BIN)/python -m bench start --quick
 
 bench: setup  ## every table in bench/results; hours
 	$(BIN)/python -m bench

@@ -2,6 +2,7 @@
 
     python -m bench speed         bench/results/speed.md, and every raw run as a line of speed.jsonl
     python -m bench --quick       every bench at a tiny size, to a temporary folder: does it still run?
+    python -m bench --stale       say, here and in each table, what is older than the code and what was never run
 
 A bench is a module with a docstring (the table's title and what it shows) and three functions:
 
@@ -38,6 +39,8 @@ NAMES = ("start", "export", "padding", "speed", "speed_score", "memory", "frozen
          "quality", "understanding", "task_speed", "serve")  # the cheap ones first
 PUBLISHED = {"trec": ("trec/train.jsonl", "trec/test.jsonl"), "sst2": ("sst2/train.jsonl", "sst2/validation.jsonl"),
              "banking77": ("banking77/train.jsonl", "banking77/test.jsonl")}  # train rows, rows to test on
+
+AGE = "Beside the code"  # the line of a table that says whether it is older
 
 Cell = dict[str, Any]
 
@@ -102,7 +105,7 @@ def measure_apart(bench: str, cell: Cell, python: str = sys.executable) -> Run:
     print(*noise, sep="\n", end="\n" if noise else "", file=sys.stderr)
     answer = json.loads(last)
     others_s = max(0.0, _busy_s() - busy - answer.pop("own_s"))
-    return Run(cell=cell, seconds=round(seconds, 1), sources=_sources(),
+    return Run(cell=cell, seconds=round(seconds, 1), sources=sources(),
                others_share=round(others_s / (seconds * (os.cpu_count() or 1)), 3),
                finished=datetime.now(UTC).isoformat(timespec="seconds"), **answer)
 
@@ -122,6 +125,22 @@ def measure_here(bench: str, cell: Cell) -> None:
                       "versions": machine.versions(), "own_s": sum(times[:4])}))
 
 
+def age(runs: Sequence[Run], missing: int) -> str:
+    """How many of `runs` measured other sources than today's, and how many cells were never run."""
+    now = sources()
+    n = sum(run.sources != now for run in runs)
+    return (f"{n} of {len(runs)} runs are older than the code" if n else "no run is older than the code"
+            ) + (f"; cells never run: {missing}" if missing else "")
+
+
+def write_age(folder: Path, bench: str, runs: Sequence[Run], missing: int) -> str:
+    """Bring the line of NAME.md that says how old it is up to date. Returns what it says."""
+    path, line = folder / f"{bench}.md", f"- {AGE}: {age(runs, missing)}"
+    lines = [old for old in path.read_text("utf-8").splitlines() if not old.startswith(f"- {AGE}: ")]
+    path.write_text("\n".join([*lines, line]) + "\n", "utf-8")
+    return line.removeprefix(f"- {AGE}: ")
+
+
 def write(folder: Path, bench: str, title: str, body: str, runs: Sequence[Run], command: str, missing: int) -> str:
     """NAME.md: what was measured, how and on what. Returns its text."""
     machines = _distinct(f"{r.machine['cpu']}, {r.machine['n_cores']} cores, {r.machine['n_threads']} threads, "
@@ -135,9 +154,10 @@ def write(folder: Path, bench: str, title: str, body: str, runs: Sequence[Run], 
         "Date": " to ".join(dict.fromkeys(f([r.finished for r in runs])[:16].replace("T", " ") for f in (min, max)))
                 + " UTC",
         "Runs": f"{len(runs)}, each in a fresh process, {sum(r.seconds for r in runs) / 60:.1f} minutes together"
-                + (f"; {missing} not run yet" if missing else "") + (f"; seeds {seeds}" if seeds else ""),
+                + (f"; seeds {seeds}" if seeds else ""),
         "Other processes": f"took {median(r.others_share for r in runs):.1%} of the processors' time (median "
                            f"of the runs), at most {busiest.others_share:.1%} (in `{json.dumps(busiest.cell)[:120]}`)",
+        AGE: age(runs, missing),
     }
     text = f"# {bench}: {title}\n\n{body.strip()}\n\n" + "\n".join(f"- {k}: {v}" for k, v in facts.items()) + "\n"
     (folder / f"{bench}.md").write_text(text, "utf-8")
@@ -192,7 +212,8 @@ def _busy_s() -> float:
     return float(sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def _sources() -> str:
+def sources() -> str:
+    """The first digits of the sha256 of all of headstart's source files, as they are now."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "headstart").rglob("*.py")):
         digest.update(path.read_bytes())

@@ -1,4 +1,4 @@
-"""python -m bench [NAME ...] [--quick] [--fresh] [--only NAME,...] [--seeds 0,...]: see bench/__init__.py."""
+"""python -m bench [NAME ...] [--quick] [--fresh] [--stale] [--only NAME,...] [--seeds 0,...]: see bench/__init__.py."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="NAME,...", help="only cells of these names")
     parser.add_argument("--seeds", default="", metavar="N,...", help="only cells of these seeds")
     parser.add_argument("--list", action="store_true", help="print the cells and whether they are finished")
+    parser.add_argument("--stale", action="store_true", help="say what is older than the code, and measure nothing")
     parser.add_argument("--measure", nargs=2, metavar=("NAME", "CELL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -29,11 +30,25 @@ def main() -> int:
         return 0
     if unknown := set(args.names) - set(bench.NAMES):
         parser.error(f"no bench is called {', '.join(sorted(unknown))}; there are: {', '.join(bench.NAMES)}")
+    if args.stale:
+        for name in args.names or bench.NAMES:
+            if (bench.RESULTS / f"{name}.md").exists():
+                print(f"{name}: {bench.write_age(bench.RESULTS, name, *known(name, bench.RESULTS))}")
+        return 0
     folder = Path(tempfile.gettempdir()) / "headstart-bench-quick" if args.quick else bench.RESULTS
     failed = [name for name in args.names or bench.NAMES if not run(name, folder, args)]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def known(name: str, folder: Path) -> tuple[list[bench.Run], int]:
+    """The finished runs of a bench, and how many of its cells were never run."""
+    module = importlib.import_module(f"bench.{name}")
+    on_request, planned = getattr(module, "ON_REQUEST", ()), module.cells(False)
+    done = bench.finished(folder / f"{name}.jsonl")
+    missing = sum(bench.key(cell) not in done and cell["name"] not in on_request for cell in planned)
+    return [done[bench.key(cell)] for cell in planned if bench.key(cell) in done], missing
 
 
 def run(name: str, folder: Path, args: argparse.Namespace) -> bool:

@@ -110,7 +110,7 @@ def table(runs: Sequence[Run]) -> str:
                       f"{run.result['n_test']:,} test rows" for run in of(runs, change={}))
     header = ["data", "changed", "accuracy [interval]", "over the default, points [interval]",
               "validation, before and after each epoch", "train s"]
-    return f"{sizes}.\n\n" + markdown(header, sorted(rows, key=lambda row: row[0], reverse=True))
+    return f"{sizes}.\n\n" + markdown(header, sorted(rows, key=lambda row: str(row[0]), reverse=True))
 
 
 def difference(right: str, default: str) -> str:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,8 +54,9 @@ def cells(quick: bool) -> list[Cell]:
 def measure(name: str, **cell: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HEADSTART_CACHE"] = str(Path(folder) / "cache")
-        return {"blocks": blocks, "probe": probe, "cached": cached, "arithmetic": arithmetic}[name](
-            Path(folder), **cell)
+        measures: dict[str, Callable[..., dict[str, Any]]] = {
+            "blocks": blocks, "probe": probe, "cached": cached, "arithmetic": arithmetic}
+        return measures[name](Path(folder), **cell)
 
 
 def test_rows() -> list[dict[str, str]]:

@@ -58,7 +58,7 @@ def their_answers(name: str, train: list[Any], test: list[Any], seed: int, folde
     from bench import peers
 
     began = time.perf_counter()
-    change = {"change": peers.lora} if name == "peft" else {}
+    change: dict[str, Any] = {"change": peers.lora} if name == "peft" else {}
     answer, _ = peers.trainer(train, folder, n_warm_up=1, epochs=3, seed=seed, **change, **PEERS[name])
     found = answer([row["text"] for row in test])
     return time.perf_counter() - began, found

@@ -93,7 +93,8 @@ def cells(quick: bool) -> list[Cell]:
 def measure(name: str, **cell: Any) -> dict[str, Any]:
     if shutil.which("wrk") is None:
         raise SystemExit("bench serve: needs wrk: apt-get install wrk")
-    return {"closed": closed, "overload": overload, "memory": memory}[name](**cell)
+    measures: dict[str, Callable[..., dict[str, Any]]] = {"closed": closed, "overload": overload, "memory": memory}
+    return measures[name](**cell)
 
 
 def texts_of(n: int, n_words: range = N_WORDS) -> list[str]:
@@ -141,7 +142,7 @@ def memory(n_requests: int, n_texts: int) -> dict[str, Any]:
     n, points = 0, []
     with server(headstart_serve(), texts_of(n_texts, range(1, 100))) as one:
         while n < n_requests:
-            n += one.wrk(16, 2)["n"]
+            n += int(one.wrk(16, 2)["n"])
             points.append((n, one.memory_kb("VmRSS")))
     return {"points": points}
 

@@ -44,7 +44,7 @@ def measure(name: str, n_steps: int) -> dict[str, Any]:
         windows = store(encoded, Path(folder), loaded.reader.pad_id, task.keeps_rows_whole)
         order = batches.epoch(windows, spec.train.tokens_per_batch, spec.seed, 0)
         chosen = [windows.batch(order[n % len(order)]) for n in range(n_steps)]
-    plain = tasks.find("text-classification")(labels=("a", "b"))
+    plain = tasks.build({"name": "text-classification"}).learn([{"label": "a"}, {"label": "b"}])
     steps = [_steps(one, loaded, spec, method) for one in (task, plain)]
     seconds: list[list[float]] = [[], []]
     for batch in chosen:

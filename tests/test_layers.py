@@ -5,6 +5,7 @@ import sys
 import time
 
 import architecture
+import pytest
 from architecture import FLOORS, PUBLIC, ROOT, folder_of
 
 # Contracts in core name types of these; they become data and protocols.
@@ -40,10 +41,14 @@ def test_checking_a_spec_loads_no_torch():
     assert not {"torch", "transformers", "sklearn"} & loaded_by(code)
 
 
-def test_help_is_fast_and_loads_no_torch():
+def test_help_loads_no_torch():
     code = ("import sys; sys.argv = ['headstart', '--help']\nfrom headstart.cli import main\n"
             "try: main()\nexcept SystemExit: pass")
     assert not {"torch", "transformers", "sklearn", "numpy"} & loaded_by(code)
+
+
+@pytest.mark.timing
+def test_help_is_fast():
     seconds = []
     for _ in range(5):
         began = time.perf_counter()
@@ -52,6 +57,7 @@ def test_help_is_fast_and_loads_no_torch():
     assert min(seconds) < 0.4
 
 
+@pytest.mark.timing
 def test_import_is_fast():
     seconds = []
     for _ in range(5):

@@ -208,7 +208,7 @@ def test_bodies_that_lie_or_do_not_end(server):
 def test_a_head_that_does_not_end_is_cut_off(server):
     began = time.monotonic()
     assert b" 200 " not in raw(server, b"GET /health/live HTTP/1.1\r\nhost: a\r\n")  # the server runs with --body-s 1
-    assert 0.9 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 0.9  # and it ended: `raw` does not wait for ever
 
 
 def test_labels_of_metrics_are_bounded(server):

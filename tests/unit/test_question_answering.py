@@ -620,6 +620,7 @@ def test_the_best_sentence_has_the_rarest_words():
         assert rows[0]["context"][one["start"] : one["end"]] == one["answer"]
 
 
+@pytest.mark.timing
 def test_thousands_of_rows_a_second(word_pieces):
     one = {"question": "who was rude", "context": " ".join(["the staff was rude and"] * 30)}
     task = TASK(has_unanswerable=True)
