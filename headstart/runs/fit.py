@@ -348,7 +348,7 @@ def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned
         in_source_order = np.argsort(parts.test.lines_N, kind="stable")  # so that runs with other seeds line up
         np.save(folder / "outcomes.npy", np.asarray(run.outcomes)[in_source_order], allow_pickle=False)
         sealed.seal(folder)
-        fitted = artifact.load(folder, "cpu")  # what was written is read back and asked again before anyone sees it
+        fitted = artifact.read_back(folder, "cpu")  # its golden inputs are answered before anyone sees it
     report.write(final)
     remove(run.work)
-    return dataclasses.replace(fitted, folder=final) if learner.device.type == "cpu" else artifact.load(final)
+    return dataclasses.replace(fitted, folder=final) if learner.device.type == "cpu" else artifact.read_back(final)

@@ -46,16 +46,17 @@ def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[R
 
 
 def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
-    """The torch model of a finished run, on the CPU, and its reader."""
+    """The torch model of a finished run whose hashes were checked, on the CPU, and its reader."""
     from safetensors.torch import load_file
 
     if (folder / EXPORT).exists():
         raise ArtifactError(str(folder), "is exported and holds no weights to open.",
                             "Name the run that it was exported from.")
     n_extra_tokens = methods.build(spec.method).n_extra_tokens
-    is_whole = (folder / WEIGHTS).exists()
-    backbone = backbones.load(str(folder) if is_whole else spec.backbone, spec.data.max_tokens, n_extra_tokens)
-    if not is_whole:
+    sha256 = files.read_manifest(folder).get(WEIGHTS)  # None: the weights are those of the backbone itself
+    backbone = backbones.load(str(folder.absolute()) if sha256 else spec.backbone, spec.data.max_tokens,
+                              n_extra_tokens, sha256)
+    if not sha256:
         _check_backbone(folder, backbone)
     model = backbones.build(backbone, task, spec.head.pooling, spec.seed)
     if (folder / ADAPTER).is_dir():
