@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -78,12 +79,12 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
         _fill(folder, loaded, exported, results)
         del exported
         files.seal(folder)
-        artifact.load(folder)  # what was written is read back and asked again before anyone sees it
-    return artifact.load(final)
+        read = artifact.read_back(folder)  # its golden inputs are answered before anyone sees it
+    return dataclasses.replace(read, folder=final)
 
 
 def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | None, show: Progress) -> Rows:
-    """What to compare on: the rows named, the run's validation rows, or, said aloud, its golden inputs alone."""
+    """What to compare on: the rows named, the run's validation rows, or its golden inputs alone, which is shown."""
     golden = [entry["row"] for entry in artifact.golden(loaded.folder)]
     if source is not None:
         table = data.read(source, data_spec(loaded, settings), loaded.task, gold="optional", lenient=True)

@@ -83,11 +83,11 @@ def _open_attention(graph: onnx.GraphProto) -> None:
 
 def _opened(node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
     """The nodes that do what this attention does; None when it does more than attend, under a mask that is added."""
-    given = options(node)
-    sizes = given.pop("qkv_hidden_sizes", [0])
+    settings = options(node)
+    sizes = settings.pop("qkv_hidden_sizes", [0])
     text, weight, bias, mask, past, added = [*node.input, *[""] * 3][:6]
     if (len(set(sizes)) > 1 or len(node.output) > 1 or mask or past
-            or given.keys() - {"num_heads", "scale", "unidirectional"}):
+            or settings.keys() - {"num_heads", "scale", "unidirectional"}):
         return None
     product, *each = (f"{node.output[0]}_{name}" for name in ("qkv", "q", "k", "v"))
     multiplied = onnx.helper.make_node("MatMul", [text, weight], [product], product)
@@ -95,7 +95,7 @@ def _opened(node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
     return [multiplied,
             onnx.helper.make_node("Split", [product], each, f"{product}_split", axis=-1, num_outputs=3),
             onnx.helper.make_node(ATTENTION, [*each, bias, "", added], node.output, node.name,
-                                  domain=ONNXRUNTIME, **given)]
+                                  domain=ONNXRUNTIME, **settings)]
 
 
 def _mask_keys(model: onnx.ModelProto) -> None:
@@ -119,14 +119,14 @@ def _mask_nearer(graph: onnx.GraphProto) -> None:
 
     Whatever the weights, padding that is a copy of a real token scores what that one scores, and NEAR less.
     """
-    for one in (one for node in graph.node for one in node.attribute if one.name == "mask_filter_value"):
-        one.f = NEAR
+    for attribute in (a for node in graph.node for a in node.attribute if a.name == "mask_filter_value"):
+        attribute.f = NEAR
 
 
 def _masks_padding(model: onnx.ModelProto, name: str) -> bool:
     """Whether the tensor `name`, added to scores [B, heads, T, T], keeps all from padding and nothing else.
 
-    Asked by running the part of the graph that makes it, with masks of any kind: also a causal one shows then.
+    Found out by running the part of the graph that makes it, with masks of any kind: also a causal one shows then.
     """
     nodes, constants = _makers(model.graph, [name])
     part = onnx.helper.make_model(
@@ -135,12 +135,12 @@ def _masks_padding(model: onnx.ModelProto, name: str) -> bool:
         opset_imports=model.opset_import, ir_version=model.ir_version)
     session, rng = onnxruntime.InferenceSession(part.SerializeToString()), np.random.default_rng(0)
     for shape in ((1, 1), (1, 6), (5, 9)):
-        asked = {one.name: rng.integers(0, 2, shape) for one in model.graph.input}
-        asked[MASK][:, 0] = 1  # a window without a token is nobody's
-        added = session.run([name], asked)[0]
+        inputs = {value.name: rng.integers(0, 2, shape) for value in model.graph.input}
+        inputs[MASK][:, 0] = 1  # a window without a token is nobody's
+        added = session.run([name], inputs)[0]
         if added.dtype != np.float32:
             return False
-        added, is_real = np.broadcast_arrays(added, asked[MASK][:, None, None, :] == 1)
+        added, is_real = np.broadcast_arrays(added, inputs[MASK][:, None, None, :] == 1)
         if added[is_real].any() or not (added[~is_real] < FAR / 2).all():
             return False
     return True

@@ -135,7 +135,7 @@ def functions(runtime: Runtime) -> dict[str, Function]:
 
 
 def blind(task: Task, rows: Sequence[Row]) -> list[Row]:
-    """Rows as they come when their answer is asked for."""
+    """Rows without their gold."""
     return [task.without_gold(row) for row in rows]
 
 

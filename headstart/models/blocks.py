@@ -106,7 +106,7 @@ class Span:
         """What the last block of the span computes, [B, T, D]."""
         seen: list[torch.Tensor] = []
         hook = self.last.register_forward_hook(
-            lambda _, inputs, output: seen.append(output[0] if isinstance(output, tuple) else output))
+            lambda _module, _inputs, output: seen.append(output[0] if isinstance(output, tuple) else output))
         try:
             self(inputs, hidden_BTD)
         finally:

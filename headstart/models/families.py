@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 HandOn = Callable[[Any, "torch.Tensor", tuple[Any, ...]], Any]
 
 
-def _alone(block: Any, hidden_BTD: torch.Tensor, rest: tuple[Any, ...]) -> Any:
+def _alone(_block: Any, hidden_BTD: torch.Tensor, _rest: tuple[Any, ...]) -> Any:
     return hidden_BTD
 
 
-def _in_tuple(block: Any, hidden_BTD: torch.Tensor, rest: tuple[Any, ...]) -> Any:
+def _in_tuple(_block: Any, hidden_BTD: torch.Tensor, _rest: tuple[Any, ...]) -> Any:
     return (hidden_BTD,)
 
 
-def _with_attentions(block: Any, hidden_BTD: torch.Tensor, rest: tuple[Any, ...]) -> Any:
+def _with_attentions(_block: Any, hidden_BTD: torch.Tensor, _rest: tuple[Any, ...]) -> Any:
     return hidden_BTD, None
 
 

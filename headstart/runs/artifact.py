@@ -4,7 +4,7 @@
     head.safetensors                                     the head's weights, when it is ours (pooling is not native)
     adapter/                                             what was learned beside unchanged weights of the backbone; then
                                                          model.safetensors is the backbone's own, or left out
-    task.json, spec.yaml                                 what is asked of the model, and the run's every setting
+    task.json, spec.yaml                                 the task with its labels, and the run's every setting
     scores.json, steps.jsonl, README.md                  the certificate, the training log, the model card
     outcomes.npy                                         gold and answer of each test row as numbers, in the source's
                                                          order: what paired tests between runs read
@@ -127,6 +127,11 @@ def load(folder: str | Path, device: str | None = None, n_threads: int | None = 
     problems = files.verify(folder)
     if problems:
         raise ArtifactError(str(folder), "; ".join(problems[:10]) + ".", "Copy the folder again, or fit it again.")
+    return read_back(folder, device, n_threads)
+
+
+def read_back(folder: Path, device: str | None = None, n_threads: int | None = None) -> Artifact:
+    """`load` for a folder whose hashes this process has just written or checked: they are not computed again."""
     described = json.loads((folder / "task.json").read_text("utf-8"))
     if described.get("format") != files.FORMAT:
         raise ArtifactError(str(folder), f"has format {shorten(described.get('format'))}; this version reads "
@@ -188,8 +193,9 @@ def golden(folder: Path) -> list[dict[str, Any]]:
 def _answer_golden(artifact: Artifact, tolerance: float) -> None:
     """Raise ArtifactError when a golden input is not answered as it was when the artifact was made."""
     inputs = golden(artifact.folder)
-    for i, (one, answer) in enumerate(zip(inputs, artifact.predict([one["row"] for one in inputs]), strict=True)):
-        if not is_close(one["prediction"], answer, tolerance):
-            raise ArtifactError(str(artifact.folder), f"golden input {i + 1} was answered {shorten(one['prediction'])} "
-                                f"and is now answered {shorten(answer)}.",
+    answers = artifact.predict([entry["row"] for entry in inputs])
+    for i, (entry, answer) in enumerate(zip(inputs, answers, strict=True)):
+        if not is_close(entry["prediction"], answer, tolerance):
+            raise ArtifactError(str(artifact.folder), f"golden input {i + 1} was answered "
+                                f"{shorten(entry['prediction'])} and is now answered {shorten(answer)}.",
                                 "Versions differ from those in scores.json, or the machine computes wrongly.")

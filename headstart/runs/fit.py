@@ -241,7 +241,7 @@ def publish(job: Job, learner: Learner | None, scores: dict[str, Any], outcomes:
         in_source_order = np.argsort(parts.test.lines_N, kind="stable")  # so that runs with other seeds line up
         np.save(folder / "outcomes.npy", outcomes[in_source_order], allow_pickle=False)
         files.seal(folder)
-        fitted = artifact.load(folder, "cpu")  # what was written is read back and asked again before anyone sees it
+        fitted = artifact.read_back(folder, "cpu")  # its golden inputs are answered before anyone sees it
     write_report(final)
     remove(job.work)
-    return dataclasses.replace(fitted, folder=final) if job.device.type == "cpu" else artifact.load(final)
+    return dataclasses.replace(fitted, folder=final) if job.device.type == "cpu" else artifact.read_back(final)

@@ -26,7 +26,7 @@ from ..training.checkpoint import checkpoints
 def opened(final: Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
     """Lock the work folder of run `final` and give it; it is new unless `resume`.
 
-    Raises RunFolderError when another process holds it, or when something is there that nobody said to replace.
+    Raises RunFolderError when another process holds it, or when something is there that may not be replaced.
     """
     work = final.with_name(final.name + ".partial")
     old = final.with_name(final.name + ".old")

@@ -22,19 +22,19 @@ from .. import methods
 from ..core import files
 from ..core.model import Model
 from ..core.predict import predict
+from ..core.reader import Reader
 from ..core.spec import Spec
 from ..core.task import Task
 from ..core.values import Row, Runtime
 from ..models import adapters, blocks, trust
 from ..models import backbone as backbones
 from ..models.runtime import TorchRuntime
-from ..readers.text import TextReader
 from .artifact import EXPORT
 
 WEIGHTS, HEAD, ADAPTER = "model.safetensors", "head.safetensors", "adapter"
 
 
-def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[TextReader, Runtime]:
+def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[Reader, Runtime]:
     """A finished run's reader, and its model as a runtime on `device`: the best there is when absent."""
     model, reader = open_model(folder, task, spec)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -44,17 +44,18 @@ def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[T
     return reader, TorchRuntime(model, where)
 
 
-def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, TextReader]:
-    """The torch model of a finished run, on the CPU, and its reader."""
+def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
+    """The torch model of a finished run whose hashes were checked, on the CPU, and its reader."""
     from safetensors.torch import load_file
 
     if (folder / EXPORT).exists():
         raise ArtifactError(str(folder), "is exported and holds no weights to open.",
                             "Name the run that it was exported from.")
     n_extra_tokens = methods.build(spec.method).plan.n_extra_tokens
-    is_whole = (folder / WEIGHTS).exists()
-    backbone = backbones.load(str(folder) if is_whole else spec.backbone, spec.data.max_tokens, n_extra_tokens)
-    if not is_whole:
+    sha256 = files.read_manifest(folder).get(WEIGHTS)  # None: the weights are those of the backbone itself
+    backbone = backbones.load(str(folder.absolute()) if sha256 else spec.backbone, spec.data.max_tokens,
+                              n_extra_tokens, sha256)
+    if not sha256:
         _check_backbone(folder, backbone)
     model = backbones.build(backbone, task, spec.head.pooling, spec.seed)
     if (folder / ADAPTER).is_dir():

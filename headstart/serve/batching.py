@@ -87,20 +87,20 @@ class Batcher:
         if not self.settings.cache_answers:
             return await self._compute(rows)
         keys = [hashlib.blake2b(to_json(row), digest_size=16).digest() for row in rows]
-        found = [self._cache.get(key) for key in keys]
-        missing = [i for i, one in enumerate(found) if one is None]
+        cached = [self._cache.get(key) for key in keys]
+        missing = [i for i, answer in enumerate(cached) if answer is None]
         n_tokens = n_cut = 0
         if missing:
             answers, n_tokens, n_cut = await self._compute([rows[i] for i in missing])
             for i, answer in zip(missing, answers, strict=True):
-                found[i] = self._cache[keys[i]] = answer
+                cached[i] = self._cache[keys[i]] = answer
         self.cache_hits.inc(len(rows) - len(missing))
         for key in keys:
             if key in self._cache:
                 self._cache.move_to_end(key)
         while len(self._cache) > self.settings.cache_answers:
             self._cache.popitem(last=False)
-        return [one for one in found if one is not None], n_tokens, n_cut
+        return [answer for answer in cached if answer is not None], n_tokens, n_cut
 
     async def _compute(self, rows: Sequence[Row]) -> tuple[list[Prediction], int, int]:
         if self.n_requests >= self.settings.queue_requests:
@@ -173,13 +173,13 @@ class Batcher:
             self.batch_seconds.observe(seconds)
             self.batch_windows.observe(len(taken))
             self.batch_tokens.observe(n_tokens)
-            for job, said in finished:
+            for job, result in finished:
                 if job.done.done():
                     continue
-                if isinstance(said, Exception):
-                    job.done.set_exception(said)
+                if isinstance(result, Exception):
+                    job.done.set_exception(result)
                 else:
-                    job.done.set_result(said)
+                    job.done.set_result(result)
             if 1 < len(finished) > len(self._jobs):  # those who were answered together often ask again together
                 self._n_enough = len(finished)
                 self._enough.clear()
@@ -215,19 +215,19 @@ class Batcher:
         jobs = list(dict.fromkeys(job for job, _ in taken))
         try:
             windows = [(job, i) for job, i in taken if i >= 0]
-            said = run_few([job.windows[i] for job, i in windows], self.reader, self.runtime)
-            for (job, i), one in zip(windows, said, strict=True):
-                job.logits[i] = one
+            logits_of_windows = run_few([job.windows[i] for job, i in windows], self.reader, self.runtime)
+            for (job, i), logits in zip(windows, logits_of_windows, strict=True):
+                job.logits[i] = logits
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the queue
             if len(jobs) == 1:
                 return [(jobs[0], error)]
-            return [pair for job in jobs for pair in self._run([one for one in taken if one[0] is job])]
+            return [pair for job in jobs for pair in self._run([window for window in taken if window[0] is job])]
         for job in jobs:
             if len(job.logits) < len(job.windows):
                 continue
             try:
-                logits = [job.logits[k] for k in range(len(job.windows))]
-                finished.append((job, list(decode(self.task, job.rows, job.windows, logits))))
+                in_order = [job.logits[k] for k in range(len(job.windows))]
+                finished.append((job, list(decode(self.task, job.rows, job.windows, in_order))))
             except Exception as error:  # noqa: BLE001
                 finished.append((job, error))
         return finished
@@ -240,8 +240,9 @@ def run_few(windows: Sequence[Window], reader: Reader, runtime: Runtime) -> list
     skips_padding = runtime.skips_padding
     for chosen in groups([len(windows[i]) for i in order], skips_padding):
         part = order[chosen]
-        for i, one in zip(part, run([windows[i] for i in part], reader, runtime, PADDED_TOKENS), strict=True):
-            logits[i] = one
+        results = run([windows[i] for i in part], reader, runtime, PADDED_TOKENS)
+        for i, result in zip(part, results, strict=True):
+            logits[i] = result
     return logits
 
 
@@ -263,8 +264,8 @@ def groups(lengths: Sequence[int], skips_padding: bool = False) -> list[slice]:
         costs = cost_N[first:end] + CALL_TOKENS + own
         best = int(costs.argmin())
         cost_N[end], begin_N[end] = costs[best], first + best
-    found, end = [], len(lengths)
+    cuts, end = [], len(lengths)
     while end:
-        found.append(slice(int(begin_N[end]), end))
+        cuts.append(slice(int(begin_N[end]), end))
         end = int(begin_N[end])
-    return found[::-1]
+    return cuts[::-1]

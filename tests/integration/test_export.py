@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 import tiny
 import torch
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 import headstart
@@ -41,7 +42,7 @@ ADAPTED = ["lora", "ia3", "prefix-tuning", "prompt-tuning", "adapter"]
 
 NOT_FUSED = ("gpt2",)  # transformers 5.23 fuses it to a graph that onnxruntime 1.32 does not load
 SKIPPING = ("albert", "bert", "distilbert", "electra", "roberta")  # the others have no attention that is fused
-QUICK = ("relation-extraction", "prefix-tuning")  # of each kind, what is hardest to export; the others are slow
+QUICK = ("relation-extraction", "prefix-tuning", "gpt2")  # of each kind, what is hardest to export; others are slow
 
 
 def some(names: list[str]) -> list:
@@ -245,8 +246,7 @@ def test_adapters_are_exported(name, backbone, tmp_path):
     shipped(gate_of(task, model, reader), model, tmp_path / "model.onnx")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
+@pytest.mark.parametrize("family", some(sorted(tiny.FAMILIES)))
 def test_every_family_passes_its_gate(family, tmp_path):
     loaded, kind = backbones.load(str(tiny.backbone(tmp_path / family, family)), 64), tasks.find("text-classification")
     task = kind().learn(kind.examples)
@@ -410,6 +410,24 @@ def test_a_failed_gate_publishes_nothing_and_keeps_what_was_there(run, tmp_path)
         headstart.export(run, out=out, int8=True, rows=str(labelled), max_loss=0, overwrite=True)
     assert (out / "mine.txt").read_text() == "kept"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.csv", "small"]
+
+
+@pytest.mark.parametrize(("train", "reason"), [
+    ("gone.csv", "no such file"), ("-", "standard input cannot be read twice"),
+    ("others.csv", "no longer holds the rows that the run was fitted on")])
+def test_without_validation_rows_there_are_golden_inputs_alone(run, tmp_path, capsys, monkeypatch, train, reason):
+    monkeypatch.chdir(tmp_path)
+    tiny.write_csv(tmp_path / "others.csv", tiny.rows(200, seed=5))
+    there = shutil.copytree(run, tmp_path / "run")
+    spec = yaml.safe_load((there / "spec.yaml").read_text("utf-8"))
+    spec["data"]["train"] = train
+    (there / "spec.yaml").write_text(yaml.safe_dump(spec), "utf-8")
+    seal(there)
+    with pytest.raises(DataError, match="needs labelled rows"):
+        headstart.export(there, int8=True, show=Progress())
+    shown = capsys.readouterr().err
+    assert reason in shown
+    assert "Comparing on its golden inputs alone; name more rows with --rows FILE" in shown
 
 
 @pytest.mark.slow
