@@ -1,0 +1,1 @@
+"""One run from Spec to artifact: fit, its folder, its evidence, and how an artifact is opened again."""
