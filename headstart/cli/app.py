@@ -69,9 +69,9 @@ def fit(
 
     artifact = workbench.fit(source, out=out, resume=resume, overwrite=overwrite, show=Show(),
                              layers=[("command line", given), ("--set", spec.parse_set(set_))])
-    print(evidence.summary_text(artifact.scores, artifact.folder))
+    print(evidence.summary_text(artifact.certificate, artifact.folder))
     if as_json:
-        print(json.dumps(evidence.summary(artifact.scores, artifact.folder), ensure_ascii=False))
+        print(json.dumps(evidence.summary(artifact.certificate, artifact.folder), ensure_ascii=False))
 
 
 @app.command()

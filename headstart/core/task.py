@@ -174,6 +174,11 @@ class Task(abc.ABC):
         """(name, answers on `test`) of what a model must beat without any pretrained knowledge."""
         yield from ()
 
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        """Names of `baselines` in the words of a verdict, such as {"majority": "the majority class"}."""
+        return {}
+
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         """What the report shows beside the score: confusion, scores by label, worst mistakes. JSON values."""
         return {}

@@ -33,6 +33,7 @@ from ..core import files as sealed, metrics
 from . import runtime
 from ..core.errors import ArtifactError, DataError, Problem, shorten
 from ..core.predict import alike, predict
+from ..core.scores import Scores
 from ..core.spec import Spec
 from ..core.spec import read as read_yaml
 from ..core.task import Task
@@ -47,7 +48,10 @@ MODEL, EXPORT = "model.onnx", "export.json"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded run: `predict` and `evaluate` are all that most users need."""
+    """A loaded run: `predict` and `evaluate` are all that most users need.
+
+    scores: what scores.json holds, as it stands there: artifact.scores["score"]. `certificate` has the same, typed.
+    """
 
     folder: Path
     task: Task
@@ -55,6 +59,11 @@ class Artifact:
     reader: Reader
     runtime: Runtime
     scores: dict[str, Any]
+
+    @property
+    def certificate(self) -> Scores:
+        """What the run proved, typed. Raises ArtifactError when scores.json lacks what a certificate has."""
+        return Scores.from_json(self.scores, str(self.folder / "scores.json"))
 
     def predict(self, texts_or_rows: Sequence[str | Row]) -> list[Prediction]:
         """One answer a row, in order. Rows are mappings with the task's columns; a string is short for one text."""
@@ -102,7 +111,7 @@ class Artifact:
     def _repr_html_(self) -> str:
         from ..report.page import html_summary  # a notebook asks for a picture; nothing else here knows the report
 
-        return html_summary(self.scores)
+        return html_summary(self.certificate)
 
 
 def load(folder: str | Path, device: str | None = None, n_threads: int | None = None) -> Artifact:

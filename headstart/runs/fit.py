@@ -34,6 +34,7 @@ from ..training.learner import FIRST, Learner
 from ..core.method import Method
 from ..core.progress import Show
 from ..training.signals import Stop, signals
+from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores
 from ..core.spec import Origins, Spec
 from ..data.splits import Splits
 from ..core.task import Task
@@ -295,7 +296,7 @@ def decode(run: Run, part: str, logits: np.ndarray) -> list[Prediction]:
             for i, row in enumerate(rows)]
 
 
-def certify(run: Run, baselines: dict[str, list[Prediction]]) -> dict[str, Any]:
+def certify(run: Run, baselines: dict[str, list[Prediction]]) -> Scores:
     """Test the fitted model and everything it must beat on the same rows: the heart of scores.json."""
     spec, task, rows = run.spec, run.task, run.splits.test.rows
     run.show.begin("test", len(rows), "rows")
@@ -307,41 +308,37 @@ def certify(run: Run, baselines: dict[str, list[Prediction]]) -> dict[str, Any]:
         answers = dict(task.baselines(run.splits.train.rows, run.splits.validation.rows, rows, spec.seed)) | baselines
     scores = evidence.certify(task, rows, fitted, answers, method=run.method.name,
                               n_resamples=spec.evaluate.n_resamples, seed=spec.seed)
-    scores["details"] = task.details(fitted, rows)
-    cut = {part: run.windows[part].n_cut_of_rows(len(getattr(run.splits, part).rows)) for part in ("train", "test")}
-    scores["truncation"] = {"max_tokens": run.backbone.reader.max_tokens} | {
-        part: {"n_rows": len(n), "n_cut": int((n > 0).sum()),
-               "cut_tokens_share": float(n.sum() / (n.sum() + run.windows[part].lengths_N.sum()))}
-        for part, n in cut.items()} | evidence.truncation(task, fitted, rows, cut["test"])
-    return scores
+    n_cut_N = {part: run.windows[part].n_cut_of_rows(len(getattr(run.splits, part).rows)) for part in ("train", "test")}
+    n_tokens = {part: int(run.windows[part].lengths_N.sum()) for part in n_cut_N}
+    truncation = evidence.truncation(task, fitted, rows, run.backbone.reader.max_tokens, n_cut_N, n_tokens)
+    return dataclasses.replace(scores, details=Details.from_json(task.details(fitted, rows)), truncation=truncation)
 
 
-def publish(run: Run, scores: dict[str, Any], final: Path, began: float, learned: float) -> Artifact:
+def publish(run: Run, scores: Scores, final: Path, began: float, learned: float) -> Artifact:
     """Write the artifact whole or not at all; its scores hold where it came from and what it cost.
 
     Returns  what was written, read back.
     """
     spec, parts, learner = run.spec, run.splits, run.learner
-    scores = {
-        "format": 1, "task": run.task.name, "backbone": spec.backbone, "method": run.method.name,
-        "base_model": backbones.hub_id(spec.backbone),
-        "head": spec.head.model_dump(), "seed": spec.seed, **scores, "curve": learner.progress.curve,
-        "kept": learner.kept,
-        "data": {"source": spec.data.train, "notes": parts.counts,
-                 **{f"n_{name}": len(getattr(parts, name).rows) for name in PARTS}},
-        "cost": {**learner.cost(run.windows["train"]), "model_seconds": learned - began,
-                 "total_seconds": time.perf_counter() - began},
-        "machine": machine.describe(learner.device), "versions": machine.versions(),
-        "spec_sha256": spec.identity(), "backbone_sha256": run.backbone.sha256,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    cost = Cost(**learner.cost(run.windows["train"]), model_seconds=learned - began,
+                total_seconds=time.perf_counter() - began)
+    scores = dataclasses.replace(
+        scores, task=run.task.name, backbone=spec.backbone, method=run.method.name,
+        base_model=backbones.hub_id(spec.backbone), head=spec.head.model_dump(),
+        curve=[Evaluation(**entry) for entry in learner.progress.curve],
+        kept=Kept(**learner.kept) if learner.kept else None,
+        data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test)),
+        machine=machine.describe(learner.device), versions=machine.versions(), spec_sha256=spec.identity(),
+        backbone_sha256=run.backbone.sha256, created=datetime.now(UTC).isoformat(timespec="seconds"))
     steps = run.work / "steps.jsonl"
     spec_yaml = specs.to_yaml(spec, run.origins)
     with sealed.writing(final) as folder:
         golden = parts.validation.rows[: artifact.N_GOLDEN]
         weights.save(folder, run.model, run.task, run.backbone, golden, run.method.stores_backbone)
-        scores["cost"]["artifact_bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        for name, text in {"scores.json": json.dumps(scores, ensure_ascii=False, indent=1), "spec.yaml": spec_yaml,
+        n_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        scores = dataclasses.replace(scores, cost=dataclasses.replace(cost, artifact_bytes=n_bytes))
+        for name, text in {"scores.json": json.dumps(scores.to_json(), ensure_ascii=False, indent=1),
+                           "spec.yaml": spec_yaml,
                            "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",
                            "README.md": model_card(scores, spec_yaml)}.items():
             (folder / name).write_text(text, "utf-8")

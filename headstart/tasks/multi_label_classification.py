@@ -8,7 +8,7 @@ of each label that enough of them have, one common cut for the others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -199,6 +199,10 @@ class MultiLabelClassification(Task):
         return {"micro_f1": float(2 * hits_K.sum() / all_said) if all_said else 1.0,
                 "macro_f1": float((2 * hits_K[said_K > 0] / said_K[said_K > 0]).mean()) if (said_K > 0).any() else 1.0,
                 "lrap": float(outcomes[:, -1].mean()), "exact_match": float(exact_N.mean())}
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:

@@ -8,7 +8,7 @@ over the windows of one row.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -156,6 +156,10 @@ class MultipleChoice(Task):
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         return {"accuracy": float((outcomes[:, 0] == outcomes[:, 1]).mean()),
                 "chance": float((1 / outcomes[:, 2]).mean())}
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:

@@ -188,6 +188,10 @@ class TextClassification(Task):
                       "out_of_scope_recall": float((outcomes[~is_in_N, 2] < cut).mean())}
         return found
 
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
+
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
 

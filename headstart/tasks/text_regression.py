@@ -7,7 +7,7 @@ standard deviations from the train rows' mean: the scale stays outside the weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -147,6 +147,11 @@ class TextRegression(Task):
         gold_N, said_N = outcomes[:, 0], outcomes[:, 1]
         return {"spearman": metrics.rank_correlation(gold_N, said_N), "pearson": metrics.correlation(gold_N, said_N),
                 "rmse": float(np.sqrt(np.square(gold_N - said_N).mean()))}
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"mean": "the mean of the train rows", "tf-idf-ridge": "TF-IDF + ridge regression",
+                "tf-idf-cosine": "the cosine of TF-IDF vectors"}
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:

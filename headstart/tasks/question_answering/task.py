@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -253,6 +253,11 @@ class QuestionAnswering(Task):
         if best is None or prediction["score_difference"] > self.null_threshold:
             best = {"answer": "", "start": None, "end": None, "score": prediction["no_answer_score"]}
         return {**prediction, **best}
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"first-sentence": "the first sentence", "best-sentence": "the sentence most like the question",
+                "no-answer": "never answering"}
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:

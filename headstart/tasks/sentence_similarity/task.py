@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -284,6 +284,10 @@ class SentenceSimilarity(Task):
         gains_N = np.where(outcomes <= 10, 1 / np.log2(1 + outcomes), 0)  # of one right text the ideal is 1
         return {"mrr": float((1 / outcomes).mean()), "ndcg_at_10": float(gains_N.mean()),
                 **{f"recall_at_{k}": float((outcomes <= k).mean()) for k in (1, 5, 10)}}
+
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"tf-idf-cosine": "the cosine of TF-IDF vectors"}
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:

@@ -315,6 +315,10 @@ class TokenClassification(Task):
         found = metrics.of_counts(n_right, n_gold, n_said)
         return {name: found[name] for name in ("f1", "precision", "recall")}
 
+    @property
+    def baseline_titles(self) -> Mapping[str, str]:
+        return {"majority-tag": "the most frequent tag of each word"}
+
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
         counts: dict[str, Counter[int]] = defaultdict(Counter)
