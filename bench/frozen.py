@@ -167,21 +167,22 @@ def arithmetic(folder: Path, repeat: int, n_rows: int) -> dict[str, Any]:
     import torch
 
     peak = peak_flops()
-    ours, windows = learner(sst2_rows(n_rows), folder, cache="off", epochs=1)
-    linear = sum(m.weight.numel() for m in ours.model.encoder.encoder.modules() if type(m).__name__ == "Linear")
-    config = ours.model.encoder.config
+    ours = learner(sst2_rows(n_rows), folder, cache="off", epochs=1)
+    job, windows = ours.job, ours.job.windows["train"]
+    encoder: Any = job.model.encoder
+    linear = sum(m.weight.numel() for m in encoder.encoder.modules() if type(m).__name__ == "Linear")
+    config = encoder.config
     lengths_N = windows.lengths_N.astype(float)
     forward = float((lengths_N * (2 * linear + 4 * config.num_hidden_layers * config.hidden_size * lengths_N)).sum())
-    ours.forward.show.quiet = True
     began = time.perf_counter()
     with torch.inference_mode():
         for chosen in np.array_split(np.argsort(lengths_N), max(1, int(lengths_N.sum() // 1024))):
-            ours.forward.features(windows.batch(chosen).inputs)
+            job.forward.features(windows.batch(chosen).inputs)
     extraction = forward / (time.perf_counter() - began) / peak
     began = time.perf_counter()
-    ours.learn(windows, sst2_rows(8), resume=False)
+    ours.learn(resume=False)
     return {"peak_gflops": peak / 1e9, "extraction": extraction,
-            "training": 3 * forward / ours.progress.seconds / peak}
+            "training": 3 * forward / ours.state.seconds / peak}
 
 
 def peak_flops(size: int = 2048) -> float:

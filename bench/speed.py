@@ -16,15 +16,18 @@ than what is to be seen here. The ratio is the median of the rounds' own ratios 
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import DATA, Cell, Run, markdown, met, of, read_jsonl
-from headstart.core.windows import store
+
+if TYPE_CHECKING:
+    from headstart.training.learner import Learner
 
 N_TRAIN = 10_000
 N_WARM_UP = 5  # steps
@@ -59,26 +62,27 @@ def sst2_rows(n: int) -> list[dict[str, str]]:
     return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:n]]
 
 
-def learner(rows: list[dict[str, str]], folder: Path, show: Any = None, method: Any = "fine-tuning",
-            cache: str = "fp16", **settings: float) -> tuple[Any, Any]:
-    """A Learner as `fit` makes it with its defaults, for one epoch, and the windows of `rows`."""
-    from headstart import tasks
+def learner(rows: list[dict[str, str]], folder: Path, progress: Any = None, method: Any = "fine-tuning",
+            cache: str = "fp16", **settings: float) -> Learner:
+    """The Learner that `fit` makes of train rows with its defaults, for one epoch; the last 8 of them validate."""
     from headstart.core.progress import Progress
-    from headstart.models import backbone as backbones
-    from headstart.runs import resolve as resolving
+    from headstart.runs import fit, resolve
+    from headstart.training.evaluator import Evaluator
+    from headstart.training.head import HeadSolver
     from headstart.training.learner import Learner
     from headstart.training.signals import Stop
 
-    train = {"epochs": 1, "checkpoint_every_s": 1e9, **settings}
-    asked = {"task": "text-classification", "data": {"train": "sst2"}, "method": method, "train": train, "cache": cache}
-    spec, _, how = resolving.resolve([("bench", asked)])
-    task = tasks.build(spec.task).learn(rows)
-    backbone = backbones.load(spec.backbone, spec.data.max_tokens)
-    model = backbones.build(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
-    how.prepare(model)
-    encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, backbone.reader))
-    windows = store(encoded, folder / "windows", backbone.reader.pad_id)
-    return Learner(spec, task, how, model, backbone.reader, folder, Stop(), show or Progress(quiet=True)), windows
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {"train": rows[:-8], "validation": rows[-8:], "test": rows[-8:]}
+    for name, of_part in parts.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_part), "utf-8")
+    layers = resolve.stack([("bench", {
+        "task": "text-classification", "method": method, "cache": cache,
+        "data": {name: str(folder / f"{name}.jsonl") for name in parts},
+        "train": {"epochs": 1, "checkpoint_every_s": 1e9, **settings}})])
+    job = fit.prepare(*layers.resolve(), layers.method, folder, Stop(), progress or Progress(quiet=True), layers)
+    evaluator = Evaluator(job)
+    return Learner(job, evaluator, HeadSolver(job, evaluator))
 
 
 def loops(rows: list[dict[str, str]]) -> dict[str, Any]:
@@ -102,19 +106,19 @@ def loops(rows: list[dict[str, str]]) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         turns = Turns(quiet=True)
-        ours, windows = learner(rows, Path(folder) / "ours", turns)
+        ours = learner(rows, Path(folder) / "ours", turns)
         bare_step = bare_loop(rows, Path(folder) / "bare")
-        ours.learn(windows, rows[:8], resume=False)
-        order = batches_of(windows, ours.spec)[N_WARM_UP:]
+        ours.learn(resume=False)
+        windows, order = ours.job.windows["train"], batches_of(ours.job)[N_WARM_UP:]
     n_rows, n_tokens = (sum(f(chosen) for chosen in order) for f in (len, lambda c: windows.lengths_N[c].sum()))
     return {name: result(n_rows, int(n_tokens), len(order), sum(seconds[N_WARM_UP:]))
             for name, seconds in (("headstart", turns.ours), ("bare", turns.bare))}
 
 
-def batches_of(windows: Any, spec: Any) -> list[Any]:
+def batches_of(job: Any) -> list[Any]:
     from headstart.training import batches
 
-    return batches.epoch(windows, spec.train.tokens_per_batch, spec.seed, 0)
+    return batches.epoch(job.windows["train"], job.spec.train.tokens_per_batch, job.spec.seed, 0)
 
 
 def bare_loop(rows: list[dict[str, str]], folder: Path) -> Callable[[int], float]:
@@ -124,15 +128,15 @@ def bare_loop(rows: list[dict[str, str]], folder: Path) -> Callable[[int], float
 
     from headstart.training import loop as train
 
-    ours, windows = learner(rows, folder)
-    settings, model = ours.spec.train, ours.model
+    job = learner(rows, folder).job
+    settings, model = job.spec.train, job.model
     as_tensors = []
-    for chosen in batches_of(windows, ours.spec):
-        batch = windows.batch(chosen)
-        as_tensors.append(({name: torch.from_numpy(array).to(ours.device) for name, array in batch.inputs.items()},
-                           torch.from_numpy(batch.target["label"]).to(ours.device)))
+    for chosen in batches_of(job):
+        batch = job.windows["train"].batch(chosen)
+        as_tensors.append(({name: torch.from_numpy(array).to(job.device) for name, array in batch.inputs.items()},
+                           torch.from_numpy(batch.target["label"]).to(job.device)))
     rate = train.schedule(settings.schedule, len(as_tensors), settings.warmup_share)
-    groups = ours.method.groups(model, settings.lr, settings.weight_decay)
+    groups = job.method.groups(model, settings.lr, settings.weight_decay)
     weights = [p for group in groups for p in group["params"]]
     optimizer = torch.optim.AdamW(groups, fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: rate(n + 1))

@@ -6,7 +6,7 @@ them; seeds drive split, order, new weights and dropout. "faq_questions" is spec
 questions that mean the same, the second to be found by the first; before-training is what the encoder finds unfitted.
 "commonsense_qa_3000" is specs/commonsense_qa.yaml on 3,000 of its train rows for one epoch. "NAME_from_stsb" starts
 where the run of specs/stsb.yaml ended, which is fitted once and kept in runs/; "NAME_from_cloze" where a run on
-questions ended that were made out of SQuAD's train texts and of WikiText-2 (bench/cloze.py). "mrpc_N" and "squad_N"
+questions ended that were made out of SQuAD's train texts and of WikiText-2 (data/cloze.py). "mrpc_N" and "squad_N"
 are points of a learning curve: the same Spec on N of its train rows, squad's tested on 2,000 of its test rows.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bench import DATA, ROOT, Cell, Run, cloze, markdown, met, of, read_jsonl, write_jsonl
+from bench import DATA, ROOT, Cell, Run, markdown, met, of, read_jsonl, write_jsonl
 
 # name -> {score: the least that was asked for}
 FLOORS: dict[str, dict[str, float]] = {
@@ -92,6 +92,8 @@ def _fitted(name: str, cell: Cell) -> Path:
 def practice(seed: int) -> dict[str, Any]:
     """specs/squad.yaml on questions that were made out of texts, once over; tested on people's questions, 500 of
     SQuAD's train rows."""
+    from headstart.data import cloze
+
     folder, asked = ROOT / "runs" / f"bench-cloze-{seed}-rows", shipped("squad")
     folder.mkdir(parents=True, exist_ok=True)
     texts = list(dict.fromkeys(row["context"] for row in read_jsonl(Path(asked["data"]["train"]))))

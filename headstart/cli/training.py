@@ -44,9 +44,9 @@ def fit(
 
     artifact = fit.fit(source, out=out, resume=resume, overwrite=overwrite, show=Progress(),
                        layers=[("command line", overrides), ("--set", spec.parse_set(set_))])
-    print(evidence.summary_text(artifact.scores, artifact.folder))
+    print(evidence.summary_text(artifact.certificate, artifact.folder))
     if as_json:
-        print(json.dumps(evidence.summary(artifact.scores, artifact.folder), ensure_ascii=False))
+        print(json.dumps(evidence.summary(artifact.certificate, artifact.folder), ensure_ascii=False))
 
 
 def compare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Reader(Protocol):
     @property
     def pad_id(self) -> int:
         """What stands behind the shorter windows of a batch."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What beside its tokenizer's file makes it again: an export keeps them."""
 
     def read(self, text: str, text_pair: str | None = None) -> tuple[dict[str, list[int]], int]:
         """(inputs of one window, n_cut_tokens) of one text, or of a pair."""

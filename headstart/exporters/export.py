@@ -181,12 +181,12 @@ def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mappin
     """The files beside the graphs: all that serving reads, as JSON, and a page for people."""
     for name in COPIED:
         (folder / name).write_bytes((loaded.folder / name).read_bytes())
-    reader, golden, is_int8 = loaded.reader, artifact.golden(loaded.folder), "int8" in results
+    golden, is_int8 = artifact.golden(loaded.folder), "int8" in results
     graphs = {name: {"file": graph.file(name), "inputs": opened.inputs, "outputs": opened.outputs}
               for name, opened in exported.graphs.items()}
     facts = {"format": files.FORMAT, "precision": "int8" if is_int8 else "fp32",
              "tolerance": INT8_TOLERANCE if is_int8 else GOLDEN_TOLERANCE,
-             "reader": {"max_tokens": reader.max_tokens, "pad_id": reader.pad_id, "has_types": reader.has_types},
+             "reader": loaded.reader.facts,
              "spec": loaded.spec.model_dump(), "graphs": graphs, "gate": results,
              "run_manifest_sha256": files.identity(loaded.folder),
              "model_bytes": sum((folder / graph.file(name)).stat().st_size for name in graphs),

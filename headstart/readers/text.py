@@ -25,6 +25,11 @@ class TextReader:
     pad_id: int
     has_types: bool = False
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """max_tokens, pad_id and has_types."""
+        return {"max_tokens": self.max_tokens, "pad_id": self.pad_id, "has_types": self.has_types}
+
     def read(self, text: str, text_pair: str | None = None) -> tuple[dict[str, list[int]], int]:
         """Token ids of one text (or a pair), and how many tokens did not fit.
 

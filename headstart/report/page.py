@@ -14,30 +14,31 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..core import files as sealed
 from ..core.errors import ArtifactError, MissingExtraError
+from ..core.files import write_file
+from ..core.scores import Scores
 from . import drawing
 from .run import (
     Headline,
-    Scores,
     Section,
     Table,
     facts,
     headline,
     score_picture,
     sections,
+    shown,
 )
 from .wording import clean, printable
 
 
 def render_html(scores: Scores, steps: Sequence[Mapping[str, Any]], spec_yaml: str) -> str:
     """One self-contained page. Raises MissingExtraError without jinja2."""
-    scores = clean(scores)
+    scores = shown(scores)
     return page(headline(scores), facts(scores), sections(scores, clean(steps)), printable(spec_yaml), _kind(scores),
                 _footer(scores))
 
 
-def page(top: Headline, known: Sequence[tuple[str, str]], parts: Sequence[Section], spec_yaml: str, kind: str,
+def page(top: Headline, facts: Sequence[tuple[str, str]], sections: Sequence[Section], spec_yaml: str, kind: str,
          footer: str) -> str:
     """The page around any sections; nothing on it is loaded from elsewhere."""
     try:
@@ -48,31 +49,32 @@ def page(top: Headline, known: Sequence[tuple[str, str]], parts: Sequence[Sectio
     source = Path(__file__).with_name("report.html.jinja").read_text("utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                   lstrip_blocks=True).from_string(source)
-    return template.render(headline=top, facts=known, sections=parts, spec_yaml=spec_yaml, plot_style=drawing.STYLE,
+    return template.render(headline=top, facts=facts, sections=sections, spec_yaml=spec_yaml, plot_style=drawing.STYLE,
                            kind=kind, footer=footer) + "\n"
 
 
 def _kind(scores: Scores) -> str:
-    return " · ".join(["headstart report", *(scores[key] for key in ("task", "method") if scores.get(key))])
+    return " · ".join(["headstart report", *(name for name in (scores.task, scores.method) if name)])
 
 
 def _footer(scores: Scores) -> str:
-    version = scores.get("versions", {}).get("headstart", "")
+    version = scores.versions.get("headstart", "")
     return f"Written by headstart {version}".rstrip() + " from scores.json and steps.jsonl, which lie beside this page."
 
 
 def render_markdown(scores: Scores, steps: Sequence[Mapping[str, Any]], spec_yaml: str) -> str:
-    scores = clean(scores)
+    """The same page as Markdown."""
+    scores = shown(scores)
     body = markdown_page(headline(scores), facts(scores), sections(scores, clean(steps)))
     spec = ["## Spec", _fenced(spec_yaml)] if spec_yaml else []
     return "\n\n".join([body.rstrip(), *spec, _inert(_footer(scores))]) + "\n"
 
 
-def markdown_page(top: Headline, known: Sequence[tuple[str, str]], parts: Sequence[Section]) -> str:
+def markdown_page(top: Headline, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
     """The same sections as Markdown; pictures are left out, tables are whole."""
     lines = [f"# {_inert(top.title)}", _inert(top.rest), _inert(top.plain),
-             "\n".join(f"- {name}: {_inert(value)}" for name, value in known)]
-    for section in parts:
+             "\n".join(f"- {name}: {_inert(value)}" for name, value in facts)]
+    for section in sections:
         lines += [f"## {section.title}", *map(_inert, section.lead), *map(_markdown_table, section.tables)]
     return "\n\n".join(line for line in lines if line) + "\n"
 
@@ -100,7 +102,7 @@ def _fenced(text: str) -> str:
 
 def html_summary(scores: Scores) -> str:
     """What a notebook shows for an artifact: verdict, score, and the fitted model beside its baselines. No jinja2."""
-    scores = clean(scores)
+    scores = shown(scores)
     top = headline(scores)
     return (f'<div class="headstart-summary" style="max-width: 44rem"><style>{drawing.STYLE}</style>'
             f"<p><strong>{escape(top.title)}</strong></p><p>{escape(top.plain)}</p>{score_picture(scores)}</div>")
@@ -112,15 +114,16 @@ def write(folder: Path) -> Path:
     Returns the path of report.html. Raises ArtifactError when a file cannot be read, ResourceError when one cannot
     be written.
     """
-    scores = _json(folder / "scores.json", _read(folder / "scores.json"))
+    scores_file = folder / "scores.json"
+    scores = Scores.from_json(_json(scores_file, _read(scores_file)), str(scores_file))
     steps_file, spec_file = folder / "steps.jsonl", folder / "spec.yaml"
     lines = _read(steps_file).splitlines() if steps_file.exists() else []
     steps = [_json(f"{steps_file}:{k}", line) for k, line in enumerate(lines, 1) if line.strip()]
     spec_yaml = _read(spec_file) if spec_file.exists() else ""
-    sealed.write_file(folder / "report.md", [render_markdown(scores, steps, spec_yaml)])
-    page = folder / "report.html"
-    sealed.write_file(page, [render_html(scores, steps, spec_yaml)])
-    return page
+    write_file(folder / "report.md", [render_markdown(scores, steps, spec_yaml)])
+    path = folder / "report.html"
+    write_file(path, [render_html(scores, steps, spec_yaml)])
+    return path
 
 
 def _read(path: Path) -> str:

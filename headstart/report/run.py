@@ -1,23 +1,25 @@
 """What a report says: the values of scores.json and steps.jsonl as sections of words, tables and pictures.
 
-    for section in sections(clean(scores), clean(steps)): ...
+    for section in sections(shown(scores), clean(steps)): ...
 
 Decided once, so that HTML and Markdown cannot differ. Nothing is scored here. A part that the run does not have (no
-steps, no baselines, no mistakes) gives no section, and keys that nobody here knows are passed over.
+steps, no baselines, no mistakes) gives no section.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypeGuard
 
+from ..core.scores import Cut, DataCounts, Details, Evaluation, Score, Scores
 from . import drawing
 from .wording import (
     MAX_TEXT_CHARS,
     MISSING,
     amount,
+    clean,
     cut,
     in_words,
     interval,
@@ -28,8 +30,6 @@ from .wording import (
     tick_percent,
     tick_points,
 )
-
-Scores = Mapping[str, Any]
 
 MAX_MATRIX_LABELS = 30  # a larger matrix is a gray square: the most confused pairs say more
 MAX_PAIRS_SHOWN = 20
@@ -85,64 +85,66 @@ class Headline:
     plain: str
 
 
-# ---- words ---------------------------------------------------------------------------------------------------------
-
-
-# ---- what to say ---------------------------------------------------------------------------------------------------
+def shown(scores: Scores) -> Scores:
+    """`scores` with every word fit to be written on a page."""
+    return Scores.from_json(clean(scores.to_json()))
 
 
 def headline(scores: Scores) -> Headline:
     """The first clause of the verdict, the rest of it, and what both mean in plain words."""
-    ends = scores.get("interval")
-    score = f"{in_words(scores['metric'])} {percent(scores['score'])} {interval(ends)}".rstrip()
-    verdict = scores.get("verdict") or score
+    fitted = scores.fitted
+    score = f"{in_words(scores.metric)} {percent(fitted.value)} {interval(fitted.interval)}".rstrip()
+    verdict = scores.verdict or score
     first, _, rest = verdict.partition("; ")
     if len(first) > MAX_TITLE_CHARS:
         first, _, rest = verdict.partition(": ")
-    meaning = PLAIN.get(scores.get("verdict_kind", ""), "") if scores.get("baselines") else ""
-    plain = (f"On {scores['n_test']:,} test rows that training never saw, the fitted model reaches {score} "
-             f"({'95% interval' if ends else 'no interval'}, seed {scores.get('seed', MISSING)}). {meaning}")
+    meaning = PLAIN.get(scores.verdict_kind, "") if scores.baselines else ""
+    plain = (f"On {fitted.n:,} test rows that training never saw, the fitted model reaches {score} "
+             f"({'95% interval' if fitted.interval else 'no interval'}, {_seed(scores)}). {meaning}")
     return Headline(first[:1].upper() + first[1:], rest[:1].upper() + rest[1:], plain.strip())
 
 
+def _seed(scores: Scores) -> str:
+    return f"seed {MISSING if scores.fitted.seed is None else scores.fitted.seed}"
+
+
 def facts(scores: Scores) -> list[tuple[str, str]]:
-    wanted = {"Task": scores.get("task"), "Backbone": scores.get("backbone"), "Method": scores.get("method"),
-              "Pooling": scores.get("head", {}).get("pooling"), "Seed": scores.get("seed"),
-              "Created": scores.get("created")}
-    return [(name, str(value)) for name, value in wanted.items() if value is not None]
+    """Names and values that stand at the top of the page."""
+    values = {"Task": scores.task, "Backbone": scores.backbone, "Method": scores.method,
+              "Pooling": scores.head.get("pooling"), "Seed": scores.fitted.seed, "Created": scores.created}
+    return [(name, str(value)) for name, value in values.items() if value is not None]
 
 
 def sections(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """All parts that this run has, in the order of the page."""
-    details = scores.get("details", {})
-    found = [certificate(scores), learning(scores, steps), confusion(details), scatter(details), per_label(details),
-             groups(details), mistakes(details), truncation(scores), data(scores),
-             _amounts("cost", "Cost", "What this run took", scores.get("cost", {})),
+    """All parts that this run has, in the order of the page. steps: the values of steps.jsonl, a mapping a step."""
+    details, cost = scores.details, asdict(scores.cost)
+    hashes = {name: value for name, value in (("spec_sha256", scores.spec_sha256),
+                                              ("backbone_sha256", scores.backbone_sha256)) if value}
+    parts = [certificate(scores), learning(scores, steps), confusion(details), scatter(details), per_label(details),
+             groups(details), mistakes(details), truncation(scores), data(scores.data),
+             _amounts("cost", "Cost", "What this run took", cost if any(v is not None for v in cost.values()) else {}),
              _amounts("machine", "Machine and versions", "Where this run took place, and with what",
-                      {**scores.get("machine", {}), **scores.get("versions", {}),
-                       **{key: scores[key] for key in ("spec_sha256", "backbone_sha256") if key in scores}})]
-    return [section for section in found if section]
+                      {**scores.machine, **scores.versions, **hashes})]
+    return [section for section in parts if section]
 
 
-def _scored(scores: Scores) -> list[tuple[str, Mapping[str, Any]]]:
-    return [("fitted model", scores), *scores.get("baselines", {}).items()]
+def _systems(scores: Scores) -> list[tuple[str, Score]]:
+    return [("fitted model", scores.fitted), *scores.baselines.items()]
 
 
 def certificate(scores: Scores) -> Section:
     """The fitted model beside every baseline, and the paired differences."""
-    metric, n = in_words(scores["metric"]), n_rows(scores["n_test"])
-    gains = scores.get("gain_over", {})
-    others = [f"{in_words(name)} {score_words(name, value)}" for name, value in scores.get("scores", {}).items()
-              if name != scores["metric"]]
-    lead = [f"All models answer the same {scores['n_test']:,} test rows. A line is a 95% interval: how far the score "
-            "could move if other rows of the same kind had been drawn."] if scores.get("baselines") else []
-    lead += [f"Also measured for the fitted model ({n}, seed {scores.get('seed', MISSING)}): {', '.join(others)}."
-             ] if others else []
+    metric, n = in_words(scores.metric), n_rows(scores.fitted.n)
+    others = [f"{in_words(name)} {score_words(name, value)}" for name, value in scores.fitted.metrics.items()
+              if name != scores.metric]
+    lead = [f"All models answer the same {scores.fitted.n:,} test rows. A line is a 95% interval: how far the score "
+            "could move if other rows of the same kind had been drawn."] if scores.baselines else []
+    lead += [f"Also measured for the fitted model ({n}, {_seed(scores)}): {', '.join(others)}."] if others else []
     pictures = [Picture(f"Test {metric} with 95% intervals, {n}", score_picture(scores))]
-    if gains:
-        dots = [drawing.Dot(cut(name, MAX_NAME_CHARS), gain["difference"], tuple(gain["interval"]),
-                            f"{points(gain['difference'])} {interval(gain['interval'])}", is_main=True)
-                for name, gain in gains.items()]
+    if scores.gains:
+        dots = [drawing.Dot(cut(name, MAX_NAME_CHARS), gain.difference, gain.interval,
+                            f"{points(gain.difference)} {interval(gain.interval)}", is_main=True)
+                for name, gain in scores.gains.items()]
         pictures.append(Picture(f"Gain of the fitted model over each baseline in points, paired on the same rows, {n}; "
                                 "an interval that holds 0 decides nothing",
                                 drawing.dot_plot("Paired gains", dots, tick_points, zero=True)))
@@ -151,73 +153,74 @@ def certificate(scores: Scores) -> Section:
 
 
 def score_picture(scores: Scores) -> str:
-    dots = [drawing.Dot(cut(name, MAX_NAME_CHARS), one["score"], tuple(one.get("interval") or [one["score"]] * 2),
-                        f"{percent(one['score'])} {interval(one.get('interval'))}".rstrip(), is_main=k == 0)
-            for k, (name, one) in enumerate(_scored(scores))]
-    return drawing.dot_plot(f"Test {in_words(scores['metric'])}", dots, tick_percent)
+    """The fitted model and its baselines as an SVG; "" where there is nothing to compare."""
+    dots = [drawing.Dot(cut(name, MAX_NAME_CHARS), score.value, score.interval or (score.value, score.value),
+                        f"{percent(score.value)} {interval(score.interval)}".rstrip(), is_main=k == 0)
+            for k, (name, score) in enumerate(_systems(scores))]
+    return drawing.dot_plot(f"Test {in_words(scores.metric)}", dots, tick_percent)
 
 
 def certificate_table(scores: Scores, folded: str = "The same numbers as a table") -> Table:
-    gains, rows = scores.get("gain_over", {}), []
-    for name, one in _scored(scores):
-        gain = gains.get(name)
-        rows.append((name, percent(one["score"]), interval(one.get("interval")) or MISSING, f"{scores['n_test']:,}",
-                     *((points(gain["difference"]), interval(gain["interval"])) if gain else (MISSING, MISSING))))
-    metric = in_words(scores["metric"])
-    return Table(f"Test {metric}, 95% intervals, seed {scores.get('seed', MISSING)}; gain: fitted minus baseline, "
+    """A line a system: score, interval, n, and what the fitted model gains over it."""
+    rows = []
+    for name, score in _systems(scores):
+        gain = scores.gains.get(name)
+        rows.append((name, percent(score.value), interval(score.interval) or MISSING, f"{score.n:,}",
+                     *((points(gain.difference), interval(gain.interval)) if gain else (MISSING, MISSING))))
+    metric = in_words(scores.metric)
+    return Table(f"Test {metric}, 95% intervals, {_seed(scores)}; gain: fitted minus baseline, "
                  "paired on the same rows", ("model", metric, "interval", "n", "gain", "interval of the gain"), rows,
                  main=0, folded=folded)
 
 
 def learning(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> Section | None:
     """Training loss by step, and the validation score of every evaluation with the best one marked."""
-    metric = scores["metric"]
-    curve = [one for one in scores.get("curve", []) if _is_number(one["scores"].get(metric))]
-    raw = [(float(step["n"]), float(step["loss"])) for step in steps if _is_number(step.get("loss"))]
-    scored = [(float(one["step"]), float(one["scores"][metric])) for one in curve]
-    if not raw and not scored:
+    losses = [(float(step["n"]), float(step["loss"])) for step in steps if _is_number(step.get("loss"))]
+    curve = [(float(entry.step), float(value), entry) for entry in scores.curve
+             if _is_number(value := entry.scores.get(scores.metric))]
+    if not losses and not curve:
         return None
-    x = drawing.Scale.around([0.0, *(at for at, _ in raw + scored)], n_steps=6)
+    x = drawing.Scale.around([0.0, *(at for at, _ in losses), *(at for at, _, _ in curve)], n_steps=6)
     lead, pictures, tables = [], [], []
-    if raw:
-        smooth = drawing.smoothed(raw)
-        words = (f"Training loss went from {raw[0][1]:.3f} at step {raw[0][0]:,.0f} to {smooth[-1][1]:.3f} (smoothed) "
-                 f"at step {raw[-1][0]:,.0f}.") if len(raw) > 1 else f"Training loss of the one step: {raw[0][1]:.3f}."
+    if losses:
+        smooth = drawing.smoothed(losses)
+        words = (f"Training loss went from {losses[0][1]:.3f} at step {losses[0][0]:,.0f} to {smooth[-1][1]:.3f} "
+                 f"(smoothed) at step {losses[-1][0]:,.0f}."
+                 ) if len(losses) > 1 else f"Training loss of the one step: {losses[0][1]:.3f}."
         lead.append(words)
-    if len(raw) > 1:
+    if len(losses) > 1:
         pictures.append(Picture("Training loss by step: smoothed, and faintly as measured", drawing.line_plot(
-            "Training loss", words, drawing.thinned(smooth), "{:g}".format, x=x, faint=drawing.thinned(raw))))
-    if scored:
-        n = n_rows(scores.get("data", {}).get("n_validation"))
-        best = next((k for k, one in enumerate(curve) if one.get("is_best")), len(curve) - 1)
-        words = f"Best validation {in_words(metric)}: {percent(scored[best][1])} at step {scored[best][0]:,.0f}, {n}."
+            "Training loss", words, drawing.thinned(smooth), "{:g}".format, x=x, faint=drawing.thinned(losses))))
+    if curve:
+        n, metric = n_rows(scores.data.n_validation), in_words(scores.metric)
+        best = next((k for k, (_, _, entry) in enumerate(curve) if entry.is_best), len(curve) - 1)
+        words = f"Best validation {metric}: {percent(curve[best][1])} at step {curve[best][0]:,.0f}, {n}."
         lead.append(words)
-        kept = scores.get("kept", {})
-        if kept.get("what", "the best trained weights") != "the best trained weights":
-            lead.append(f"Kept: {kept['what']}; its validation {in_words(metric)} is {percent(kept['score'])}.")
-        pictures.append(Picture(f"Validation {in_words(metric)} by step, {n}", drawing.line_plot(
-            f"Validation {in_words(metric)}", words, scored, tick_percent, x=x, best=best,
-            label=f"best {percent(scored[best][1])}")))
-        tables.append(_curve_table(curve, best, n))
+        if scores.kept and scores.kept.what != "the best trained weights":
+            lead.append(f"Kept: {scores.kept.what}; its validation {metric} is {percent(scores.kept.score)}.")
+        pictures.append(Picture(f"Validation {metric} by step, {n}", drawing.line_plot(
+            f"Validation {metric}", words, [point[:2] for point in curve], tick_percent, x=x, best=best,
+            label=f"best {percent(curve[best][1])}")))
+        tables.append(_curve_table([entry for _, _, entry in curve], best, n))
     return Section("learning", "Learning", lead, pictures, tables)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _curve_table(curve: Sequence[Mapping[str, Any]], best: int, n: str) -> Table:
-    names = list(curve[0]["scores"])
-    rows = [(f"{one['step']:,}", f"{one.get('epoch', math.nan):.2f}",
-             *(score_words(name, one["scores"].get(name)) for name in names),
-             "best" if k == best else "") for k, one in enumerate(curve)]
+def _curve_table(curve: Sequence[Evaluation], best: int, n: str) -> Table:
+    names = list(curve[0].scores)
+    rows = [(f"{entry.step:,}", f"{math.nan if entry.epoch is None else entry.epoch:.2f}",
+             *(score_words(name, entry.scores.get(name)) for name in names),
+             "best" if k == best else "") for k, entry in enumerate(curve)]
     return Table(f"Validation scores, {n}", ("step", "epoch", *map(in_words, names), ""), rows, n_words=0, main=best,
                  folded="Every evaluation as a table")
 
 
-def confusion(details: Scores) -> Section | None:
+def confusion(details: Details) -> Section | None:
     """The matrix, or the most confused pairs when there are too many labels to read one."""
-    labels, counts_KK = details.get("labels"), details.get("confusion")
+    labels, counts_KK, counted = details.labels, details.confusion, details.counted
     if not labels or not counts_KK:
         return None
     n_gold = [sum(row) for row in counts_KK]
@@ -226,12 +229,11 @@ def confusion(details: Scores) -> Section | None:
                        if g != p and count)
         rows = [(labels[g], labels[p], f"{-count:,}", f"{n_gold[g]:,}") for count, g, p in pairs[:MAX_PAIRS_SHOWN]]
         table = Table(f"The {len(rows)} most frequent of {len(pairs):,} confused pairs, {n_rows(sum(n_gold))}",
-                      ("gold", "predicted", details.get("counted", "rows"), "of"), rows, n_words=2)
+                      ("gold", "predicted", counted, "of"), rows, n_words=2)
         return Section("confusion", "Confusion", (), (), [table]) if rows else None
     names = [cut(label, MAX_NAME_CHARS) for label in labels]
     shares = [[count / max(1, n) for count in row] for row, n in zip(counts_KK, n_gold, strict=True)]
     is_dense = len(labels) > 8 or sum(map(len, labels)) > 90  # names across the top must stand upright to fit
-    counted = details.get("counted", "rows")
     table = Table(f"Test {counted} by gold label (down) and predicted label (across), {n_rows(sum(n_gold))}",
                   ("", *names),
                   [(name, *(f"{count:,}" for count in row)) for name, row in zip(names, counts_KK, strict=True)],
@@ -239,99 +241,98 @@ def confusion(details: Scores) -> Section | None:
     return Section("confusion", "Confusion", (), (), [table])
 
 
-def per_label(details: Scores) -> Section | None:
-    found = sorted(details.get("per_label", []), key=lambda one: one["f1"] if _is_number(one["f1"]) else -1.0)
-    if not found:
+def per_label(details: Details) -> Section | None:
+    """Precision, recall and F1 of each label, the weakest first."""
+    labels = sorted(details.per_label, key=lambda label: label.f1 if _is_number(label.f1) else -1.0)
+    if not labels:
         return None
-    names = ("precision", "recall", "f1")
-    rows = [(one["label"], f"{one['n']:,}", *(percent(one[name]) for name in names)) for one in found]
-    shares = [[0.0] * 3 + [one["f1"] if _is_number(one["f1"]) else 0.0] for one in found]
-    counted = details.get("counted", "rows")
+    rows = [(label.label, f"{label.n:,}", *map(percent, (label.precision, label.recall, label.f1)))
+            for label in labels]
+    shares = [[0.0] * 3 + [label.f1 if _is_number(label.f1) else 0.0] for label in labels]
+    counted = details.counted
     tables = [Table(f"Scores of each label, weakest F1 first; n: test {counted} with this gold label"
                     if not start else f"Labels {start + 1} to {len(rows)}",
                     ("label", "n", "precision", "recall", "F1"), rows[start:end], look="bars", shares=shares[start:end],
                     folded=f"The other {len(rows) - start} labels" if start else "")
               for start, end in ((0, MAX_LABELS_SHOWN), (MAX_LABELS_SHOWN, len(rows))) if start < len(rows)]
-    n_out, n = details.get("n_out_of_reach"), sum(one["n"] for one in found)
+    n_out, n = details.n_out_of_reach, sum(label.n for label in labels)
     lead = [f"{n_out:,} of {n:,} gold {counted} can be no answer: they end inside a word, or no train row has their "
             "label. They count as missed."] if n_out else []
     return Section("labels", "Labels", lead, (), tables)
 
 
-def groups(details: Scores) -> Section | None:
-    """Scores of rows that are alike in something the task knows, such as the word that asks a question."""
-    found = details.get("groups", {})
-    if not found.get("rows"):
+def groups(details: Details) -> Section | None:
+    """Scores of rows that share something the task knows, such as the word that asks a question."""
+    if not details.groups or not details.groups.rows:
         return None
-    names = [name for name in found["rows"][0] if name not in ("label", "n")]
-    rows = [(cut(one["label"], MAX_NAME_CHARS), f"{one['n']:,}", *(percent(one[name]) for name in names))
-            for one in found["rows"]]
-    table = Table(f"Scores by {found['by']}, most frequent first; n: test rows",
-                  (found["by"], "n", *map(in_words, names)), rows[:MAX_LABELS_SHOWN])
-    return Section("groups", f"By {found['by']}", (), (), [table])
+    by, groups = details.groups.by, details.groups.rows
+    names = [name for name in groups[0] if name not in ("label", "n")]
+    rows = [(cut(group["label"], MAX_NAME_CHARS), f"{group['n']:,}", *(percent(group[name]) for name in names))
+            for group in groups]
+    table = Table(f"Scores by {by}, most frequent first; n: test rows",
+                  (by, "n", *map(in_words, names)), rows[:MAX_LABELS_SHOWN])
+    return Section("groups", f"By {by}", (), (), [table])
 
 
-def mistakes(details: Scores) -> Section | None:
-    found = details.get("mistakes", [])
-    sure, ranked = (all(key in one for one in found) for key in ("confidence", "rank"))
-    rows = [(cut(one["text"], MAX_TEXT_CHARS), *(cut(one[side], MAX_ANSWER_CHARS) for side in ("label", "predicted")),
-             *([percent(one["confidence"])] if sure else []), *([f"{one['rank']:,}"] if ranked else []))
-            for one in found]
-    order = "most confident first" if sure else "furthest off first"
-    numbers = ["confidence"] * sure + ["rank of gold"] * ranked
+def mistakes(details: Details) -> Section | None:
+    """Wrong answers, the worst first."""
+    wrong = details.mistakes
+    confidences = [mistake.confidence for mistake in wrong if mistake.confidence is not None]
+    ranks = [mistake.rank for mistake in wrong if mistake.rank is not None]
+    is_sure, is_ranked = len(confidences) == len(wrong), len(ranks) == len(wrong)
+    rows = [(cut(mistake.text, MAX_TEXT_CHARS), cut(mistake.label, MAX_ANSWER_CHARS),
+             cut(mistake.predicted, MAX_ANSWER_CHARS), *([percent(confidences[i])] if is_sure else []),
+             *([f"{ranks[i]:,}"] if is_ranked else [])) for i, mistake in enumerate(wrong)]
+    order = "most confident first" if is_sure else "furthest off first"
+    numbers = ["confidence"] * is_sure + ["rank of gold"] * is_ranked
     table = Table(f"Wrong answers of the fitted model on test rows, {order}", ("text", "gold", "predicted", *numbers),
                   rows, n_words=3, look="texts")
     lead = ["Some of these may be mistakes in the labels: the first thing to look at."]
-    title = "Most confident mistakes" if sure else "Largest errors"
+    title = "Most confident mistakes" if is_sure else "Largest errors"
     return Section("mistakes", title, lead, (), [table]) if rows else None
 
 
-def scatter(details: Scores) -> Section | None:
+def scatter(details: Details) -> Section | None:
     """Gold and predicted numbers."""
-    found = details.get("scatter")
-    if not found:
+    if not details.scatter:
         return None
-    pairs = list(zip(found["gold"], found["predicted"], strict=True))
+    pairs = list(zip(details.scatter.gold, details.scatter.predicted, strict=True))
     words = f"Predicted (upwards) against gold (to the right) of {len(pairs):,} test rows; on the line they are equal"
     return Section("scatter", "Predicted and gold", (), [Picture(words, drawing.cloud(
         "Predicted against gold", words, pairs, "{:g}".format))])
 
 
 def truncation(scores: Scores) -> Section | None:
-    found = scores.get("truncation")
-    if not found:
+    """How many texts were cut, and whether their answers are worse."""
+    cuts = scores.truncation
+    if not cuts:
         return None
-    splits = [(split, found[split]) for split in ("train", "validation", "test") if found.get(split)]
-    lead = [f"The model reads at most {found['max_tokens']:,} tokens of a text; {_cut_words(splits)}"]
-    metric = in_words(scores["metric"])
-    both = [(words, found.get(f"score_{kind}"), found.get(f"n_{kind}")) for words, kind in
-            (("texts that were cut", "cut"), ("texts that were read whole", "whole"))]
-    if all(_is_number(score) for _, score, _ in both):
-        lead.append(f"Test {metric} on " + ", on ".join(f"{words}: {percent(score)} ({n_rows(n)})"
-                                                        for words, score, n in both) + ".")
-    rows = [(split, f"{one['n_rows']:,}", f"{one['n_cut']:,}", percent(one.get("cut_tokens_share")))
-            for split, one in splits]
+    splits = [(name, split) for name, split in (("train", cuts.train), ("test", cuts.test)) if split]
+    lead = [f"The model reads at most {cuts.max_tokens:,} tokens of a text; {_cut_words(splits)}"]
+    metric = in_words(scores.metric)
+    if _is_number(cuts.score_cut) and _is_number(cuts.score_whole):
+        lead.append(f"Test {metric} on texts that were cut: {percent(cuts.score_cut)} ({n_rows(cuts.n_cut)}), on "
+                    f"texts that were read whole: {percent(cuts.score_whole)} ({n_rows(cuts.n_whole)}).")
+    rows = [(name, f"{split.n_rows:,}", f"{split.n_cut:,}", percent(split.cut_tokens_share)) for name, split in splits]
     table = Table("Texts that were cut", ("split", "rows", "rows cut", "share of tokens cut"), rows)
-    return Section("truncation", "Truncation", lead, (), [table] if any(one["n_cut"] for _, one in splits) else [])
+    return Section("truncation", "Truncation", lead, (), [table] if any(split.n_cut for _, split in splits) else [])
 
 
-def _cut_words(splits: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
-    words = [f"{one['n_cut']:,} of {one['n_rows']:,} {split} texts" for split, one in splits if one["n_cut"]]
+def _cut_words(splits: Iterable[tuple[str, Cut]]) -> str:
+    words = [f"{split.n_cut:,} of {split.n_rows:,} {name} texts" for name, split in splits if split.n_cut]
     return f"{' and '.join(words)} are longer and lost their end." if words else "no text is longer."
 
 
-def data(scores: Scores) -> Section | None:
-    found = scores.get("data", {})
-    rows = [(f"{split} rows", f"{found[f'n_{split}']:,}") for split in ("train", "validation", "test")
-            if f"n_{split}" in found]
-    rows += [amount(*note) for note in found.get("notes", {}).items()]
-    lead = [f"Source: {found['source']}"] if found.get("source") else []
+def data(counts: DataCounts) -> Section | None:
+    """Where the rows came from, and how many they are."""
+    splits = (("train", counts.n_train), ("validation", counts.n_validation), ("test", counts.n_test))
+    rows = [(f"{name} rows", f"{n:,}") for name, n in splits if n is not None]
+    rows += [amount(*note) for note in counts.notes.items()]
+    lead = [f"Source: {counts.source}"] if counts.source else []
     tables = [Table("Rows, and what was counted on the way", ("what", "count"), rows)] if rows else []
     return Section("data", "Data", lead, (), tables) if rows or lead else None
 
 
-def _amounts(name: str, title: str, caption: str, found: Scores) -> Section | None:
-    rows = [amount(*one) for one in found.items()]
+def _amounts(name: str, title: str, caption: str, amounts: Mapping[str, Any]) -> Section | None:
+    rows = [amount(*item) for item in amounts.items()]
     return Section(name, title, (), (), [Table(caption, ("what", "value"), rows, n_words=2)]) if rows else None
-
-

@@ -34,6 +34,8 @@ from .. import tasks
 from ..core import files, statistics
 from ..core.errors import ArtifactError, DataError, Problem, shorten
 from ..core.predict import is_close, predict
+from ..core.reader import Reader
+from ..core.scores import Scores
 from ..core.spec import Spec
 from ..core.spec import read as read_yaml
 from ..core.task import Task
@@ -50,14 +52,22 @@ GRAPH_FILE = re.compile(r"[a-z][a-z0-9_-]*\.onnx")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded run: `predict` and `evaluate` are all that most users need."""
+    """A loaded run: `predict` and `evaluate` are all that most users need.
+
+    scores: what scores.json holds, as it stands there: artifact.scores["score"]. `certificate` has the same, typed.
+    """
 
     folder: Path
     task: Task
     spec: Spec
-    reader: TextReader
+    reader: Reader
     runtime: Runtime
     scores: dict[str, Any]
+
+    @property
+    def certificate(self) -> Scores:
+        """What the run proved, typed. Raises ArtifactError when scores.json lacks what a certificate has."""
+        return Scores.from_json(self.scores, str(self.folder / "scores.json"))
 
     def predict(self, texts_or_rows: Sequence[str | Row]) -> list[Prediction]:
         """One answer a row, in order. Rows are mappings with the task's columns; a string is short for one text."""
@@ -107,7 +117,7 @@ class Artifact:
     def _repr_html_(self) -> str:
         from ..report.page import html_summary  # a notebook asks for a picture; nothing else here knows the report
 
-        return html_summary(self.scores)
+        return html_summary(self.certificate)
 
 
 def load(folder: str | Path, device: str | None = None, n_threads: int | None = None) -> Artifact:
@@ -151,7 +161,7 @@ def read_back(folder: Path, device: str | None = None, n_threads: int | None = N
     return artifact
 
 
-def _exported(folder: Path, device: str | None, n_threads: int | None) -> tuple[Spec, TextReader, Runtime, float]:
+def _exported(folder: Path, device: str | None, n_threads: int | None) -> tuple[Spec, Reader, Runtime, float]:
     from tokenizers import Tokenizer
 
     if device not in (None, "cpu"):

@@ -23,6 +23,7 @@ from ..core import spec as specs
 from ..core.errors import DataError, Problem, RunFolderError, shorten
 from ..core.method import Method
 from ..core.progress import Progress
+from ..core.scores import Cost, DataCounts, Details, Evaluation, Scores
 from ..core.spec import Origins, Spec
 from ..core.task import Task
 from ..core.values import Prediction
@@ -80,7 +81,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         if job.trains:
             learner = Learner(job, evaluator, head)
             learner.learn(resume=resume)
-            if method.plan.keeps == "proven" and learner.kept["what"] == FIRST:
+            if method.plan.keeps == "proven" and learner.kept and learner.kept.what == FIRST:
                 baselines.pop("frozen-backbone", None)  # the fitted model is this very one
         job = finished(job)
         learned = time.perf_counter()
@@ -176,7 +177,7 @@ def finished(job: Job) -> Job:
     return dataclasses.replace(job, task=evaluator.calibrated(evaluator.predictions("validation")))
 
 
-def certify(job: Job, predictions: Sequence[Prediction], baselines: dict[str, list[Prediction]]) -> dict[str, Any]:
+def certify(job: Job, predictions: Sequence[Prediction], baselines: dict[str, list[Prediction]]) -> Scores:
     """Score the fitted model's answers and everything it must beat on the same test rows: the heart of scores.json."""
     spec, task, rows = job.spec, job.task, job.rows("test")
     others: dict[str, list[Prediction]] = {}
@@ -185,56 +186,52 @@ def certify(job: Job, predictions: Sequence[Prediction], baselines: dict[str, li
         others = dict(task.baselines(job.rows("train"), job.rows("validation"), rows, spec.seed)) | baselines
     scores = evidence.certify(task, rows, predictions, others, method=job.method.name,
                               n_resamples=spec.evaluate.n_resamples, seed=spec.seed)
-    scores["details"] = task.details(predictions, rows)
-    cut = {part: job.windows[part].n_cut_of_rows(len(job.rows(part))) for part in ("train", "test")}
-    scores["truncation"] = {"max_tokens": job.backbone.reader.max_tokens} | {
-        part: {"n_rows": len(n), "n_cut": int((n > 0).sum()),
-               "cut_tokens_share": float(n.sum() / (n.sum() + job.windows[part].lengths_N.sum()))}
-        for part, n in cut.items()} | evidence.truncation(task, predictions, rows, cut["test"])
-    return scores
+    n_cut_N = {part: job.windows[part].n_cut_of_rows(len(job.rows(part))) for part in ("train", "test")}
+    n_tokens = {part: int(job.windows[part].lengths_N.sum()) for part in n_cut_N}
+    truncation = evidence.truncation(task, predictions, rows, job.backbone.reader.max_tokens, n_cut_N, n_tokens)
+    return dataclasses.replace(scores, details=Details.from_json(task.details(predictions, rows)),
+                               truncation=truncation)
 
 
-def cost(job: Job, learner: Learner | None) -> dict[str, Any]:
+def cost(job: Job, learner: Learner | None, model_seconds: float, total_seconds: float) -> Cost:
     """What the run took, measured."""
     state, windows = learner.state if learner else TrainState(), job.windows["train"]
     order = batches.epoch(windows, job.spec.train.tokens_per_batch, job.spec.seed, 0)
-    return {
-        "train_seconds": state.seconds, "evaluate_seconds": state.evaluate_seconds, "n_steps": state.step,
-        "train_tokens_per_s": state.n_tokens / state.seconds if state.seconds else None,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "n_weights": sum(p.numel() for p in job.model.parameters()),
-        "n_trainable": sum(p.numel() for p in learner.moving.values()) if learner else 0,
-        "padding_share": batches.padding_share(windows.sizes_N, order),
-    }
+    return Cost(
+        train_seconds=state.seconds, evaluate_seconds=state.evaluate_seconds, n_steps=state.step,
+        train_tokens_per_s=state.n_tokens / state.seconds if state.seconds else None,
+        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        n_weights=sum(p.numel() for p in job.model.parameters()),
+        n_trainable=sum(p.numel() for p in learner.moving.values()) if learner else 0,
+        padding_share=batches.padding_share(windows.sizes_N, order),
+        model_seconds=model_seconds, total_seconds=total_seconds)
 
 
-def publish(job: Job, learner: Learner | None, scores: dict[str, Any], outcomes: np.ndarray, final: Path,
+def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndarray, final: Path,
             began: float, learned: float) -> Artifact:
     """Write the artifact whole or not at all; its scores hold where it came from and what it cost.
 
     Returns  what was written, read back.
     """
     spec, parts = job.spec, job.splits
-    scores = {
-        "format": 1, "task": job.task.name, "backbone": spec.backbone, "method": job.method.name,
-        "base_model": backbones.hub_id(spec.backbone),
-        "head": spec.head.model_dump(), "seed": spec.seed, **scores, "curve": learner.state.curve if learner else [],
-        "kept": learner.kept if learner else {},
-        "data": {"source": spec.data.train, "notes": parts.counts,
-                 **{f"n_{name}": len(getattr(parts, name).rows) for name in PARTS}},
-        "cost": {**cost(job, learner), "model_seconds": learned - began,
-                 "total_seconds": time.perf_counter() - began},
-        "machine": machine.describe(job.device), "versions": machine.versions(),
-        "spec_sha256": spec.identity(), "backbone_sha256": job.backbone.sha256,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    scores = dataclasses.replace(
+        scores, task=job.task.name, backbone=spec.backbone, method=job.method.name,
+        base_model=backbones.hub_id(spec.backbone), head=spec.head.model_dump(),
+        curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
+        kept=learner.kept if learner else None,
+        data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test)),
+        machine=machine.describe(job.device), versions=machine.versions(), spec_sha256=spec.identity(),
+        backbone_sha256=job.backbone.sha256, created=datetime.now(UTC).isoformat(timespec="seconds"))
     steps = job.work / "steps.jsonl"
     spec_yaml = specs.to_yaml(spec, job.origins)
     with files.write_folder(final) as folder:
         golden = parts.validation.rows[: artifact.N_GOLDEN]
         weights.save(folder, job.model, job.task, job.backbone, golden, job.method.plan.stores_backbone)
-        scores["cost"]["artifact_bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        for name, text in {"scores.json": json.dumps(scores, ensure_ascii=False, indent=1), "spec.yaml": spec_yaml,
+        measured = cost(job, learner, learned - began, time.perf_counter() - began)
+        n_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        scores = dataclasses.replace(scores, cost=dataclasses.replace(measured, artifact_bytes=n_bytes))
+        for name, text in {"scores.json": json.dumps(scores.to_json(), ensure_ascii=False, indent=1),
+                           "spec.yaml": spec_yaml,
                            "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",
                            "README.md": model_card(scores, spec_yaml)}.items():
             (folder / name).write_text(text, "utf-8")

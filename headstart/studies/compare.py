@@ -14,52 +14,85 @@ has loaded the libraries already.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from .. import tasks
-from ..core import files, statistics
-from ..core import files as sealed
 from ..core import spec as specs
+from ..core import statistics
 from ..core.errors import SpecError
+from ..core.files import disk_errors, refuse_existing, write_file
 from ..core.progress import Progress
 from ..data import splits
 from ..data import table as data
-from ..report.compare import BUDGETS, _write
-from ..runs import resolve as resolving
+from ..report.compare import BUDGETS, write
+from ..runs import resolve
+from ..runs.fit import fit
 from ..training.job import PARTS
-from .jobs import Cell, Worker, _run, _worker, parse_method
+from .jobs import Jobs, LocalJobs
+
+RUN_CELL = "headstart.studies.compare:run_cell"
+N_LATENCY = 30  # single texts answered one by one, after five to warm up
+
+# How our own split files are read, whatever the Spec says of the user's.
+AS_SPLIT = {"encoding": "utf-8", "delimiter": None, "validation_limit": None, "test_limit": None, "errors": "strict"}
+Layers = Sequence[tuple[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit: a method with its options, how many train rows, and a seed."""
+
+    method: str
+    rows: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.rows:,} rows, seed {self.seed}"
+
+
+def parse_method(text: str) -> dict[str, Any]:
+    """"lora:rank=4:targets=[query]" as {"name": "lora", "rank": 4, "targets": ["query"]}."""
+    name, *options = text.split(":")
+    return {"name": name, **specs.parse_set(options)}
 
 
 def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str], *, seeds: int = 1,
             rows: Sequence[int] = (), out: str | Path = "runs/compare", resume: bool = False, overwrite: bool = False,
-            show: Progress | None = None, layers: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> dict[str, Any]:
+            show: Progress | None = None, layers: Layers = (), jobs: Jobs | None = None) -> dict[str, Any]:
     """Fit every method with every seed (and every number of train rows); compare them on the same test rows.
 
     wanted: method names, with options behind colons.  rows: numbers of train rows; all of them when absent.
+    jobs:   where the fits run; one after another on this machine when absent.
     Returns  the table as JSON values; it lies in OUT/compare.json too.
     Raises   SpecError before anything is fitted when a method or an option is not known.
     """
-    show = show or Progress(quiet=True)
-    given = [resolving.first_layer(spec_or_path), *layers]
-    spec, _, _ = resolving.resolve(given)
+    show, out = show or Progress(quiet=True), Path(out)
+    layers = [resolve.first_layer(spec_or_path), *layers]
+    spec, _, _ = resolve.resolve(layers)
     for text in wanted:
-        resolving.resolve([*given, ("--methods", {"method": parse_method(text)})])
+        resolve.resolve([*layers, ("--methods", {"method": parse_method(text)})])
     if len(set(wanted)) < len(wanted) or not wanted:
         raise SpecError("--methods", f"names {', '.join(wanted) or 'nothing'}; each once is the rule.",
                         "For example: --methods linear-probe,lora,fine-tuning")
-    out = Path(out)
-    known = out.is_dir() and (out / "asked.json").exists()
-    if not (known and resume):
-        files.refuse_existing(out, overwrite)
-    with sealed.disk_errors(out):
+    if not (resume and out.is_dir() and (out / "asked.json").exists()):
+        refuse_existing(out, overwrite)
+    with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         parts, n_train = _split_once(spec, out, overwrite and not resume)
         for n in rows:
@@ -68,34 +101,84 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
                                 f"Choose 1 to {n_train:,}.")
         cells = [Cell(method, n, spec.seed + seed) for n in rows or [n_train] for seed in range(seeds)
                  for method in wanted]
-        done = _finished(out)
-        missing = [(i, cell) for i, cell in enumerate(cells) if cell.name not in done]
-        with _worker() if missing else nullcontext() as worker:
-            for i, cell in missing:
-                show.say(f"compare {i + 1}/{len(cells)}: {cell.method}, {cell.rows:,} rows, seed {cell.seed}")
-                done[cell.name] = _run(cast(Worker, worker), out, cell, parts, given,
-                                       is_first=cell.method == wanted[0])
-        found = _summarize([(cell, done[cell.name]) for cell in cells], wanted, out, spec)
-        _write(found, out)
-    return found
+        _run_missing(cells, out, parts, layers, show, jobs or LocalJobs())
+        finished = _finished(out)
+        table = _summarize([(cell, finished[cell.name]) for cell in cells], wanted, out, spec)
+        write(table, out)
+    return table
+
+
+def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], layers: Layers, show: Progress,
+                 jobs: Jobs) -> None:
+    """Run the cells that are not finished; a line of cells.jsonl is appended for each."""
+    finished = _finished(out)
+    missing = [cell for cell in cells if cell.name not in finished]
+    if missing:  # a line that was cut off by a kill would take the next one with it
+        write_file(out / "cells.jsonl", (json.dumps(result) + "\n" for result in finished.values()))
+
+    def orders() -> Iterator[dict[str, Any]]:
+        for cell in missing:
+            show.say(f"compare {cells.index(cell) + 1}/{len(cells)}: {cell}")
+            yield {"out": str(out), "cell": asdict(cell), "layers": [list(layer) for layer in layers],
+                   "baselines": cell.method == cells[0].method,
+                   "data": {**parts, **AS_SPLIT, "limit": cell.rows, "columns": _columns(parts["train"])}}
+
+    for cell, result in zip(missing, jobs.map(RUN_CELL, orders()), strict=True):
+        line = json.dumps(result.get(str(cell)))
+        with (out / "cells.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit one cell and measure what it is worth and what it costs; its folder is deleted."""
+    out, cell = Path(order["out"]), Cell(**order["cell"])
+    folder = out / f"cell-{cell.name}"
+    changes = {"method": parse_method(cell.method), "data": order["data"], "seed": cell.seed,
+               "evaluate": {"baselines": order["baselines"]}}
+    artifact = fit({}, out=folder, overwrite=True, show=Progress(quiet=True),
+                             layers=[*((origin, values) for origin, values in order["layers"]), ("compare", changes)])
+    (out / "outcomes").mkdir(exist_ok=True)
+    shutil.copyfile(folder / "outcomes.npy", out / "outcomes" / f"{cell.name}.npy")
+    with open(order["data"]["test"], encoding="utf-8") as file:
+        rows = [json.loads(line) for line in itertools.islice(file, N_LATENCY + 5)]
+    seconds = []
+    for row in rows:
+        began = time.perf_counter()
+        artifact.predict([row])
+        seconds.append(time.perf_counter() - began)
+    scores = artifact.certificate
+    fitted, cost = scores.fitted, scores.cost
+    shutil.rmtree(folder)
+    return {"name": cell.name, **asdict(cell), "metric": scores.metric, "score": fitted.value,
+            "interval": fitted.interval, "n_test": fitted.n,
+            "baselines": {name: score.to_json() for name, score in scores.baselines.items()},
+            "seconds": cost.model_seconds, "bytes": cost.artifact_bytes, "latency_s": median(seconds[5:]),
+            "peak_rss_mb": cost.peak_rss_mb, "n_trainable": cost.n_trainable, "machine": scores.machine,
+            "versions": scores.versions}
+
+
+def _columns(path: str) -> dict[str, str]:
+    """Our own split files call every column as the task does, whatever the Spec says of the user's."""
+    with open(path, encoding="utf-8") as file:
+        return {column: column for column in json.loads(file.readline())}
 
 
 def _split_once(spec: specs.Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]:
     """The splits as files, the same for every cell."""
     folder = out / "data"
-    asked = json.dumps({"data": spec.data.model_dump(), "task": spec.task, "seed": spec.seed})
+    contract = json.dumps({"data": spec.data.model_dump(), "task": spec.task, "seed": spec.seed})
     if not anew and (out / "asked.json").exists():
-        if (out / "asked.json").read_text("utf-8") != asked:
+        if (out / "asked.json").read_text("utf-8") != contract:
             raise SpecError(str(out), "was begun with other data or another seed.",
                             "Resume with the same Spec, or start anew: --overwrite")
     else:
         task = tasks.build(spec.task)
         parts = splits.make(data.read_splits(spec.data, task), spec.data, task, spec.seed)
         for name in PARTS:
-            sealed.write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
+            write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
                                                          for row in getattr(parts, name).rows))
         (out / "cells.jsonl").unlink(missing_ok=True)
-        sealed.write_file(out / "asked.json", [asked])
+        write_file(out / "asked.json", [contract])
     with (folder / "train.jsonl").open(encoding="utf-8") as file:
         return {name: str(folder / f"{name}.jsonl") for name in PARTS}, sum(1 for _ in file)
 
@@ -104,8 +187,8 @@ def _finished(out: Path) -> dict[str, dict[str, Any]]:
     path = out / "cells.jsonl"
     if not path.exists():
         return {}
-    lines = (json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}"))
-    return {one["name"]: one for one in lines if (out / "outcomes" / f"{one['name']}.npy").exists()}
+    results = (json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}"))
+    return {result["name"]: result for result in results if (out / "outcomes" / f"{result['name']}.npy").exists()}
 
 
 # ---- what it means ---------------------------------------------------------------------------------------------------
@@ -116,7 +199,7 @@ def _summarize(runs: Sequence[tuple[Cell, dict[str, Any]]], wanted: Sequence[str
     """Scores with intervals, costs, the Pareto fronts, and every pair of methods tested on the same rows."""
     tables = []
     for n in dict.fromkeys(cell.rows for cell, _ in runs):
-        chosen = {m: [(c, found) for c, found in runs if c.rows == n and c.method == m] for m in wanted}
+        chosen = {m: [(cell, result) for cell, result in runs if cell.rows == n and cell.method == m] for m in wanted}
         tables.append({"rows": n, **_one_size(chosen, out, spec)})
     _, first = runs[0]
     return {"metric": first["metric"], "n_test": first["n_test"], "seeds": sorted({c.seed for c, _ in runs}),
@@ -126,27 +209,27 @@ def _summarize(runs: Sequence[tuple[Cell, dict[str, Any]]], wanted: Sequence[str
 
 def _one_size(chosen: Mapping[str, Sequence[tuple[Cell, dict[str, Any]]]], out: Path,
               spec: specs.Spec) -> dict[str, Any]:
-    outcomes = {m: [np.load(out / "outcomes" / f"{c.name}.npy", allow_pickle=False) for c, _ in found]
-                for m, found in chosen.items()}
-    seeds_of = {m: len(found) for m, found in outcomes.items()}
-    rows = resolving.learned(spec, out / "data" / "train.jsonl")
-    flat = [one for found in outcomes.values() for one in found]
-    scores_SR = statistics.bootstrap(lambda o: rows.score(o)[rows.metric], flat, spec.evaluate.n_resamples, spec.seed)
+    outcomes = {m: [np.load(out / "outcomes" / f"{cell.name}.npy", allow_pickle=False) for cell, _ in results]
+                for m, results in chosen.items()}
+    seeds_of = {m: len(of_seeds) for m, of_seeds in outcomes.items()}
+    task = resolve.learned(spec, out / "data" / "train.jsonl")
+    flat = [outcome for of_seeds in outcomes.values() for outcome in of_seeds]
+    scores_SR = statistics.bootstrap(lambda o: task.score(o)[task.metric], flat, spec.evaluate.n_resamples, spec.seed)
     ends = np.cumsum(list(seeds_of.values()))
     resampled = {m: scores_SR[end - seeds_of[m] : end].mean(0) for m, end in zip(outcomes, ends, strict=True)}
     systems = []
-    for m, found in chosen.items():
-        scores = [one["score"] for _, one in found]
+    for m, results in chosen.items():
+        scores = [result["score"] for _, result in results]
         systems.append({"method": m, "score": mean(scores), "interval": statistics.interval(resampled[m]),
                         "scores": scores, "deviation": stdev(scores) if len(scores) > 1 else None,
-                        **{key: median(one[key] for _, one in found)
+                        **{key: median(result[key] for _, result in results)
                            for key in (*BUDGETS, "peak_rss_mb", "n_trainable")}})
     for budget in BUDGETS:
-        for one in systems:
-            one.setdefault("fronts", {})[budget] = not any(
-                other["score"] >= one["score"] and other[budget] <= one[budget]
-                and (other["score"], -other[budget]) != (one["score"], -one[budget]) for other in systems)
-    baselines = next(found[0][1]["baselines"] for found in chosen.values() if found[0][1]["baselines"])
+        for system in systems:
+            system.setdefault("fronts", {})[budget] = not any(
+                other["score"] >= system["score"] and other[budget] <= system[budget]
+                and (other["score"], -other[budget]) != (system["score"], -system[budget]) for other in systems)
+    baselines = next(results[0][1]["baselines"] for results in chosen.values() if results[0][1]["baselines"])
     return {"systems": systems, "baselines": baselines, "pairs": _pairs(resampled, systems)}
 
 
@@ -155,7 +238,7 @@ def _pairs(resampled: Mapping[str, np.ndarray], systems: Sequence[dict[str, Any]
 
     Source  Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
     """
-    score = {one["method"]: one["score"] for one in systems}
+    score = {system["method"]: system["score"] for system in systems}
     pairs = []
     for a, b in itertools.combinations(sorted(score, key=lambda m: -score[m]), 2):
         difference_R = resampled[a] - resampled[b]
@@ -168,8 +251,3 @@ def _pairs(resampled: Mapping[str, np.ndarray], systems: Sequence[dict[str, Any]
         worst = max(worst, min(1.0, pair["p"] * (len(pairs) - rank)))
         pair["p_holm"] = worst
     return pairs
-
-
-# ---- the page --------------------------------------------------------------------------------------------------------
-
-

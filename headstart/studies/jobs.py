@@ -1,142 +1,110 @@
-"""Fits in processes of their own, so that the peak memory of each is its own; all are forked from one process that has
-loaded the libraries already.
+"""Work in processes of its own, so that the peak memory of each job is its own.
+
+    for result in LocalJobs().map("headstart.studies.compare:run_cell", orders): ...
+
+A study is a loop over `Jobs.map`; a cluster is a second implementation of it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import median
-from typing import IO, Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from ..core import spec as specs
 from ..core.errors import HeadstartError
-from ..core.progress import Progress
-from ..runs import fit as workbench
 
 LIBRARIES = ("accelerate", "jinja2", "peft", "sklearn.linear_model", "sklearn.feature_extraction.text",
-             "safetensors.torch", "transformers.models.bert.modeling_bert")  # seconds to import: once, not in each cell
-N_LATENCY = 30  # single texts answered one by one, after five to warm up
-
-
-# How our own split files are read, whatever the Spec says of the user's.
-AS_SPLIT = {"encoding": "utf-8", "delimiter": None, "validation_limit": None, "test_limit": None, "errors": "strict"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One fit: a method with its options, how many train rows, and a seed."""
-
-    method: str
-    rows: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
-
-
-def parse_method(text: str) -> dict[str, Any]:
-    """"lora:rank=4:targets=[query]" as {"name": "lora", "rank": 4, "targets": ["query"]}."""
-    name, *options = text.split(":")
-    return {"name": name, **specs.parse_set(options)}
-
-
-def _columns(path: str) -> dict[str, str]:
-    """Our own split files call every column as the task does, whatever the Spec says of the user's."""
-    with open(path, encoding="utf-8") as file:
-        return {column: column for column in json.loads(file.readline())}
-
+             "safetensors.torch", "transformers.models.bert.modeling_bert")  # seconds to import: once, not in each job
 
 Worker = subprocess.Popen[str]
 
 
-def _run(worker: Worker, out: Path, cell: Cell, parts: Mapping[str, str], given: Sequence[Any],
-         is_first: bool) -> dict[str, Any]:
-    """One cell in a child of `worker`; its line is appended when it is finished."""
-    order = {"out": str(out), "cell": asdict(cell), "given": [list(one) for one in given], "baselines": is_first,
-             "data": {**parts, **AS_SPLIT, "limit": cell.rows, "columns": _columns(parts["train"])}}
-    pipes: tuple[IO[str], IO[str]] = (worker.stdin, worker.stdout)  # type: ignore[assignment]
-    pipes[0].write(json.dumps(order) + "\n")
-    pipes[0].flush()
-    answer = json.loads(pipes[1].readline() or '{"error": "its process died", "exit_code": 1}')
-    if "error" in answer:
-        error = HeadstartError(f"{cell.method}, {cell.rows:,} rows, seed {cell.seed}", answer["error"])
-        error.exit_code = answer["exit_code"]
-        raise error
-    with (out / "cells.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(answer) + "\n")
-    return dict(answer)
+@dataclass(frozen=True)
+class JobResult:
+    """What a verb returned; or, when it failed, why and with which exit code."""
+
+    value: Mapping[str, Any] | None = None
+    error: str = ""
+    exit_code: int = 0
+
+    def get(self, where: str) -> dict[str, Any]:
+        """The value. where: names the job when HeadstartError has to be raised in its place."""
+        if self.value is None:
+            error = HeadstartError(where, self.error)
+            error.exit_code = self.exit_code
+            raise error
+        return dict(self.value)
 
 
-@contextmanager
-def _worker() -> Iterator[Worker]:
+class Jobs(Protocol):
+    """Where the jobs of a study run."""
+
+    def map(self, verb: str, orders: Iterable[Mapping[str, Any]]) -> Iterator[JobResult]:
+        """Call a function with each order, and give the results in the same order.
+
+        verb: "module:function"; orders and what it returns are JSON values. A job that fails does not end the others.
+        """
+
+
+class LocalJobs:
+    """One job after another on this machine, each forked from one process that has loaded the libraries already."""
+
+    def map(self, verb: str, orders: Iterable[Mapping[str, Any]]) -> Iterator[JobResult]:
+        """As `Jobs.map`; an order is taken when the one before it is finished."""
+        worker: Worker | None = None
+        with ExitStack() as stack:
+            for order in orders:
+                if worker is None or worker.poll() is not None:
+                    worker = stack.enter_context(_start())
+                yield _ask(worker, verb, order)
+
+
+def _start() -> Worker:
     command = [sys.executable, "-c", "from headstart.studies.jobs import serve; serve()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
-        yield worker
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _ask(worker: Worker, verb: str, order: Mapping[str, Any]) -> JobResult:
+    assert worker.stdin is not None, "it was opened with pipes"
+    assert worker.stdout is not None, "it was opened with pipes"
+    worker.stdin.write(json.dumps({"verb": verb, "order": order}) + "\n")
+    worker.stdin.flush()
+    return JobResult(**json.loads(worker.stdout.readline() or '{"error": "its process died", "exit_code": 1}'))
 
 
 def serve() -> None:
-    """The worker: for each line of stdin a forked child runs a cell and writes one line to stdout.
+    """The worker: for each line of stdin a forked child runs a job and writes one line to stdout.
 
-    This process computes nothing itself, so it has no threads that a fork could lose.
+    This process computes nothing itself, so it has no threads that a fork could lose. What a job prints goes to stderr.
     """
     for library in LIBRARIES:
         importlib.import_module(library)
-    for line in sys.stdin:
-        sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-            _answer(json.loads(line))
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if status:
-            print(json.dumps({"error": f"its process ended with status {status}", "exit_code": 1}), flush=True)
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as results:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            message = json.loads(line)
+            module, _, function = message["verb"].partition(":")
+            verb = getattr(importlib.import_module(module), function)
+            child = os.fork()
+            if child == 0:
+                results.write(_run(verb, message["order"]) + "\n")
+                results.flush()
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            if status:
+                error = {"error": f"its process ended with status {status}", "exit_code": 1}
+                results.write(json.dumps(error) + "\n")
+                results.flush()
 
 
-def _answer(order: dict[str, Any]) -> None:
+def _run(verb: Any, order: dict[str, Any]) -> str:
     try:
-        said = json.dumps(run_cell(order))
+        return json.dumps({"value": verb(order)})
     except HeadstartError as error:
-        said = json.dumps({"error": str(error), "exit_code": error.exit_code})
-    print(said, flush=True)
-
-
-def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Fit one cell and measure what it is worth and what it costs; its folder is deleted."""
-    import shutil
-    import time
-
-    out, cell = Path(order["out"]), Cell(**order["cell"])
-    folder = out / f"cell-{cell.name}"
-    changes = {"method": parse_method(cell.method), "data": order["data"], "seed": cell.seed,
-               "evaluate": {"baselines": order["baselines"]}}
-    fitted = workbench.fit({}, out=folder, overwrite=True, show=Progress(quiet=True),
-                           layers=[*((origin, values) for origin, values in order["given"]), ("compare", changes)])
-    (out / "outcomes").mkdir(exist_ok=True)
-    shutil.copyfile(folder / "outcomes.npy", out / "outcomes" / f"{cell.name}.npy")
-    with open(order["data"]["test"], encoding="utf-8") as file:
-        rows = [json.loads(line) for line in itertools.islice(file, N_LATENCY + 5)]
-    seconds = []
-    for row in rows:
-        began = time.perf_counter()
-        fitted.predict([row])
-        seconds.append(time.perf_counter() - began)
-    scores = fitted.scores
-    cost = scores["cost"]
-    result = {"name": cell.name, **asdict(cell), "metric": scores["metric"], "score": scores["score"],
-              "interval": scores["interval"], "n_test": scores["n_test"], "baselines": scores["baselines"],
-              "seconds": cost["model_seconds"], "bytes": cost["artifact_bytes"], "latency_s": median(seconds[5:]),
-              "peak_rss_mb": cost["peak_rss_mb"], "n_trainable": cost["n_trainable"], "machine": scores["machine"],
-              "versions": scores["versions"]}
-    shutil.rmtree(folder)
-    return result
+        return json.dumps({"error": str(error), "exit_code": error.exit_code})

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..core.errors import SpecError
+from ..core.scores import Kept
 from ..core.values import Batch, Prediction
 from ..models import blocks
 from . import batches, checkpoint, loop
@@ -38,7 +39,7 @@ class Learner:
         self.moving = {name: p for name, p in job.model.named_parameters() if p.requires_grad}
         self.optimizer = self._new_optimizer()
         self.state = TrainState()
-        self.kept: dict[str, str | float] = {}
+        self.kept: Kept | None = None
         self.can_choose = len(job.rows("validation")) >= job.method.plan.min_choosing_rows
 
     def learn(self, *, resume: bool) -> None:
@@ -218,7 +219,7 @@ class Learner:
                          f"{scores[FIRST]:.4f}, is not proven better")
             kept = FIRST
         self._put(choices[kept]())
-        self.kept = {"what": kept, "score": scores[kept]}
+        self.kept = Kept(kept, scores[kept])
         best = 0 if kept == FIRST else state.best_step
         if kept == SOUP:  # it is of several: mark the best of them
             best = max(state.curve[1:], key=lambda entry: entry["scores"][metric])["step"]

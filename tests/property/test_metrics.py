@@ -86,22 +86,23 @@ def certificate(fitted, **baselines):
 
 
 def test_verdicts_in_words():
-    found = certificate(10, majority=100, **{"tf-idf": 40})
-    assert found["verdict_kind"] == "positive"
-    assert found["verdict"].startswith("positive transfer: +15.0 points over TF-IDF + logistic regression [")
-    found = certificate(40, majority=100, **{"frozen-backbone": 41})
-    assert found["verdict_kind"] == "undecided"
-    assert found["verdict"].startswith("no proof that fine-tuning beats the frozen backbone with a linear head: +0.5 ")
-    found = certificate(60, majority=100, **{"tf-idf": 20})
-    assert found["verdict_kind"] == "negative"
-    assert found["verdict"].startswith("negative transfer: -20.0 points against TF-IDF + logistic regression [")
-    assert certificate(1)["verdict_kind"] == "undecided"
+    scores = certificate(10, majority=100, **{"tf-idf": 40})
+    assert scores.verdict_kind == "positive"
+    assert scores.verdict.startswith("positive transfer: +15.0 points over TF-IDF + logistic regression [")
+    scores = certificate(40, majority=100, **{"frozen-backbone": 41})
+    assert scores.verdict_kind == "undecided"
+    assert scores.verdict.startswith("no proof that fine-tuning beats the frozen backbone with a linear head: +0.5 ")
+    scores = certificate(60, majority=100, **{"tf-idf": 20})
+    assert scores.verdict_kind == "negative"
+    assert scores.verdict.startswith("negative transfer: -20.0 points against TF-IDF + logistic regression [")
+    assert certificate(1).verdict_kind == "undecided"
 
 
 def test_every_gain_is_paired_and_has_an_interval():
-    found = certificate(10, majority=100, **{"tf-idf": 40})
-    assert found["n_test"] == 200
-    for name, gain in found["gain_over"].items():
-        low, high = gain["interval"]
-        assert low <= gain["difference"] <= high
-        assert gain["difference"] == pytest.approx(found["score"] - found["baselines"][name]["score"])
+    scores = certificate(10, majority=100, **{"tf-idf": 40})
+    assert scores.gains.keys() == scores.baselines.keys() == {"majority", "tf-idf"}
+    for name, gain in scores.gains.items():
+        low, high = gain.interval
+        assert (gain.n, gain.seed) == (200, 0)
+        assert low <= gain.difference <= high
+        assert gain.difference == pytest.approx(scores.fitted.value - scores.baselines[name].value)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench import cloze
 from headstart import tasks
+from headstart.data import cloze
 
 TEXT = ("The old bridge over the Arden river was opened in 1887 by the mayor of Kirkhaven. It replaced a wooden "
         "crossing that a flood had carried away, and cost some 40,000 pounds, which the town had borrowed from three "

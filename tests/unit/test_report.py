@@ -1,6 +1,5 @@
 """The report shows what scores.json holds, and nothing that stands in it can act on the page."""
 
-import copy
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from headstart.core.errors import ArtifactError
+from headstart.core.scores import Scores
 from headstart.report import drawing, model_card
 from headstart.report import page as report
 from headstart.report import run as sections
@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "report.md"
 SPEC = "task: text-classification  # default\nbackbone: minilm-l6  # default\n"
 ATTACK = '</td><script>alert("1")</script><img src=x onerror=alert(1)>'
 STEPS = [{"n": n, "loss": 1.2 - n / 100, "lr": 1e-5} for n in range(1, 41)]
-SCORES = {
+VALUES = {
     "format": 1, "task": "text-classification", "backbone": "minilm-l6", "method": "fine-tuning",
     "base_model": "sentence-transformers/all-MiniLM-L6-v2",
     "head": {"pooling": "mean"}, "metric": "accuracy", "score": 0.7125, "interval": [0.694, 0.7305], "n_test": 3000,
@@ -50,6 +50,7 @@ SCORES = {
              "artifact_bytes": 91043221, "padding_share": 0.083, "evaluate_seconds": None},
     "machine": {"cpu": "EPYC", "n_threads": 2}, "versions": {"headstart": "0.1.0"}, "created": "2026-11-23T22:00:00Z",
 }
+SCORES = Scores.from_json(VALUES)
 VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 
 
@@ -76,7 +77,7 @@ class Page(HTMLParser):
 
 
 def scores_with(**changes):
-    return copy.deepcopy(SCORES) | changes
+    return Scores.from_json(VALUES | changes)
 
 
 def with_labels(n_labels):
@@ -149,8 +150,8 @@ def test_a_missing_part_leaves_no_frame(changes, steps, absent):
 
 
 def test_the_least_run_that_can_be_shown():
-    least = {key: SCORES[key] for key in ("metric", "score", "interval", "n_test")}
-    page = Page(report.render_html(least, [], ""))
+    least = {key: VALUES[key] for key in ("metric", "score", "interval", "n_test")}
+    page = Page(report.render_html(Scores.from_json(least), [], ""))
     assert "Accuracy 71.2% [69.4, 73.0]" in page.words
     assert [id_ for id_ in page.ids if "-" not in id_] == ["certificate"]
     assert "gain" not in page.ids
@@ -170,10 +171,11 @@ def test_a_long_first_clause_is_cut_at_its_colon():
 
 
 def test_words_from_the_data_are_inert_everywhere():
-    scores = scores_with(verdict=ATTACK, backbone=ATTACK, baselines={ATTACK: {"score": 0.5, "interval": [0.4, 0.6]}},
-                         gain_over={ATTACK: {"difference": 0.1, "interval": [0, 0.2]}}, machine={ATTACK: ATTACK})
-    scores["details"] |= {"labels": [ATTACK, "b", "c"], "mistakes": [
+    details = VALUES["details"] | {"labels": [ATTACK, "b", "c"], "mistakes": [
         {"text": ATTACK, "label": ATTACK, "predicted": ATTACK, "confidence": 0.9}]}
+    scores = scores_with(verdict=ATTACK, backbone=ATTACK, baselines={ATTACK: {"score": 0.5, "interval": [0.4, 0.6]}},
+                         gain_over={ATTACK: {"difference": 0.1, "interval": [0, 0.2]}}, machine={ATTACK: ATTACK},
+                         details=details)
     for html in (report.render_html(scores, STEPS, ATTACK), report.html_summary(scores)):
         page = Page(html)
         assert not {"script", "img"} & set(page.tags)
@@ -219,7 +221,7 @@ def test_large_matrices_become_the_most_confused_pairs(n_labels, has_matrix):
 
 
 def test_labels_come_weakest_first_and_none_is_lost():
-    first, rest = sections.per_label(with_labels(77)["details"]).tables
+    first, rest = sections.per_label(with_labels(77).details).tables
     assert [row[4] for row in first.rows[:2]] == ["0.0%", "1.3%"]
     assert len(first.rows) + len(rest.rows) == len(first.shares) + len(rest.shares) == 77
 
@@ -304,8 +306,8 @@ def test_model_card_front_matter_carries_the_real_score():
 
 
 def test_model_card_of_a_native_head_a_folder_and_known_languages():
-    scores = scores_with(head={"pooling": "native"}, backbone="./models/mine", base_model=None)
-    scores["data"]["languages"] = ["zh", "en"]
+    scores = scores_with(head={"pooling": "native"}, backbone="./models/mine", base_model=None,
+                         data=VALUES["data"] | {"languages": ["zh", "en"]})
     card = model_card.model_card(scores, SPEC)
     front = yaml.safe_load(card.split("---\n")[1])
     assert "base_model" not in front
@@ -314,7 +316,7 @@ def test_model_card_of_a_native_head_a_folder_and_known_languages():
 
 
 def test_write_leaves_two_pages_and_nothing_else(tmp_path):
-    (tmp_path / "scores.json").write_text(json.dumps(SCORES), "utf-8")
+    (tmp_path / "scores.json").write_text(json.dumps(VALUES), "utf-8")
     (tmp_path / "spec.yaml").write_text(SPEC, "utf-8")
     (tmp_path / "steps.jsonl").write_text("".join(json.dumps(step) + "\n" for step in STEPS), "utf-8")
     assert report.write(tmp_path) == tmp_path / "report.html"
@@ -326,7 +328,7 @@ def test_write_leaves_two_pages_and_nothing_else(tmp_path):
 def test_write_names_what_it_cannot_read(tmp_path):
     with pytest.raises(ArtifactError, match=r"scores\.json: cannot be read"):
         report.write(tmp_path)
-    (tmp_path / "scores.json").write_text(json.dumps(SCORES), "utf-8")
+    (tmp_path / "scores.json").write_text(json.dumps(VALUES), "utf-8")
     (tmp_path / "steps.jsonl").write_text('{"n": 1, "loss": 1.0}\n{"n": 2, "lo', "utf-8")
     with pytest.raises(ArtifactError, match=r"steps\.jsonl:2: is not JSON"):
         report.write(tmp_path)

@@ -47,12 +47,12 @@ def questions(texts: Sequence[str], each: int, seed: int) -> Iterator[dict[str, 
         if len(context.split()) < SHORTEST_TEXT:
             continue
         starts = [0, *itertools.accumulate(len(sentence) + 1 for sentence in sentences)]
-        found = [(start, sentence, span) for start, sentence in zip(starts, sentences, strict=False)
+        spans = [(start, sentence, span) for start, sentence in zip(starts, sentences, strict=False)
                  for span in SPAN.finditer(sentence)
                  if span.start() and len(span[0].split()) <= LONGEST_ANSWER and len(sentence.split()) > LONGEST_ANSWER]
-        kinds = {kind: [one for one in found if one[2].lastgroup == kind] for kind in SHARES}
+        kinds = {kind: [place for place in spans if place[2].lastgroup == kind] for kind in SHARES}
         shares = [share if kinds[kind] else 0 for kind, share in SHARES.items()]
-        for _ in range(min(each, len(found))):
+        for _ in range(min(each, len(spans))):
             start, sentence, span = rng.choice(kinds[rng.choices(list(SHARES), shares)[0]])
             yield {"question": _question(sentence, span, rng), "context": context,
                    "answers": {"text": [span[0]], "answer_start": [start + span.start()]}}
@@ -65,8 +65,8 @@ def _question(sentence: str, span: re.Match[str], rng: random.Random) -> str:
     left, right = sentence[: span.start()].split(), sentence[span.end() :].rstrip(".!?").split()
     n_left, n_right = (rng.randint(2, LONGEST_SIDE) for _ in range(2))
     left, right = ([word for word in side if rng.random() >= DROPPED] for side in (left[-n_left:], right[:n_right]))
-    asked = rng.choice(WORDS[kind]).split()
-    words = [*asked, *right, *left] if rng.random() < 0.5 else [*left, *asked, *right]
+    opening = rng.choice(WORDS[kind]).split()
+    words = [*opening, *right, *left] if rng.random() < 0.5 else [*left, *opening, *right]
     return " ".join(words) + "?"
 
 

@@ -1,0 +1,276 @@
+"""What a run proved, typed: scores.json in memory. Every number of a comparison carries its n, seed and interval.
+
+    scores = Scores.from_json(json.loads(text))      scores.fitted.value, scores.gains["tf-idf"].interval
+
+A file that an older version wrote may lack parts: they are empty here. Keys that nobody here knows are passed over, but
+for those of `details`, which a task may add to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from .errors import ArtifactError, shorten
+
+FORMAT = 1
+
+Interval = tuple[float, float]  # low, high
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One system on the test rows: `value` of the task's metric, and of all its `metrics`."""
+
+    value: float
+    interval: Interval | None
+    n: int
+    seed: int | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Without n and seed: those of a file hold for all its scores."""
+        return {"score": self.value, "interval": self.interval and list(self.interval), "scores": self.metrics}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The fitted model minus a baseline, resample by resample on the same rows."""
+
+    difference: float
+    interval: Interval
+    n: int
+    seed: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without n and seed: those of a file hold for all its gains."""
+        return {"difference": self.difference, "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores on validation after `step` optimizer steps."""
+
+    step: int
+    scores: Mapping[str, float | None]
+    epoch: float | None = None
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which weights were kept, in words, and the validation score that they have."""
+
+    what: str
+    score: float
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """One label; n is of its gold."""
+
+    label: str
+    n: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer; what is None the task does not know."""
+
+    text: str
+    label: str
+    predicted: str
+    confidence: float | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Scores of rows that share something: each of `rows` has a label, n, and metrics by name."""
+
+    by: str
+    rows: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Gold and predicted numbers of the same rows."""
+
+    gold: Sequence[float]
+    predicted: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a task shows beside the score; `other` holds what no report knows."""
+
+    labels: Sequence[str] = ()
+    counted: str = "rows"
+    confusion: Sequence[Sequence[int]] = ()
+    per_label: Sequence[LabelScore] = ()
+    n_out_of_reach: int = 0
+    groups: Groups | None = None
+    scatter: Scatter | None = None
+    mistakes: Sequence[Mistake] = ()
+    other: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, details: Mapping[str, Any]) -> Details:
+        """What `Task.details` returns."""
+        parts = {"per_label": [_read(LabelScore, label) for label in details.get("per_label", ())],
+                 "mistakes": [_read(Mistake, mistake) for mistake in details.get("mistakes", ())],
+                 **{name: _read(kind, details[name]) for name, kind in (("groups", Groups), ("scatter", Scatter))
+                    if details.get(name)}}
+        known = {field.name for field in fields(cls)}
+        return _read(cls, {**details, **parts, "other": {k: v for k, v in details.items() if k not in known}})
+
+    def to_json(self) -> dict[str, Any]:
+        """Only what there is: tasks differ in what they show."""
+        values = {name: value for name, value in asdict(self).items() if value and name != "other"}
+        if self.counted == "rows":
+            del values["counted"]
+        mistakes = [{k: v for k, v in mistake.items() if v is not None} for mistake in values.get("mistakes", ())]
+        return {**values, "mistakes": mistakes, **self.other}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How many rows of a split were longer than the model reads, and how much of all tokens they lost."""
+
+    n_rows: int
+    n_cut: int
+    cut_tokens_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What was cut, and the test score of rows that were and that were not; None where there are none."""
+
+    max_tokens: int
+    train: Cut | None = None
+    test: Cut | None = None
+    n_cut: int | None = None
+    score_cut: float | None = None
+    n_whole: int | None = None
+    score_whole: float | None = None
+
+    @classmethod
+    def from_json(cls, truncation: Mapping[str, Any]) -> Truncation:
+        """As `Scores.to_json` writes it."""
+        splits = {name: _read(Cut, truncation[name]) for name in ("train", "test") if truncation.get(name)}
+        return _read(cls, {**truncation, **splits})
+
+
+@dataclass(frozen=True)
+class DataCounts:
+    """Where the rows came from, how many there are, and what was counted on the way."""
+
+    source: str | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)
+    n_train: int | None = None
+    n_validation: int | None = None
+    n_test: int | None = None
+    languages: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took; None where it was not measured. A unit ends each name; peak_rss_mb is memory."""
+
+    train_seconds: float | None = None
+    evaluate_seconds: float | None = None
+    n_steps: int | None = None
+    train_tokens_per_s: float | None = None
+    peak_rss_mb: float | None = None
+    n_weights: int | None = None
+    n_trainable: int | None = None
+    padding_share: float | None = None
+    model_seconds: float | None = None
+    total_seconds: float | None = None
+    artifact_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The certificate of a run: the fitted model and all it must beat on the same test rows, and how it came about."""
+
+    metric: str
+    fitted: Score
+    baselines: Mapping[str, Score] = field(default_factory=dict)
+    gains: Mapping[str, Gain] = field(default_factory=dict)
+    verdict: str = ""
+    verdict_kind: str = ""
+    task: str | None = None
+    backbone: str | None = None
+    base_model: str | None = None
+    method: str | None = None
+    head: Mapping[str, Any] = field(default_factory=dict)
+    details: Details = field(default_factory=Details)
+    truncation: Truncation | None = None
+    curve: Sequence[Evaluation] = ()
+    kept: Kept | None = None
+    data: DataCounts = field(default_factory=DataCounts)
+    cost: Cost = field(default_factory=Cost)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    spec_sha256: str | None = None
+    backbone_sha256: str | None = None
+    created: str | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str = "scores.json") -> Scores:
+        """Read what `to_json` gave, now or in an older version.
+
+        where: the file, for messages.
+        Raises  ArtifactError without metric, score or n_test, and for a format that is newer than this version.
+        """
+        missing = [key for key in ("metric", "score", "n_test") if key not in values]
+        if missing or values.get("format", FORMAT) != FORMAT:
+            what = (f"has no {', '.join(missing)}; a certificate has" if missing
+                    else f"has format {shorten(values['format'])}; this version reads {FORMAT}")
+            raise ArtifactError(where, f"{what}.", "Use the version of headstart that wrote it, or fit again.")
+        n, seed = values["n_test"], values.get("seed")
+
+        def score(entry: Mapping[str, Any]) -> Score:
+            ends = entry.get("interval")
+            return Score(entry["score"], (ends[0], ends[1]) if ends else None, n, seed, entry.get("scores", {}))
+
+        parts = {
+            "fitted": score(values),
+            "baselines": {name: score(entry) for name, entry in values.get("baselines", {}).items()},
+            "gains": {name: Gain(entry["difference"], (entry["interval"][0], entry["interval"][1]), n, seed)
+                      for name, entry in values.get("gain_over", {}).items()},
+            "details": Details.from_json(values.get("details", {})),
+            "truncation": Truncation.from_json(values["truncation"]) if values.get("truncation") else None,
+            "curve": [_read(Evaluation, entry) for entry in values.get("curve", ())],
+            "kept": _read(Kept, values["kept"]) if values.get("kept") else None,
+            "data": _read(DataCounts, values.get("data", {})), "cost": _read(Cost, values.get("cost", {})),
+        }
+        return _read(cls, {**values, **parts})
+
+    def to_json(self) -> dict[str, Any]:
+        """The values of scores.json."""
+        return {
+            "format": FORMAT, "task": self.task, "backbone": self.backbone, "method": self.method,
+            "base_model": self.base_model, "head": self.head, "seed": self.fitted.seed, "metric": self.metric,
+            **self.fitted.to_json(), "n_test": self.fitted.n,
+            "baselines": {name: score.to_json() for name, score in self.baselines.items()},
+            "gain_over": {name: gain.to_json() for name, gain in self.gains.items()},
+            "verdict": self.verdict, "verdict_kind": self.verdict_kind, "details": self.details.to_json(),
+            "truncation": asdict(self.truncation) if self.truncation else None,
+            "curve": [asdict(evaluation) for evaluation in self.curve],
+            "kept": asdict(self.kept) if self.kept else {}, "data": asdict(self.data), "cost": asdict(self.cost),
+            "machine": self.machine, "versions": self.versions, "spec_sha256": self.spec_sha256,
+            "backbone_sha256": self.backbone_sha256, "created": self.created,
+        }
+
+
+def _read(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass of the keys that it has as fields; others are passed over."""
+    names = [part.name for part in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: values[name] for name in names if name in values})
