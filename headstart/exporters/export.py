@@ -193,7 +193,7 @@ def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mappin
              "versions": machine.versions(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     if is_int8:  # in 32 bits the answers must stay those of the run itself
         rows = [entry["row"] for entry in golden]
-        answers = predict(loaded.task, rows, reader, exported, tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
+        answers = predict(loaded.task, rows, loaded.reader, exported, tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
         golden = [{"row": row, "prediction": answer} for row, answer in zip(rows, answers, strict=True)]
     lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in golden)
     for name, text in {EXPORT: json.dumps(facts, ensure_ascii=False, indent=1), "golden.jsonl": lines,
