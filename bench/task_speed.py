@@ -38,7 +38,7 @@ def measure(name: str, n_steps: int) -> dict[str, Any]:
     task = tasks.build(spec.task)
     rows = data.read_splits(spec.data.model_copy(update={"test": None}), task)["train"].rows[:N_ROWS]
     task = task.learn(rows)
-    loaded = backbones.load(spec.backbone, spec.data.max_tokens)
+    loaded = backbones.load_backbone(spec.backbone, spec.data.max_tokens)
     with tempfile.TemporaryDirectory() as folder:
         encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, loaded.reader))
         windows = store(encoded, Path(folder), loaded.reader.pad_id, task.keeps_rows_whole)
@@ -67,7 +67,7 @@ def _steps(task: Any, loaded: Any, spec: Any, method: Any) -> Callable[[Any, Any
     from headstart.models import blocks
     from headstart.training import loop as train
 
-    model = backbones.build(loaded, task, spec.head.pooling, spec.seed, spec.train.dropout)
+    model = backbones.build_model(loaded, task, spec.head.pooling, spec.seed, spec.train.dropout)
     method.prepare(model)
     optimizer = train.optimizer("adamw", method.groups(model, spec.train.lr, spec.train.weight_decay))
     blocks.train_mode(model)

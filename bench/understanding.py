@@ -109,7 +109,7 @@ def shipped(name: str) -> dict[str, Any]:
     """A shipped Spec, with its data and its model where they lie here."""
     from headstart.core import spec as specs
 
-    asked = specs.read(ROOT / "specs" / f"{name}.yaml")
+    asked = specs.read_spec(ROOT / "specs" / f"{name}.yaml")
     for key, value in asked["data"].items():
         if isinstance(value, str) and value.startswith("data/"):
             asked["data"][key] = str(DATA / value.removeprefix("data/"))

@@ -26,11 +26,11 @@ def finished_run(out: Path, backbone: Path, name: str, rows: Sequence[dict[str, 
     task = tasks.find(name)()
     rows = rows or task.examples
     task = task.learn(rows)
-    spec, origins = specs.resolve(("test", {"task": name, "method": "fine-tuning", "backbone": str(backbone),
+    spec, origins = specs.resolve_layers(("test", {"task": name, "method": "fine-tuning", "backbone": str(backbone),
                                             "data": {"train": "examples", "max_tokens": 64}}))
-    loaded = backbones.load(str(backbone), spec.data.max_tokens)
+    loaded = backbones.load_backbone(str(backbone), spec.data.max_tokens)
     with sealed.write_folder(out) as folder:
-        weights.save(folder, backbones.build(loaded, task, spec.head.pooling, 0), task, loaded, rows)
+        weights.save(folder, backbones.build_model(loaded, task, spec.head.pooling, 0), task, loaded, rows)
         (folder / "spec.yaml").write_text(specs.to_yaml(spec, origins), "utf-8")
         (folder / "scores.json").write_text(json.dumps({"metric": task.metric, "score": 0.5}), "utf-8")
     return out

@@ -1,6 +1,6 @@
 """Everything about a run, and nothing else decides it: same Spec, same machine, same result.
 
-    spec, origins = resolve(("spec file", read("tweets.yaml")), ("--set", {"train": {"epochs": 2}}))
+    spec, origins = resolve_layers(("spec file", read_spec("tweets.yaml")), ("--set", {"train": {"epochs": 2}}))
 
 Layers are merged from left to right, and `origins` remembers for every field which layer had the last word.
 Nothing here opens a data file, and nothing here imports torch.
@@ -122,7 +122,7 @@ class Spec(_Part):
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
 
-def resolve(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Spec, Origins]:
+def resolve_layers(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Spec, Origins]:
     """Merge `layers`, (origin, values) each, into a valid Spec. The last one to set a field wins.
 
     Returns the Spec and, for every leaf, the origin of its value. Raises SpecError with all that is wrong.
@@ -248,7 +248,7 @@ def parse_yaml(text: str, where: str) -> Any:
         raise SpecError(where, f"cannot be read as YAML: {what}.", "A Spec is a short plain YAML mapping.") from None
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read_spec(path: str | Path) -> dict[str, Any]:
     """The mapping that a Spec file holds, not yet checked against the fields."""
     path = Path(path)
     try:

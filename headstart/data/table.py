@@ -223,7 +223,8 @@ def _unfit(value: Any, max_chars: int) -> str | None:
     return None
 
 
-def stream(source: str, data: DataSpec, task: Question, *, gold: Gold = "required", lenient: bool = False) -> Stream:
+def stream_rows(source: str, data: DataSpec, task: Question, *, gold: Gold = "required",
+                lenient: bool = False) -> Stream:
     """Open `source` for one reading, row by row; files of any size take the memory of one row.
 
     gold: "required" to train and to evaluate; "optional" keeps and checks the answers that are there; "ignored"
@@ -243,10 +244,10 @@ def stream(source: str, data: DataSpec, task: Question, *, gold: Gold = "require
     return Stream(shown, opened.unit, columns, inferred, opened, data, task, gold)
 
 
-def read(source: str, data: DataSpec, task: Question, *, gold: Gold = "required", lenient: bool = False) -> Table:
-    """All rows of `source`. Arguments and errors as for `stream`."""
+def read_table(source: str, data: DataSpec, task: Question, *, gold: Gold = "required", lenient: bool = False) -> Table:
+    """All rows of `source`. Arguments and errors as for `stream_rows`."""
     rows, lines = [], []
-    reading = stream(source, data, task, gold=gold, lenient=lenient)
+    reading = stream_rows(source, data, task, gold=gold, lenient=lenient)
     for line, row in reading:
         rows.append(row)
         lines.append(line)
@@ -258,4 +259,4 @@ def read_splits(data: DataSpec, task: Question) -> dict[str, Table]:
     """"train", and "validation" and "test" where the Spec names them or the train source brings them."""
     sources = parts(data.train)
     sources.update({part: named for part in ("validation", "test") if (named := getattr(data, part))})
-    return {part: read(source, data, task) for part, source in sources.items()}
+    return {part: read_table(source, data, task) for part, source in sources.items()}

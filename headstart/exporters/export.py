@@ -25,7 +25,7 @@ from ..core.progress import Progress
 from ..core.spec import Spec
 from ..core.values import Row
 from ..data import splits
-from ..data import table as data
+from ..data.table import read_splits, read_table
 from ..runs import artifact, runtime, weights
 from ..runs.artifact import EXPORT, GOLDEN_TOLERANCE, Artifact
 from ..runs.runtime import OnnxRuntime
@@ -87,13 +87,13 @@ def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | No
     """What to compare on: the rows named, the run's validation rows, or its golden inputs alone, which is shown."""
     golden = [entry["row"] for entry in artifact.golden(loaded.folder)]
     if source is not None:
-        table = data.read(source, data_spec(loaded, settings), loaded.task, gold="optional", lenient=True)
+        table = read_table(source, data_spec(loaded, settings), loaded.task, gold="optional", lenient=True)
         return Rows(table.rows, f"the rows of {source}", _is_labelled(loaded, table.rows))
     try:
         if loaded.spec.data.train == "-":
             raise DataError("-", "standard input cannot be read twice.")
         question = tasks.build(loaded.spec.task)
-        tables = data.read_splits(loaded.spec.data, question)
+        tables = read_splits(loaded.spec.data, question)
         rows = splits.make(tables, loaded.spec.data, question, loaded.spec.seed).validation.rows[:MAX_ROWS]
         if parity.blind(loaded.task, rows[: len(golden)]) != golden:
             raise DataError(loaded.spec.data.train, "no longer holds the rows that the run was fitted on.")
@@ -193,7 +193,8 @@ def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mappin
              "versions": machine.versions(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     if is_int8:  # in 32 bits the answers must stay those of the run itself
         rows = [entry["row"] for entry in golden]
-        answers = predict(loaded.task, rows, loaded.reader, exported, tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
+        answers = predict(loaded.task, rows, loaded.reader, exported,
+                          tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
         golden = [{"row": row, "prediction": answer} for row, answer in zip(rows, answers, strict=True)]
     lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in golden)
     for name, text in {EXPORT: json.dumps(facts, ensure_ascii=False, indent=1), "golden.jsonl": lines,

@@ -1,7 +1,7 @@
 """A pretrained encoder and its TextReader: located, checked, loaded, in fp32 whatever it was stored in.
 
-    backbone = load("minilm-l6", max_tokens=256)
-    model = build(backbone, task, "mean", seed=0)
+    backbone = load_backbone("minilm-l6", max_tokens=256)
+    model = build_model(backbone, task, "mean", seed=0)
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Backbone:
     sha256: str
 
 
-def load(name: str, max_tokens: int, n_extra_tokens: int = 0, sha256: str | None = None) -> Backbone:
+def load_backbone(name: str, max_tokens: int, n_extra_tokens: int = 0, sha256: str | None = None) -> Backbone:
     """Find `name` (a shipped model, a folder or a hub id), check it and read its tokenizer.
 
     max_tokens: wanted length of a window; the model's own limit wins when it is smaller.
@@ -208,7 +208,7 @@ def _longest(folder: Path, config: transformers.PretrainedConfig) -> int:
     return min(positions, int(limit)) if isinstance(limit, int | float) and 0 < limit < 10**9 else positions
 
 
-def build(backbone: Backbone, task: HasHead, pooling: str, seed: int, dropout: float | None = None) -> Model:
+def build_model(backbone: Backbone, task: HasHead, pooling: str, seed: int, dropout: float | None = None) -> Model:
     """The pretrained encoder with a fresh head for `task`, in fp32; the head's weights are drawn from `seed`.
 
     dropout: in place of what the backbone was pretrained with.

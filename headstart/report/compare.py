@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.files import write_file
 from . import drawing
-from . import page as report
+from .page import markdown_page, page
 from .run import Headline, Picture, Section, Table
 from .wording import duration, in_words, percent, points
 from .wording import interval as in_brackets
@@ -24,8 +24,8 @@ def write(comparison: dict[str, Any], out: Path) -> None:
              ("Seeds", ", ".join(map(str, comparison["seeds"]))), ("CPU", str(comparison["machine"].get("cpu", "")))]
     write_file(out / "compare.json", [json.dumps(comparison, ensure_ascii=False, indent=1)])
     footer = "Written by headstart compare from compare.json, which lies beside this page."
-    write_file(out / "compare.html", [report.page(top, facts, parts, "", "headstart compare", footer)])
-    write_file(out / "compare.md", [report.markdown_page(top, facts, parts)])
+    write_file(out / "compare.html", [page(top, facts, parts, "", "headstart compare", footer)])
+    write_file(out / "compare.md", [markdown_page(top, facts, parts)])
 
 
 def _headline(comparison: dict[str, Any]) -> Headline:

@@ -36,8 +36,7 @@ from ..core.errors import ArtifactError, DataError, Problem, shorten
 from ..core.predict import is_close, predict
 from ..core.reader import Reader
 from ..core.scores import Scores
-from ..core.spec import Spec
-from ..core.spec import read as read_yaml
+from ..core.spec import Spec, read_spec
 from ..core.task import Task
 from ..core.values import Prediction, Row, Runtime
 from ..readers.text import TextReader
@@ -153,7 +152,7 @@ def read_back(folder: Path, device: str | None = None, n_threads: int | None = N
     else:
         from . import weights  # torch
 
-        spec = Spec.model_validate(read_yaml(folder / "spec.yaml"))
+        spec = Spec.model_validate(read_spec(folder / "spec.yaml"))
         reader, answer = weights.runtime(folder, task, spec, device)
     scores = json.loads((folder / "scores.json").read_text("utf-8"))
     artifact = Artifact(folder, task, spec, reader, answer, scores)

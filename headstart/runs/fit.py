@@ -19,12 +19,11 @@ import numpy as np
 
 from .. import tasks
 from ..core import files, machine
-from ..core import spec as specs
 from ..core.errors import DataError, Problem, RunFolderError, shorten
 from ..core.method import Method
 from ..core.progress import Progress
 from ..core.scores import Cost, DataCounts, Details, Evaluation, Scores
-from ..core.spec import Origins, Spec
+from ..core.spec import Origins, Spec, leaves, to_yaml
 from ..core.task import Task
 from ..core.values import Prediction
 from ..core.windows import store
@@ -32,7 +31,7 @@ from ..data import splits
 from ..data.splits import Splits
 from ..data.table import read_splits
 from ..features.forward import CachedForward
-from ..models import backbone as backbones
+from ..models.backbone import build_model, hub_id, load_backbone
 from ..report.model_card import model_card
 from ..report.page import write as write_report
 from ..training import batches
@@ -113,8 +112,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         if problems:
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, show)
-    backbone = backbones.load(spec.backbone, spec.data.max_tokens, method.plan.n_extra_tokens)
-    model = backbones.build(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
+    backbone = load_backbone(spec.backbone, spec.data.max_tokens, method.plan.n_extra_tokens)
+    model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     method.prepare(model)
     windows = {}
     for name in PARTS:
@@ -146,8 +145,8 @@ def _check_same_run(work: Path, spec: Spec, origins: Origins, parts: Splits) -> 
     request = {"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS}}
     path = work / "asked.json"
     if path.exists():
-        before = dict(specs.leaves(json.loads(path.read_text("utf-8"))))
-        now = dict(specs.leaves(json.loads(json.dumps(request))))
+        before = dict(leaves(json.loads(path.read_text("utf-8"))))
+        now = dict(leaves(json.loads(json.dumps(request))))
         changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if changed:
             changes = "; ".join(f"{key.removeprefix('spec.')} was {shorten(before.get(key))} and is now "
@@ -155,7 +154,7 @@ def _check_same_run(work: Path, spec: Spec, origins: Origins, parts: Splits) -> 
             raise RunFolderError(str(work), f"cannot be resumed: {changes}.",
                                  "Resume with the Spec and the data of the interrupted run, or start anew: --overwrite")
     path.write_text(json.dumps(request), "utf-8")
-    (work / "spec.yaml").write_text(specs.to_yaml(spec, origins), "utf-8")
+    (work / "spec.yaml").write_text(to_yaml(spec, origins), "utf-8")
 
 
 def store_frozen(job: Job) -> None:
@@ -216,14 +215,14 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
     spec, parts = job.spec, job.splits
     scores = dataclasses.replace(
         scores, task=job.task.name, backbone=spec.backbone, method=job.method.name,
-        base_model=backbones.hub_id(spec.backbone), head=spec.head.model_dump(),
+        base_model=hub_id(spec.backbone), head=spec.head.model_dump(),
         curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
         kept=learner.kept if learner else None,
         data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test)),
         machine=machine.describe(job.device), versions=machine.versions(), spec_sha256=spec.identity(),
         backbone_sha256=job.backbone.sha256, created=datetime.now(UTC).isoformat(timespec="seconds"))
     steps = job.work / "steps.jsonl"
-    spec_yaml = specs.to_yaml(spec, job.origins)
+    spec_yaml = to_yaml(spec, job.origins)
     with files.write_folder(final) as folder:
         golden = parts.validation.rows[: artifact.N_GOLDEN]
         weights.save(folder, job.model, job.task, job.backbone, golden, job.method.plan.stores_backbone)

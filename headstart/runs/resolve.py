@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods, tasks
-from ..core import spec as specs
 from ..core.errors import DataError, SpecError
 from ..core.method import Method
-from ..core.spec import Origins, Spec
+from ..core.spec import DEFAULT, NAMED, DataSpec, Origins, Spec, read_spec, resolve_layers
 from ..core.task import Task
 from ..data import columns
-from ..data import table as data
+from ..data.table import read_table
 
 CALL = "call"  # origin of what the caller of `fit` passed
 Layer = tuple[str, Mapping[str, Any]]  # (origin, values)
@@ -43,7 +42,7 @@ class Layers:
         from_rows: what only the train rows tell, such as the number of epochs.
         """
         options = {"method": methods.options_of(self.method), "task": tasks.options_of(self.task)}
-        return specs.resolve((specs.DEFAULT, options), (f"task {self.task.name}", self.task.defaults),
+        return resolve_layers((DEFAULT, options), (f"task {self.task.name}", self.task.defaults),
                              (f"method {self.method.name}", self.method.defaults), *from_rows, *self.caller)
 
 
@@ -52,10 +51,10 @@ def stack(caller: Sequence[Layer]) -> Layers:
 
     Raises SpecError with all that is wrong in what the caller wrote.
     """
-    defaults = (specs.DEFAULT, {name: Spec.model_fields[name].default for name in specs.NAMED})
-    spec, origins = specs.resolve(defaults, *caller)
+    defaults = (DEFAULT, {name: Spec.model_fields[name].default for name in NAMED})
+    spec, origins = resolve_layers(defaults, *caller)
     task_name = spec.task["name"]
-    if origins["task.name"] == specs.DEFAULT and (inferred := _inferred_task(spec)) not in (None, task_name):
+    if origins["task.name"] == DEFAULT and (inferred := _inferred_task(spec)) not in (None, task_name):
         task_name, caller = inferred, [(f"inferred from {spec.data.train}", {"task": inferred}), *caller]
     layers = Layers(tasks.build({**spec.task, "name": task_name}), methods.build(spec.method), caller)
     layers.method.check(layers.task)
@@ -85,11 +84,11 @@ def first_layer(source: str | Path | Mapping[str, Any]) -> Layer:
     if isinstance(source, Mapping):
         return CALL, source
     if Path(source).suffix in (".yaml", ".yml"):
-        return str(source), specs.read(source)
+        return str(source), read_spec(source)
     return CALL, {"data": {"train": str(source)}}
 
 
 def learned(spec: Spec, train: Path) -> Task:
     """The Spec's task as it is after these train rows."""
     task = tasks.build(spec.task)
-    return task.learn(data.read(str(train), specs.DataSpec(train=str(train)), task).rows)
+    return task.learn(read_table(str(train), DataSpec(train=str(train)), task).rows)

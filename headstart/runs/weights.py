@@ -27,7 +27,7 @@ from ..core.spec import Spec
 from ..core.task import Task
 from ..core.values import Row, Runtime
 from ..models import adapters, blocks, trust
-from ..models import backbone as backbones
+from ..models.backbone import TOKENIZER_FILES, Backbone, build_model, load_backbone
 from ..models.runtime import TorchRuntime
 from .artifact import EXPORT
 
@@ -53,11 +53,11 @@ def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
                             "Name the run that it was exported from.")
     n_extra_tokens = methods.build(spec.method).plan.n_extra_tokens
     sha256 = files.read_manifest(folder).get(WEIGHTS)  # None: the weights are those of the backbone itself
-    backbone = backbones.load(str(folder.absolute()) if sha256 else spec.backbone, spec.data.max_tokens,
+    backbone = load_backbone(str(folder.absolute()) if sha256 else spec.backbone, spec.data.max_tokens,
                               n_extra_tokens, sha256)
     if not sha256:
         _check_backbone(folder, backbone)
-    model = backbones.build(backbone, task, spec.head.pooling, spec.seed)
+    model = build_model(backbone, task, spec.head.pooling, spec.seed)
     if (folder / ADAPTER).is_dir():
         adapters.restore(model, folder / ADAPTER)
     if (folder / HEAD).exists():
@@ -65,7 +65,7 @@ def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
     return model, backbone.reader
 
 
-def _check_backbone(folder: Path, backbone: backbones.Backbone) -> None:
+def _check_backbone(folder: Path, backbone: Backbone) -> None:
     """What was learned is only right on the very weights that it was learned on."""
     wanted = json.loads((folder / "scores.json").read_text("utf-8"))["backbone_sha256"]
     if backbone.sha256 != wanted:
@@ -74,7 +74,7 @@ def _check_backbone(folder: Path, backbone: backbones.Backbone) -> None:
                             "Bring that backbone back, or fit again with --set method.alone=false.")
 
 
-def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, golden: Sequence[Row],
+def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Sequence[Row],
          with_backbone: bool = True) -> None:
     """Fill `folder` (it exists and is empty) with the model, its reader, its task and its golden answers.
 
@@ -95,7 +95,7 @@ def save(folder: Path, model: Model, task: Task, backbone: backbones.Backbone, g
         if model.head is not None:
             save_file(model.head.state_dict(), folder / HEAD)
             task.extra_files(folder, model.output, model.head.pooling, backbone.reader)
-    for name in backbones.TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         if (backbone.folder / name).is_file():
             shutil.copyfile(backbone.folder / name, folder / name)
     backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))

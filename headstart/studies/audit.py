@@ -28,11 +28,10 @@ from ..core.spec import Spec
 from ..core.task import Task
 from ..core.values import Row
 from ..data import duplicates
-from ..data import table as data
-from ..data.table import Table
-from ..models import backbone as backbones
+from ..data.table import Table, read_splits
+from ..models.backbone import load_backbone
 from ..report.audit import MAX_LISTED
-from ..runs import resolve as resolving
+from ..runs.resolve import first_layer, resolve
 from ..use.vectors import Extractor
 
 Finding = dict[str, Any]
@@ -55,20 +54,20 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     """
     show = show or Progress(quiet=True)
     lenient = ("audit", {"data": {"errors": "skip"}})  # beneath what the caller says: bad rows are a finding here
-    spec, _, _ = resolving.resolve([lenient, resolving.first_layer(spec_or_path), *layers])
+    spec, _, _ = resolve([lenient, first_layer(spec_or_path), *layers])
     task = tasks.build(spec.task)
-    tables = data.read_splits(spec.data, task)
+    tables = read_splits(spec.data, task)
     with suppress(DataError):  # what cannot be learned is a finding of its own: the balance shows it
         task = task.learn(tables["train"].rows)
     rows = _Rows(tables, task, spec.data.near_duplicate)
-    found = {
+    result = {
         "source": spec.data.train, "task": task.name, "parts": {name: len(table) for name, table in tables.items()},
         "unusable": _unusable(tables), "balance": _balance(tables, task), "twins": rows.twins(), "leaks": rows.leaks(),
         "conflicts": rows.conflicts(), "lengths": _lengths(rows.texts, spec), "languages": _languages(rows.texts),
         "odd": _odd(rows), "suspects": _suspects(tables["train"], task, spec, show) if suspects else None,
     }
     show.end()
-    return found
+    return result
 
 
 class _Rows:
@@ -116,12 +115,12 @@ class _Rows:
 
     def conflicts(self) -> Finding:
         """Texts that stand there more than once with different gold."""
-        found = []
+        conflicts = []
         for some in self._groups(self.exact_N):
             if len({self.gold[i] for i in some}) > 1:
-                found.append({"text": self.texts[some[0]],
+                conflicts.append({"text": self.texts[some[0]],
                               "rows": [{"where": self.where[i], "gold": self.gold[i]} for i in some[:MAX_LISTED]]})
-        return {"n_texts": len(found), "texts": found[:MAX_LISTED]}
+        return {"n_texts": len(conflicts), "texts": conflicts[:MAX_LISTED]}
 
 
 def _gold(row: Row, task: Task) -> str:
@@ -143,15 +142,15 @@ def _balance(tables: Mapping[str, Table], task: Task) -> dict[str, dict[str, int
     """How often every label stands in every part, the most frequent of train first."""
     counts = {name: Counter(label for row in table.rows for label in task.labels_of(row))
               for name, table in tables.items()}
-    every = sorted({label for one in counts.values() for label in one}, key=lambda k: (-counts["train"][k], k))
-    return {label: {name: one[label] for name, one in counts.items()} for label in every}
+    every = sorted({label for count in counts.values() for label in count}, key=lambda k: (-counts["train"][k], k))
+    return {label: {name: count[label] for name, count in counts.items()} for label in every}
 
 
 def _lengths(texts: Sequence[str], spec: Spec) -> Finding:
     """Lengths in tokens of the Spec's backbone, and how many rows and tokens each limit would cut."""
-    reader = backbones.load(spec.backbone, max_tokens=10**6).reader
+    reader = load_backbone(spec.backbone, max_tokens=10**6).reader
     encoded = reader.tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)
-    n_N = np.fromiter((len(one) for one in encoded), np.int64, len(texts))
+    n_N = np.fromiter((len(count) for count in encoded), np.int64, len(texts))
     at = {name: int(np.quantile(n_N, share)) for name, share in
           (("shortest", 0.0), ("median", 0.5), ("95 %", 0.95), ("99 %", 0.99), ("longest", 1.0))}
     return {"backbone": spec.backbone, "n_tokens": at, "max_tokens": spec.data.max_tokens, "limits": [

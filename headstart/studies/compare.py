@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 
 from .. import tasks
-from ..core import spec as specs
 from ..core import statistics
 from ..core.errors import SpecError
 from ..core.files import disk_errors, refuse_existing, write_file
 from ..core.progress import Progress
+from ..core.spec import Spec, parse_set
 from ..data import splits
-from ..data import table as data
+from ..data.table import read_splits
 from ..report.compare import BUDGETS, write
 from ..runs import resolve
 from ..runs.fit import fit
@@ -69,7 +69,7 @@ class Cell:
 def parse_method(text: str) -> dict[str, Any]:
     """"lora:rank=4:targets=[query]" as {"name": "lora", "rank": 4, "targets": ["query"]}."""
     name, *options = text.split(":")
-    return {"name": name, **specs.parse_set(options)}
+    return {"name": name, **parse_set(options)}
 
 
 def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str], *, seeds: int = 1,
@@ -163,7 +163,7 @@ def _columns(path: str) -> dict[str, str]:
         return {column: column for column in json.loads(file.readline())}
 
 
-def _split_once(spec: specs.Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]:
+def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]:
     """The splits as files, the same for every cell."""
     folder = out / "data"
     contract = json.dumps({"data": spec.data.model_dump(), "task": spec.task, "seed": spec.seed})
@@ -173,7 +173,7 @@ def _split_once(spec: specs.Spec, out: Path, anew: bool) -> tuple[dict[str, str]
                             "Resume with the same Spec, or start anew: --overwrite")
     else:
         task = tasks.build(spec.task)
-        parts = splits.make(data.read_splits(spec.data, task), spec.data, task, spec.seed)
+        parts = splits.make(read_splits(spec.data, task), spec.data, task, spec.seed)
         for name in PARTS:
             write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
                                                          for row in getattr(parts, name).rows))
@@ -195,7 +195,7 @@ def _finished(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _summarize(runs: Sequence[tuple[Cell, dict[str, Any]]], wanted: Sequence[str], out: Path,
-               spec: specs.Spec) -> dict[str, Any]:
+               spec: Spec) -> dict[str, Any]:
     """Scores with intervals, costs, the Pareto fronts, and every pair of methods tested on the same rows."""
     tables = []
     for n in dict.fromkeys(cell.rows for cell, _ in runs):
@@ -208,7 +208,7 @@ def _summarize(runs: Sequence[tuple[Cell, dict[str, Any]]], wanted: Sequence[str
 
 
 def _one_size(chosen: Mapping[str, Sequence[tuple[Cell, dict[str, Any]]]], out: Path,
-              spec: specs.Spec) -> dict[str, Any]:
+              spec: Spec) -> dict[str, Any]:
     outcomes = {m: [np.load(out / "outcomes" / f"{cell.name}.npy", allow_pickle=False) for cell, _ in results]
                 for m, results in chosen.items()}
     seeds_of = {m: len(of_seeds) for m, of_seeds in outcomes.items()}

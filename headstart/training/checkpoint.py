@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import files as sealed
+from ..core.files import verify, write_folder
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ def save(work: Path, state: TrainState, weights: Tensors, optimizer: Tensors) ->
     from safetensors.torch import save_file
 
     tensors = {"weights": weights, "best": state.best, "mean": state.mean, "optimizer": optimizer}
-    with sealed.write_folder(work / f"checkpoint-{state.step:08d}") as folder:
+    with write_folder(work / f"checkpoint-{state.step:08d}") as folder:
         for name, of_name in tensors.items():
             save_file({k: t.detach().cpu().contiguous() for k, t in of_name.items()}, folder / f"{name}.safetensors")
         numbers = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in tensors}
@@ -79,7 +79,7 @@ def latest(work: Path) -> tuple[TrainState, Tensors, Tensors] | None:
     from safetensors.torch import load_file
 
     for folder in reversed(checkpoints(work)):
-        faults = sealed.verify(folder)
+        faults = verify(folder)
         if not faults:
             weights, best, mean, optimizer = (load_file(folder / f"{name}.safetensors")
                                               for name in ("weights", "best", "mean", "optimizer"))

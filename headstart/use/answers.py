@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.spec import DataSpec
 from ..core.values import Prediction
-from ..data import table as data
+from ..data.table import read_table, stream_rows
 from ..runs import artifact
 from ..runs.artifact import Artifact
 
@@ -25,7 +25,7 @@ def answers(folder: str | Path, source: str, settings: Mapping[str, Any] | None 
     skip: leave out so many rows at the front: an earlier process answered them.
     """
     loaded = artifact.load(folder)
-    rows = data.stream(source, data_spec(loaded, settings), loaded.task, gold="ignored", lenient=True)
+    rows = stream_rows(source, data_spec(loaded, settings), loaded.task, gold="ignored", lenient=True)
     return loaded.stream(row for _, row in islice(rows, skip, None))
 
 
@@ -33,7 +33,7 @@ def evaluate(folder: str | Path, source: str, settings: Mapping[str, Any] | None
              seed: int | None = None) -> dict[str, Any]:
     """Score a finished run on the labelled rows of `source`. seed: of the bootstrap; the run's own when absent."""
     loaded = artifact.load(folder)
-    table = data.read(source, data_spec(loaded, settings), loaded.task, lenient=True)
+    table = read_table(source, data_spec(loaded, settings), loaded.task, lenient=True)
     return loaded.evaluate(table.rows, seed)
 
 

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..core import spec as specs
 from ..core.errors import DataError, SpecError
 from ..core.progress import Progress
+from ..core.spec import DataSpec
 from ..core.task import Columns, Task
 from ..core.values import Row
-from ..data import table as data
+from ..data.table import read_table
 from ..runs import artifact
 from ..tasks.sentence_similarity.ranking import QUERIES_AT_ONCE, Candidates
 from ..tasks.sentence_similarity.task import SentenceSimilarity
@@ -43,18 +43,18 @@ def search(source: str | Path, corpus: Sequence[str], queries: Sequence[str], *,
         raise DataError("corpus", "has no texts; there is nothing to search.", "Name a file with one row at least.")
     vectors_ND = embed(source, [*corpus, *queries], dimensions=dimensions, show=show)
     vectors_CD, queries_QD = vectors_ND[: len(corpus)], vectors_ND[len(corpus) :]
-    found = []
+    hits = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
-        for said_C in queries_QD[start : start + QUERIES_AT_ONCE] @ vectors_CD.T:
-            found.append([{"row": i, "text": corpus[i], "similarity": round(float(said_C[i]), 6)}
-                          for i in _largest(said_C, top)])
-    return found
+        for similarity_C in queries_QD[start : start + QUERIES_AT_ONCE] @ vectors_CD.T:
+            hits.append([{"row": i, "text": corpus[i], "similarity": round(float(similarity_C[i]), 6)}
+                          for i in _largest(similarity_C, top)])
+    return hits
 
 
 def embed(source: str | Path, texts: Sequence[str], *, dimensions: int | None = None,
           show: Progress | None = None) -> np.ndarray:
     """Vectors of norm one, [N, D] float32: what a run answers, or the mean that a pretrained model gives."""
-    vectors_ND = _said_by_run(Path(source), texts) if (Path(source) / "task.json").exists() else (
+    vectors_ND = _embedded_by_run(Path(source), texts) if (Path(source) / "task.json").exists() else (
         Extractor(source, show=show)(texts))
     width = vectors_ND.shape[1]
     if dimensions is not None and not 1 <= dimensions <= width:
@@ -63,7 +63,7 @@ def embed(source: str | Path, texts: Sequence[str], *, dimensions: int | None = 
     return np.asarray(vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12), np.float32)
 
 
-def _said_by_run(folder: Path, texts: Sequence[str]) -> np.ndarray:
+def _embedded_by_run(folder: Path, texts: Sequence[str]) -> np.ndarray:
     loaded = artifact.load(folder)
     vectors: list[np.ndarray] = []
     for answer in loaded.stream(texts):
@@ -74,12 +74,12 @@ def _said_by_run(folder: Path, texts: Sequence[str]) -> np.ndarray:
     return np.stack(vectors) if vectors else np.empty((0, 1), np.float32)
 
 
-def _largest(said_C: np.ndarray, n: int) -> list[int]:
+def _largest(similarity_C: np.ndarray, n: int) -> list[int]:
     """The places of the `n` largest numbers, the largest first; of equals the first. -inf is none."""
-    n = min(n, len(said_C))
-    least = np.partition(said_C, len(said_C) - n)[len(said_C) - n]
-    places = np.flatnonzero((said_C >= least) & np.isfinite(said_C))
-    return [int(i) for i in places[np.argsort(-said_C[places], kind="stable")][:n]]
+    n = min(n, len(similarity_C))
+    least = np.partition(similarity_C, len(similarity_C) - n)[len(similarity_C) - n]
+    places = np.flatnonzero((similarity_C >= least) & np.isfinite(similarity_C))
+    return [int(i) for i in places[np.argsort(-similarity_C[places], kind="stable")][:n]]
 
 
 def mine(source: str | Path, rows: Sequence[Row], *, corpus: Sequence[str] = (), n: int = 3, margin: float = 0.05,
@@ -103,11 +103,11 @@ def mine(source: str | Path, rows: Sequence[Row], *, corpus: Sequence[str] = (),
     vectors_ND = embed(source, [*candidates.texts, *(row["text"] for row in pairs)], show=show)
     vectors_CD, queries_QD = vectors_ND[:n_candidates], vectors_ND[n_candidates:]
     for start in range(0, len(pairs), QUERIES_AT_ONCE):
-        for i, said_C in enumerate(queries_QD[start : start + QUERIES_AT_ONCE] @ vectors_CD.T, start):
+        for i, similarity_C in enumerate(queries_QD[start : start + QUERIES_AT_ONCE] @ vectors_CD.T, start):
             right = candidates.right[i]
-            said_C[said_C > said_C[right] - margin] = -np.inf
-            said_C[[right, *candidates.spared[i]]] = -np.inf
-            pairs[i]["negatives"] = [candidates.texts[c] for c in _largest(said_C, n)]
+            similarity_C[similarity_C > similarity_C[right] - margin] = -np.inf
+            similarity_C[[right, *candidates.spared[i]]] = -np.inf
+            pairs[i]["negatives"] = [candidates.texts[c] for c in _largest(similarity_C, n)]
     return pairs
 
 
@@ -128,7 +128,7 @@ class Texts:
 
 def texts_of(source: str, settings: Mapping[str, Any] | None = None) -> list[str]:
     """The texts of a file, one a row. Raises DataError for a file without any."""
-    table = data.read(source, specs.DataSpec.model_validate({"train": source, **(settings or {})}), Texts(),
+    table = read_table(source, DataSpec.model_validate({"train": source, **(settings or {})}), Texts(),
                       lenient=True)
     return [row["text"] for row in table.rows]
 
@@ -136,6 +136,6 @@ def texts_of(source: str, settings: Mapping[str, Any] | None = None) -> list[str
 def pairs_of(source: str, settings: Mapping[str, Any] | None = None) -> list[Row]:
     """The rows of a file as `mine` takes them."""
     task: Task = SentenceSimilarity()
-    table = data.read(source, specs.DataSpec.model_validate({"train": source, **(settings or {})}),
+    table = read_table(source, DataSpec.model_validate({"train": source, **(settings or {})}),
                       task, gold="ignored", lenient=True)
     return table.rows

@@ -10,10 +10,10 @@ from itertools import combinations, islice, permutations
 from pathlib import Path
 from typing import Any
 
-from ..core import spec as specs
 from ..core.errors import SpecError
+from ..core.spec import DataSpec
 from ..core.values import Prediction, Row
-from ..data import table as data
+from ..data.table import stream_rows
 from ..runs import artifact
 from ..runs.artifact import Artifact
 from ..tasks import relation_extraction as relations
@@ -31,18 +31,18 @@ def triples(run: str | Path, entities: str | Path, source: str,
              unrelated is left out.
     Raises   SpecError for artifacts of other tasks.
     """
-    related, named = (_opened(*one) for one in ((run, "relation-extraction"), (entities, "token-classification")))
-    spec = specs.DataSpec.model_validate({**named.spec.data.model_dump(), **(settings or {})})
-    rows = (row for _, row in data.stream(source, spec, named.task, gold="ignored", lenient=True))
+    related, named = (_opened(*source) for source in ((run, "relation-extraction"), (entities, "token-classification")))
+    spec = DataSpec.model_validate({**named.spec.data.model_dump(), **(settings or {})})
+    rows = (row for _, row in stream_rows(source, spec, named.task, gold="ignored", lenient=True))
     yield from of_rows(related, named, islice(rows, skip, None))
 
 
 def _opened(folder: str | Path, wanted: str) -> Artifact:
-    found = artifact.load(folder)
-    if found.task.name != wanted:
-        raise SpecError(str(folder), f'is a run of "{found.task.name}"; triples need one of "{wanted}" there.',
+    loaded = artifact.load(folder)
+    if loaded.task.name != wanted:
+        raise SpecError(str(folder), f'is a run of "{loaded.task.name}"; triples need one of "{wanted}" there.',
                         "headstart predict RELATIONS TEXTS --entities ENTITIES")
-    return found
+    return loaded
 
 
 def of_rows(related: Artifact, named: Artifact, rows: Iterable[Row]) -> Iterator[Prediction]:
@@ -51,20 +51,20 @@ def of_rows(related: Artifact, named: Artifact, rows: Iterable[Row]) -> Iterator
     either_way = any(relations.DIRECTED.fullmatch(label) for label in labels)  # then a label says which way
     ahead = iter(rows)
     while some := list(islice(ahead, TEXTS_AT_ONCE)):
-        found = named.predict(some)
-        pairs = [(i, *pair) for i, one in enumerate(found)
-                 for pair in (combinations if either_way else permutations)(one["entities"], 2)]
+        entities_of = named.predict(some)
+        pairs = [(i, *pair) for i, answer in enumerate(entities_of)
+                 for pair in (combinations if either_way else permutations)(answer["entities"], 2)]
         texts = [named.task.text(row) for row in some]
-        asked = [{"text": texts[i], "head_span": [a["start"], a["end"]], "tail_span": [b["start"], b["end"]]}
+        questions = [{"text": texts[i], "head_span": [a["start"], a["end"]], "tail_span": [b["start"], b["end"]]}
                  for i, a, b in pairs]
-        said = [list[dict[str, Any]]() for _ in found]
-        for (i, a, b), answer in zip(pairs, related.predict(asked), strict=True):
+        triples_of = [list[dict[str, Any]]() for _ in entities_of]
+        for (i, a, b), answer in zip(pairs, related.predict(questions), strict=True):
             if answer["relation"].casefold() not in relations.NONE:
                 head, tail = (b, a) if answer["direction"] == "tail-to-head" else (a, b)
-                said[i].append({"head": _named(head), "relation": answer["relation"], "tail": _named(tail),
+                triples_of[i].append({"head": _named(head), "relation": answer["relation"], "tail": _named(tail),
                                 "score": answer["score"]})
-        yield from ({"entities": one["entities"], "triples": found_here}
-                    for one, found_here in zip(found, said, strict=True))
+        yield from ({"entities": answer["entities"], "triples": triples_here}
+                    for answer, triples_here in zip(entities_of, triples_of, strict=True))
 
 
 def _named(entity: Mapping[str, Any]) -> dict[str, Any]:

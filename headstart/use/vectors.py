@@ -18,17 +18,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ..core import files as sealed
-from ..core import spec as specs
 from ..core.errors import SpecError, shorten
+from ..core.files import disk_errors
 from ..core.progress import Progress
+from ..core.spec import DataSpec
 from ..core.task import Columns, Head
 from ..core.values import Row, Window
 from ..core.windows import store
-from ..data import table as data
+from ..data.table import read_table
 from ..features import extract
 from ..features.forward import CachedForward
-from ..models import backbone as backbones
+from ..models.backbone import build_model, load_backbone
 from ..models.heads import PooledModel, PoolHead
 from ..runs import artifact, weights
 
@@ -57,9 +57,9 @@ class Extractor:
             loaded = artifact.load(folder)
             model, self.reader = weights.open_model(folder, loaded.task, loaded.spec)
         else:
-            backbone = backbones.load(str(source), max_tokens)
+            backbone = load_backbone(str(source), max_tokens)
             self.reader = backbone.reader
-            model = backbones.build(backbone, _Vector(), pooling or "mean", seed=0)
+            model = build_model(backbone, _Vector(), pooling or "mean", seed=0)
         n_layers = int(model.encoder.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
         if not 1 <= last_layers <= n_layers:
             raise SpecError("last_layers", f"is {last_layers}; the backbone has {n_layers} layers.",
@@ -137,12 +137,12 @@ def write(source: str | Path, rows: str, out: Path, *, settings: Mapping[str, An
     """
     if out.suffix not in SUFFIXES:
         raise SpecError("--out", f"{shorten(out.name)} has no known ending.", f"Use one of: {', '.join(SUFFIXES)}")
-    table = data.read(rows, specs.DataSpec.model_validate({"train": rows, **(settings or {})}), Texts(),
+    table = read_table(rows, DataSpec.model_validate({"train": rows, **(settings or {})}), Texts(),
                       gold="optional", lenient=True)
     extractor = Extractor(source, show=show, **options)
     vectors = extractor([row["text"] for row in table.rows])
     ids = [row.get("id", i) for i, row in enumerate(table.rows)]
-    with sealed.disk_errors(out):
+    with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_name(f".{out.name}.{os.getpid()}")
         try:

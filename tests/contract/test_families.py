@@ -38,8 +38,8 @@ def family(request, tmp_path_factory):
 
 def built(folder, pooling="mean"):
     task = tasks.find("text-classification")(labels=("bad", "good"))
-    loaded = backbones.load(str(folder), 64)
-    model = backbones.build(loaded, task, pooling, seed=0).eval()
+    loaded = backbones.load_backbone(str(folder), 64)
+    model = backbones.build_model(loaded, task, pooling, seed=0).eval()
     rows = tiny.rows(6)
     inputs = collate({"input_ids": [task.encode(0, {"text": r["text"]}, loaded.reader)[0].inputs["input_ids"]
                                     for r in rows]}, {}, loaded.reader.pad_id).inputs

@@ -44,13 +44,13 @@ def model_and_batch(backbone, task_name, method_name):
     """A learned task, a prepared method and its model, and the examples of the task as one batch."""
     kind, method = tasks.find(task_name), methods.build({"name": method_name})
     task = kind().learn(kind.examples)
-    loaded = backbones.load(str(backbone), 64, method.plan.n_extra_tokens)
+    loaded = backbones.load_backbone(str(backbone), 64, method.plan.n_extra_tokens)
     windows = [w for i, row in enumerate(kind.examples) for w in task.encode(i, row, loaded.reader)]
     batch = collate({k: [w.inputs[k] for w in windows] for k in windows[0].inputs},
                     {k: [w.target[k] for w in windows] for k in windows[0].target}, loaded.reader.pad_id)
     inputs = {k: torch.from_numpy(a) for k, a in batch.inputs.items()}
     target = {k: torch.from_numpy(a) for k, a in batch.target.items()}
-    model = backbones.build(loaded, task, "mean", seed=0)
+    model = backbones.build_model(loaded, task, "mean", seed=0)
     return task, method, model, inputs, target
 
 

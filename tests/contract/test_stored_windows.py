@@ -13,7 +13,7 @@ from headstart.models import backbone as backbones
 def test_stored_windows_give_the_answers_of_fresh_ones(name, backbone, tmp_path):
     kind = tasks.find(name)
     task = kind().learn(list(kind.examples))
-    reader = backbones.load(str(backbone), 24).reader
+    reader = backbones.load_backbone(str(backbone), 24).reader
     rows = [task.without_gold(row) for row in kind.examples]
     fresh = [window for i, row in enumerate(rows) for window in task.encode(i, row, reader)]
     stored = store(fresh, tmp_path, reader.pad_id, with_notes=task.needs_windows)

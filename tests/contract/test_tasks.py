@@ -35,12 +35,12 @@ def task(request) -> Task:
 
 @pytest.fixture
 def loaded(backbone):
-    return backbones.load(str(backbone), 64)
+    return backbones.load_backbone(str(backbone), 64)
 
 
 @pytest.fixture
 def model(loaded, task):
-    return backbones.build(loaded, task, "mean", seed=0).eval()
+    return backbones.build_model(loaded, task, "mean", seed=0).eval()
 
 
 def windows_of(task, reader, rows=None):
@@ -94,7 +94,7 @@ def is_close(a, b):
 
 def fitted(task, loaded):
     """A model that knows the examples by heart, and its losses on the way."""
-    model = backbones.build(loaded, task, "mean", seed=1)
+    model = backbones.build_model(loaded, task, "mean", seed=1)
     batch = batch_of(windows_of(task, loaded.reader), 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
@@ -144,7 +144,7 @@ def test_a_backbone_of_another_kind_is_refused(task, loaded):
 
     written = Writes(**{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
     with pytest.raises(SpecError, match=f'read as an encoder, and task "{task.name}" needs.*causal, encoder-decoder'):
-        backbones.build(loaded, written, "mean", seed=0)
+        backbones.build_model(loaded, written, "mean", seed=0)
 
 
 def test_the_head_is_what_the_task_describes(task, loaded, model):
@@ -263,8 +263,8 @@ def test_a_text_of_no_token_gets_an_answer(task, tmp_path, adds_tokens):
     if not adds_tokens:
         described = json.loads((folder / "tokenizer.json").read_text("utf-8"))
         (folder / "tokenizer.json").write_text(json.dumps({**described, "post_processor": None}), "utf-8")
-    loaded = backbones.load(str(folder), 64)
-    model = backbones.build(loaded, task, "mean", seed=0)
+    loaded = backbones.load_backbone(str(folder), 64)
+    model = backbones.build_model(loaded, task, "mean", seed=0)
     dropped = "\u200b\u200d"  # the tokenizer takes both for nothing
     rows = [{key: dropped if key in ("text", "question", "context") else value for key, value in row.items()}
             for row in without_gold(task)]
@@ -287,12 +287,12 @@ def numbers(value):
 @pytest.mark.parametrize("pooling", ["mean", "first", "max", "native"])
 def test_every_family_with_every_head(family, pooling, tmp_path):
     task = tasks.find("text-classification")(labels=("a", "b", "c"))
-    loaded = backbones.load(str(tiny.backbone(tmp_path / family, family)), 64)
+    loaded = backbones.load_backbone(str(tiny.backbone(tmp_path / family, family)), 64)
     if pooling == "native" and not FAMILIES[family].has_native_head:
         with pytest.raises(SpecError, match=f'"native" is not for {family}'):
-            backbones.build(loaded, task, pooling, seed=0)
+            backbones.build_model(loaded, task, pooling, seed=0)
         return
-    model = backbones.build(loaded, task, pooling, seed=0).eval()
+    model = backbones.build_model(loaded, task, pooling, seed=0).eval()
     caught = []
     model.output.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
     windows = windows_of(task, loaded.reader, [{"text": "the lovely room"}, {"text": "a dull film was very cold"}])

@@ -191,9 +191,9 @@ def test_there_are_tasks_to_export():
 
 @pytest.mark.parametrize("name", some(TASKS))
 def test_every_task_passes_its_gate(name, backbone, tmp_path):
-    loaded, kind = backbones.load(str(backbone), 64), tasks.find(name)
+    loaded, kind = backbones.load_backbone(str(backbone), 64), tasks.find(name)
     task = kind().learn(kind.examples)
-    model = backbones.build(loaded, task, "mean", seed=0)
+    model = backbones.build_model(loaded, task, "mean", seed=0)
     gate = gate_of(task, model, loaded.reader)
     found, path, small = shipped(gate, model, tmp_path / "model.onnx"), tmp_path / "model.onnx", tmp_path / "int8.onnx"
     assert found["agreement"] == 1
@@ -229,9 +229,9 @@ def test_every_task_passes_its_gate(name, backbone, tmp_path):
 
 def adapted(backbone, name):
     method, kind = methods.build({"name": name}), tasks.find("text-classification")
-    loaded = backbones.load(str(backbone), 64, method.plan.n_extra_tokens)
+    loaded = backbones.load_backbone(str(backbone), 64, method.plan.n_extra_tokens)
     task = kind().learn(kind.examples)
-    model = backbones.build(loaded, task, "mean", seed=0)
+    model = backbones.build_model(loaded, task, "mean", seed=0)
     method.prepare(model)
     with torch.no_grad():
         for p in model.parameters():
@@ -248,9 +248,10 @@ def test_adapters_are_exported(name, backbone, tmp_path):
 
 @pytest.mark.parametrize("family", some(sorted(tiny.FAMILIES)))
 def test_every_family_passes_its_gate(family, tmp_path):
-    loaded, kind = backbones.load(str(tiny.backbone(tmp_path / family, family)), 64), tasks.find("text-classification")
+    loaded = backbones.load_backbone(str(tiny.backbone(tmp_path / family, family)), 64)
+    kind = tasks.find("text-classification")
     task = kind().learn(kind.examples)
-    model = backbones.build(loaded, task, "mean", seed=0)
+    model = backbones.build_model(loaded, task, "mean", seed=0)
     gate = gate_of(task, model, loaded.reader)
     found = shipped(gate, model, tmp_path / "model.onnx")
     assert found["fused"] == (family not in NOT_FUSED)
@@ -259,9 +260,9 @@ def test_every_family_passes_its_gate(family, tmp_path):
 
 @pytest.mark.parametrize("pooling", ["first", "native", "mean"])
 def test_tokens_that_no_head_reads_are_not_computed(pooling, backbone, tmp_path):
-    loaded, kind = backbones.load(str(backbone), 64), tasks.find("text-classification")
+    loaded, kind = backbones.load_backbone(str(backbone), 64), tasks.find("text-classification")
     task = kind().learn(kind.examples)
-    model = backbones.build(loaded, task, pooling, seed=0)
+    model = backbones.build_model(loaded, task, pooling, seed=0)
     gate, path, small = gate_of(task, model, loaded.reader), tmp_path / "model.onnx", tmp_path / "int8.onnx"
     assert shipped(gate, model, path)["agreement"] == 1
     graph.quantize(path, small, graph.plans(path)[0], True)
@@ -338,18 +339,18 @@ class Changed:
 
 
 def test_another_model_does_not_pass(backbone, tmp_path):
-    loaded, kind = backbones.load(str(backbone), 64), tasks.find("text-classification")
+    loaded, kind = backbones.load_backbone(str(backbone), 64), tasks.find("text-classification")
     task = kind().learn(kind.examples)
-    one, other = (backbones.build(loaded, task, "mean", seed=seed) for seed in (0, 1))
+    one, other = (backbones.build_model(loaded, task, "mean", seed=seed) for seed in (0, 1))
     gate = gate_of(task, one, loaded.reader)
     with pytest.raises(ParityError, match=r"4 of 4 rows are answered otherwise; row 1 was answered"):
         shipped(gate, other, tmp_path / "model.onnx")
 
 
 def test_a_shape_that_differs_does_not_pass(backbone):
-    loaded, kind = backbones.load(str(backbone), 64), tasks.find("text-classification")
+    loaded, kind = backbones.load_backbone(str(backbone), 64), tasks.find("text-classification")
     task = kind().learn(kind.examples)
-    model = backbones.build(loaded, task, "mean", seed=0)
+    model = backbones.build_model(loaded, task, "mean", seed=0)
     gate = gate_of(task, model, loaded.reader)
 
     off_at_37 = Changed(gate.original, lambda inputs, logits: logits + 1 if len(logits) == 37 else logits)

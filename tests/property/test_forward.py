@@ -32,8 +32,8 @@ class Session:
 
     def __init__(self, folder, work):
         self.task = tasks.find("text-classification")(labels=("bad", "good"))
-        loaded = backbones.load(str(folder), 64)
-        self.model = backbones.build(loaded, self.task, "mean", seed=0)
+        loaded = backbones.load_backbone(str(folder), 64)
+        self.model = backbones.build_model(loaded, self.task, "mean", seed=0)
         encoded = [self.task.encode(i, {"text": row["text"]}, loaded.reader)[0] for i, row in enumerate(tiny.rows(4))]
         windows = store((Window(w.row, w.inputs) for w in encoded), work, loaded.reader.pad_id)
         self.parts = [(windows, np.arange(4))]

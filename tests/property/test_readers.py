@@ -35,7 +35,7 @@ SOME_BYTES = st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(PIECES)
 def outcome(source, gold="required", **options):
     """The table; or None when reading ended in an error that can be shown to a user."""
     try:
-        return data.read(str(source), DataSpec(train="unused", **options), TASK, gold=gold)
+        return data.read_table(str(source), DataSpec(train="unused", **options), TASK, gold=gold)
     except HeadstartError as error:
         return None if str(error).strip() else error
 

@@ -25,7 +25,7 @@ TASK = TextClassification()
 def read(path, content=None, gold="required", **settings):
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return data.read(str(path), DataSpec(train="unused", **settings), TASK, gold=gold)
+    return data.read_table(str(path), DataSpec(train="unused", **settings), TASK, gold=gold)
 
 
 def complaint(path, content=None, gold="required", **settings):
@@ -335,7 +335,7 @@ def test_gold_that_is_there_is_checked(tmp_path):
 ])
 def test_standard_input(monkeypatch, content, texts):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    table = data.read("-", DataSpec(train="unused"), TASK, gold="ignored")
+    table = data.read_table("-", DataSpec(train="unused"), TASK, gold="ignored")
     assert [row["text"] for row in table.rows] == texts
     assert table.where(0).startswith("standard input:")
 
@@ -343,7 +343,7 @@ def test_standard_input(monkeypatch, content, texts):
 def test_a_stream_stops_at_the_first_problem_and_tells_all(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\na,b\nc,\nd,e\nf,\n")
-    stream = iter(data.stream(str(path), DataSpec(train="unused"), TASK))
+    stream = iter(data.stream_rows(str(path), DataSpec(train="unused"), TASK))
     assert next(stream) == (2, {"text": "a", "label": "b"})
     with pytest.raises(DataError) as caught:
         next(stream)
@@ -353,7 +353,7 @@ def test_a_stream_stops_at_the_first_problem_and_tells_all(tmp_path):
 def test_a_file_that_changes_while_it_is_read(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "some words,b\n" * 20_000)
-    stream = iter(data.stream(str(path), DataSpec(train="unused"), TASK))
+    stream = iter(data.stream_rows(str(path), DataSpec(train="unused"), TASK))
     next(stream)
     with path.open("a") as file:
         file.write("more,b\n")
@@ -433,7 +433,7 @@ def test_a_folder_that_will_not_do(tmp_path):
 ])
 def test_sources_that_will_not_do(source, message):
     with pytest.raises(DataError) as caught:
-        data.read(source, DataSpec(train="unused"), TASK)
+        data.read_table(source, DataSpec(train="unused"), TASK)
     assert str(caught.value).startswith(f"{source}: {message}")
 
 
@@ -464,7 +464,7 @@ def test_a_package_is_found_without_being_imported(tmp_path, monkeypatch):
     (package / "__init__.py").write_text("raise SystemExit('was imported')")
     (package / "rows.csv").write_text(CSV)
     monkeypatch.syspath_prepend(tmp_path)
-    table = data.read("pip:boobytrapped/rows.csv", DataSpec(train="unused"), TASK)
+    table = data.read_table("pip:boobytrapped/rows.csv", DataSpec(train="unused"), TASK)
     assert table.rows == ROWS
     assert table.where(0) == "pip:boobytrapped/rows.csv:2"
 

@@ -22,7 +22,7 @@ from headstart.runs import weights
 @pytest.fixture
 def model(backbone):
     task = tasks.find("text-classification")(labels=("bad", "good"))
-    return backbones.build(backbones.load(str(backbone), 64), task, "mean", seed=0)
+    return backbones.build_model(backbones.load_backbone(str(backbone), 64), task, "mean", seed=0)
 
 
 def prepared(model, **options):
@@ -137,7 +137,7 @@ def test_members_are_those_of_a_soup():
 
 def test_the_dropout_of_lora_is_its_own(backbone):
     task = tasks.find("text-classification")(labels=("bad", "good"))
-    model = backbones.build(backbones.load(str(backbone), 64), task, "mean", seed=0, dropout=0.0)
+    model = backbones.build_model(backbones.load_backbone(str(backbone), 64), task, "mean", seed=0, dropout=0.0)
     prepared(model, name="lora", dropout=0.3)
     rates = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
     assert {p for name, p in rates.items() if "lora_dropout" in name} == {0.3}
@@ -146,14 +146,14 @@ def test_the_dropout_of_lora_is_its_own(backbone):
 
 def test_albert_has_no_blocks_to_choose_from(tmp_path):
     task = tasks.find("text-classification")(labels=("bad", "good"))
-    loaded = backbones.load(str(tiny.backbone(tmp_path / "albert", "albert")), 64)
+    loaded = backbones.load_backbone(str(tiny.backbone(tmp_path / "albert", "albert")), 64)
     with pytest.raises(SpecError, match="needs blocks that can be told apart"):
-        prepared(backbones.build(loaded, task, "mean", seed=0), name="fine-tuning", last_blocks=1)
+        prepared(backbones.build_model(loaded, task, "mean", seed=0), name="fine-tuning", last_blocks=1)
 
 
 def test_prompts_leave_room_in_the_window(backbone):
     method = methods.build({"name": "prompt-tuning", "n_tokens": 20})
-    loaded = backbones.load(str(backbone), 1000, method.plan.n_extra_tokens)
+    loaded = backbones.load_backbone(str(backbone), 1000, method.plan.n_extra_tokens)
     assert loaded.reader.max_tokens == 130 - 20
 
 
@@ -233,7 +233,7 @@ def test_an_adapter_folder_that_headstart_did_not_write_is_refused(backbone, rev
     folder = run.folder / "adapter"
     described = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     (folder / "adapter_config.json").write_text(json.dumps({**described, "peft_type": "XLORA"}), "utf-8")
-    model = backbones.build(backbones.load(str(backbone), 64), run.task, "mean", seed=0)
+    model = backbones.build_model(backbones.load_backbone(str(backbone), 64), run.task, "mean", seed=0)
     with pytest.raises(ArtifactError, match='"XLORA", which headstart does not write'):
         adapters.restore(model, folder)
 

@@ -29,7 +29,7 @@ def refused(folder) -> str:
 
 def loaded_and_built(folder):
     task = tasks.find("text-classification")(labels=("a", "b"))
-    return backbones.build(backbones.load(str(folder), 64), task, "mean", 0)
+    return backbones.build_model(backbones.load_backbone(str(folder), 64), task, "mean", 0)
 
 
 def say(folder, **keys):
@@ -72,7 +72,7 @@ def test_keys_that_carry_code_are_refused(folder, keys):
 
 def test_unknown_keys_are_not_passed_on(folder):
     say(folder, something_new={"a": 1}, torch_dtype="float16")
-    assert not hasattr(backbones.load(str(folder), 64).config, "something_new")
+    assert not hasattr(backbones.load_backbone(str(folder), 64).config, "something_new")
 
 
 @pytest.mark.parametrize(("keys", "expected"), [
@@ -164,7 +164,7 @@ def test_a_shipped_model_whose_weights_were_changed(folder, monkeypatch, tmp_pat
     shutil.copytree(folder, package / "model")
     monkeypatch.syspath_prepend(str(site))
     with pytest.raises(ModelError) as caught:
-        backbones.load("minilm-l6", 64)
+        backbones.load_backbone("minilm-l6", 64)
     assert "not 53aa51172d14… of minilm-l6" in str(caught.value)
 
 
@@ -179,7 +179,7 @@ def test_names_that_are_not_there(name, expected):
 
 def test_every_size_of_window_keeps_its_special_tokens(folder):
     for n in range(4, 12):
-        reader = backbones.load(str(folder), n).reader
+        reader = backbones.load_backbone(str(folder), n).reader
         inputs, n_cut = reader.read("the lovely room was very bright and warm today")
         assert (inputs["input_ids"][0], inputs["input_ids"][-1]) == (2, 3)
         assert len(inputs["input_ids"]) == min(n, 11)

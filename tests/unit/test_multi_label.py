@@ -51,7 +51,7 @@ def test_one_column_a_label(tmp_path):
     source = tmp_path / "a.csv"
     source.write_text("text,rude,loud\nhello,0,1\nbye,yes,no\nwell,,\n", "utf-8")
     task = tasks.build({"name": "multi-label-classification", "label_columns": ["rude", "loud"]})
-    table = data.read(str(source), DataSpec(train=str(source)), task)
+    table = data.read_table(str(source), DataSpec(train=str(source)), task)
     assert [task._gold(row) for row in table.rows] == [["loud"], ["rude"], []]
     assert task.learn(table.rows).labels == ("loud", "rude")
     assert task.columns.gold == ("rude", "loud")
@@ -59,7 +59,7 @@ def test_one_column_a_label(tmp_path):
     assert TASK.columns.gold == ("labels",)
     source.write_text("text,rude,loud\nhello,0,maybe\n", "utf-8")
     with pytest.raises(DataError, match='column "loud" is "maybe"; it must be yes or no'):
-        data.read(str(source), DataSpec(train=str(source)), task)
+        data.read_table(str(source), DataSpec(train=str(source)), task)
 
 
 def test_nothing_to_learn_is_said():

@@ -64,7 +64,7 @@ def test_the_softmax_is_over_a_rows_own_choices():
 
 
 def test_batches_and_their_pieces_hold_rows_whole(backbone, tmp_path):
-    reader = backbones.load(str(backbone), 64).reader
+    reader = backbones.load_backbone(str(backbone), 64).reader
     rng = np.random.default_rng(0)
     rows = [{"question": " ".join(rng.choice(tiny.FILL, rng.integers(1, 12))), "label": 0,
              "choices": [" ".join(rng.choice(tiny.GOOD, j + 1)) for j in range(rng.integers(2, 6))]} for _ in range(60)]

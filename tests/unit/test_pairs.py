@@ -48,27 +48,27 @@ def fitted(tmp_path_factory, backbone, paraphrases):
                                                ("sentence1", "sentence2")])
 def test_the_second_text_is_found_by_its_usual_names(tmp_path, first, second):
     rows = [{first: "a film", second: "a room", "label": "x"}, {first: "we", second: "it", "label": "y"}]
-    table = data.read(str(tiny.write_csv(tmp_path / "x.csv", rows)), DataSpec(train="x"), TASK())
+    table = data.read_table(str(tiny.write_csv(tmp_path / "x.csv", rows)), DataSpec(train="x"), TASK())
     assert table.rows[0] == {"text": "a film", "text_pair": "a room", "label": "x"}
 
 
 def test_a_file_without_one_is_of_single_texts(tmp_path):
     path = tiny.write_csv(tmp_path / "x.csv", tiny.rows(4))
-    table = data.read(str(path), DataSpec(train="x"), TASK())
+    table = data.read_table(str(path), DataSpec(train="x"), TASK())
     assert set(table.rows[0]) == {"text", "label"}
     assert not TASK().learn(table.rows).has_pair
     with pytest.raises(DataError, match='no column is called "second"'):
-        data.read(str(path), DataSpec(train="x", columns={"text_pair": "second"}), TASK())
+        data.read_table(str(path), DataSpec(train="x", columns={"text_pair": "second"}), TASK())
 
 
 def test_an_empty_second_text_is_named(tmp_path):
     rows = [{"text": "a", "text_b": "b", "label": "x"}, {"text": "a", "text_b": " ", "label": "y"}]
     with pytest.raises(DataError, match=r'x\.csv:3: column "text_b" \(the task\'s "text_pair"\) is empty'):
-        data.read(str(tiny.write_csv(tmp_path / "x.csv", rows)), DataSpec(train="x"), TASK())
+        data.read_table(str(tiny.write_csv(tmp_path / "x.csv", rows)), DataSpec(train="x"), TASK())
 
 
 def test_the_longer_text_is_cut(backbone):
-    reader = backbones.load(str(backbone), 16).reader
+    reader = backbones.load_backbone(str(backbone), 16).reader
     task = TASK(labels=("a", "b"), has_pair=True)
     window, = task.encode(0, {"text": "the film " * 20, "text_pair": "a room"}, reader)
     ids = window.inputs["input_ids"]
@@ -80,11 +80,11 @@ def test_the_longer_text_is_cut(backbone):
 
 @pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
 def test_every_family_reads_pairs(family, tmp_path):
-    loaded = backbones.load(str(tiny.backbone(tmp_path / family, family)), 32)
+    loaded = backbones.load_backbone(str(tiny.backbone(tmp_path / family, family)), 32)
     task = TASK(labels=("a", "b"), has_pair=True)
     window, = task.encode(0, {"text": "the film", "text_pair": "a room"}, loaded.reader)
     assert ("token_type_ids" in window.inputs) == (family in ("bert", "electra", "albert"))
-    runtime.TorchRuntime(backbones.build(loaded, task, "mean", seed=0), "cpu").logits(
+    runtime.TorchRuntime(backbones.build_model(loaded, task, "mean", seed=0), "cpu").logits(
         {**{k: np.array([v]) for k, v in window.inputs.items()}, "attention_mask": np.ones((1, len(window)), int)})
 
 
@@ -118,6 +118,6 @@ def test_the_cache_tells_pairs_apart(backbone, paraphrases, tmp_path):
 @pytest.mark.parametrize("text", ["", "the film", "the film was a delight from start to end", "房间" * 9, "\u200b"])
 def test_a_text_alone_is_read_as_among_others(backbone, text):
     for n in (4, 8, 64):
-        reader = backbones.load(str(backbone), n).reader
+        reader = backbones.load_backbone(str(backbone), n).reader
         assert reader.read(text) == reader.read_all(["another", text])[1]
         assert len(reader.read(text)[0]["input_ids"]) <= n

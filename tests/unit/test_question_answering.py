@@ -48,7 +48,7 @@ def blind(one):
 
 @pytest.fixture(scope="module")
 def word_pieces(backbone):
-    return lambda max_tokens: backbones.load(str(backbone), max_tokens).reader
+    return lambda max_tokens: backbones.load_backbone(str(backbone), max_tokens).reader
 
 
 @pytest.fixture(scope="module")
@@ -489,7 +489,7 @@ def official_file(version="v2.0"):
 
 
 def read(path, **how):
-    return data.read(str(path), DataSpec(train=str(path), **how), TASK())
+    return data.read_table(str(path), DataSpec(train=str(path), **how), TASK())
 
 
 def test_the_official_file_is_read(tmp_path):

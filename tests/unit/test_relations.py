@@ -57,7 +57,7 @@ def test_both_spans_survive_truncation(backbone, at, max_tokens):
     text = " ".join(words)
     row = {"text": text, "head_span": [text.index("lovely"), text.index("lovely") + 6],
            "tail_span": [text.index("broken"), text.index("broken") + 6]}
-    reader = backbones.load(str(backbone), max_tokens).reader
+    reader = backbones.load_backbone(str(backbone), max_tokens).reader
     (window,) = TASK.encode(0, row, reader)
     assert len(window) <= max_tokens
     assert window.notes["n_cut_tokens"] > 0
@@ -67,7 +67,7 @@ def test_both_spans_survive_truncation(backbone, at, max_tokens):
 
 
 def test_an_entity_inside_another_keeps_both(backbone):
-    reader = backbones.load(str(backbone), 64).reader
+    reader = backbones.load_backbone(str(backbone), 64).reader
     row = {"text": "the warm room staff", "head_span": [4, 8], "tail_span": [0, 19]}
     (window,) = TASK.encode(0, row, reader)
     assert window.inputs["marks"].count(1) == 1

@@ -51,7 +51,7 @@ def batch_of(task, reader, rows):
 
 @pytest.fixture
 def loaded(backbone):
-    return backbones.load(str(backbone), 64)
+    return backbones.load_backbone(str(backbone), 64)
 
 
 def target_of(*windows, score=None):
@@ -160,7 +160,7 @@ def test_options_are_checked():
 
 
 def test_a_text_longer_than_the_window_is_cut_and_counted(backbone):
-    reader = backbones.load(str(backbone), 8).reader
+    reader = backbones.load_backbone(str(backbone), 8).reader
     windows = SentenceSimilarity().learn(FAQ).encode(0, {"text": "film " * 10, "text_pair": "film"}, reader)
     assert [len(w) for w in windows] == [8, 3]
     assert [w.notes["n_cut_tokens"] for w in windows] == [4, 0]
@@ -212,7 +212,7 @@ def test_what_is_right_for_the_same_query_and_the_query_itself_are_no_negatives(
 def test_rows_may_stand_in_any_order_in_a_batch(loaded):
     task = SentenceSimilarity().learn(FAQ)
     inputs, target = batch_of(task, loaded.reader, TRIPLETS)
-    model = backbones.build(loaded, task, "mean", seed=0).eval()
+    model = backbones.build_model(loaded, task, "mean", seed=0).eval()
     vectors = model(inputs).logits
     order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))
     moved, _ = task.loss(vectors[order], {k: v[order] for k, v in target.items()})
@@ -242,7 +242,7 @@ def test_matryoshka_adds_the_loss_of_each_prefix():
     ({}, FAQ[:6]), ({}, TRIPLETS), ({}, SCORED), ({"objective": "cosent"}, SCORED), ({"matryoshka": (4, 16)}, SCORED)])
 def test_every_kind_of_row_is_learned(options, rows, loaded):
     task = SentenceSimilarity(**options).learn(rows)
-    model = backbones.build(loaded, task, "mean", seed=0)
+    model = backbones.build_model(loaded, task, "mean", seed=0)
     inputs, target = batch_of(task, loaded.reader, rows)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
@@ -264,7 +264,7 @@ def test_every_kind_of_row_is_learned(options, rows, loaded):
 @pytest.mark.parametrize("pooling", ["mean", "first", "max"])
 def test_an_untrained_model_says_what_the_pretrained_one_says(pooling, loaded):
     task = SentenceSimilarity().learn(SCORED)
-    model = backbones.build(loaded, task, pooling, seed=0).eval()
+    model = backbones.build_model(loaded, task, pooling, seed=0).eval()
     [answer] = predict(task, [{"text": "a lovely room"}], loaded.reader, TorchRuntime(model, CPU))
     inputs = {k: torch.tensor([v]) for k, v in loaded.reader.read("a lovely room")[0].items()}
     hidden_TD = model.encoder(**inputs).last_hidden_state[0].detach()
@@ -284,7 +284,7 @@ def test_answers_to_one_text_and_to_a_pair(loaded):
 @pytest.mark.parametrize("text", ["房间很干净", "שלום room", "e\u0301te\u0301", "👩‍👩‍👧 film", "\u200bfilm", "ﬁlm"])
 def test_any_text_has_a_vector(text, loaded):
     task = SentenceSimilarity().learn(SCORED)
-    model = backbones.build(loaded, task, "mean", seed=0)
+    model = backbones.build_model(loaded, task, "mean", seed=0)
     [answer] = predict(task, [{"text": text}], loaded.reader, TorchRuntime(model, CPU))
     assert math.hypot(*answer["embedding"]) == pytest.approx(1, abs=1e-4)
 
@@ -471,7 +471,7 @@ def test_search_and_mine_on_the_command_line(faq, tmp_path):
     said = CliRunner().invoke(app, ["mine", str(faq.folder), str(tmp_path / "pairs.csv"), "--out", str(out), "--margin",
                                     "-2", "--negatives", "2", "--json"])
     assert json.loads(said.stdout.splitlines()[-1])["n_negatives"] == 20
-    rows = data.read(str(out), DataSpec(train=str(out)), SentenceSimilarity()).rows
+    rows = data.read_table(str(out), DataSpec(train=str(out)), SentenceSimilarity()).rows
     assert [len(row["negatives"]) for row in rows] == [2] * 10
     assert SentenceSimilarity().learn(rows).metric == "mrr"
 

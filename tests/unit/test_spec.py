@@ -19,7 +19,7 @@ def message(call, *arguments) -> str:
 
 
 def test_the_last_layer_wins_and_origins_say_which():
-    made, origins = spec.resolve(("spec.yaml", {**DATA, "train": {"lr": 1e-3, "epochs": 2}}),
+    made, origins = spec.resolve_layers(("spec.yaml", {**DATA, "train": {"lr": 1e-3, "epochs": 2}}),
                                  ("--set", {"train": {"lr": 2e-3}}))
     assert (made.train.lr, made.train.epochs, made.train.optimizer) == (2e-3, 2, "adamw")
     assert [origins[f"train.{name}"] for name in ("lr", "epochs", "optimizer")] == ["--set", "spec.yaml", "default"]
@@ -54,9 +54,9 @@ def test_the_order_of_layers():
 
 
 def test_identity_is_of_the_resolved_form():
-    first, _ = spec.resolve(("a", DATA))
-    same, _ = spec.resolve(("b", {**DATA, "seed": 0, "train": {"lr": 1e-4}}))
-    other, _ = spec.resolve(("b", {**DATA, "seed": 1}))
+    first, _ = spec.resolve_layers(("a", DATA))
+    same, _ = spec.resolve_layers(("b", {**DATA, "seed": 0, "train": {"lr": 1e-4}}))
+    other, _ = spec.resolve_layers(("b", {**DATA, "seed": 1}))
     assert first.identity() == same.identity() != other.identity()
 
 
@@ -66,9 +66,9 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), m
 @given(train=texts, column=texts, lr=st.floats(1e-9, 1), seed=st.integers(0, 2**32 - 1),
        limit=st.none() | st.integers(1))
 def test_yaml_round_trip(train, column, lr, seed, limit):
-    made, origins = spec.resolve(("x", {"data": {"train": train, "columns": {"text": column}, "limit": limit},
+    made, origins = spec.resolve_layers(("x", {"data": {"train": train, "columns": {"text": column}, "limit": limit},
                                         "train": {"lr": lr}, "seed": seed}))
-    again, _ = spec.resolve(("y", spec.parse_yaml(spec.to_yaml(made, origins), "y.yaml")))
+    again, _ = spec.resolve_layers(("y", spec.parse_yaml(spec.to_yaml(made, origins), "y.yaml")))
     assert again == made
 
 
@@ -118,7 +118,7 @@ def test_set():
     assert spec.parse_set(["train.epochs=2", "train.lr=3e-5", "data.columns.text=a b", "method=linear-probe"]) == {
         "train": {"epochs": 2, "lr": "3e-5"}, "data": {"columns": {"text": "a b"}}, "method": "linear-probe"}
     assert "is not KEY=VALUE" in message(spec.parse_set, ["train.epochs"])
-    assert spec.resolve(("x", DATA), ("--set", spec.parse_set(["train.lr=3e-5"])))[0].train.lr == 3e-5
+    assert spec.resolve_layers(("x", DATA), ("--set", spec.parse_set(["train.lr=3e-5"])))[0].train.lr == 3e-5
 
 
 def test_unknown_task_method_and_option():
@@ -134,7 +134,7 @@ def test_unknown_task_method_and_option():
 
 
 def test_the_reference_names_every_field():
-    made, _ = spec.resolve(("x", DATA))
+    made, _ = spec.resolve_layers(("x", DATA))
     text = spec.reference()
     for path, _ in spec.leaves(made.model_dump(exclude={"method", "data"})):
         assert f"{path.rpartition('.')[2]}:" in text

@@ -36,7 +36,7 @@ SCHEMES = ["IOB1", "IOB2", "BIOES", "BILOU", "BMES"]
 
 @pytest.fixture(scope="module")
 def reader(backbone) -> TextReader:
-    return backbones.load(str(backbone), 128).reader
+    return backbones.load_backbone(str(backbone), 128).reader
 
 
 def short(reader: TextReader, max_tokens: int) -> TextReader:
@@ -581,7 +581,7 @@ Rome NNP I-NP B-LOC
 
 
 def rows_of(path, **options):
-    table = data.read(str(path), DataSpec(train="unused", **options), TokenClassification())
+    table = data.read_table(str(path), DataSpec(train="unused", **options), TokenClassification())
     return [(int(line), row) for line, row in zip(table.lines_N, table.rows, strict=True)]
 
 
@@ -614,14 +614,14 @@ def test_conll_flaws_have_their_line(tmp_path):
     assert [line for line, _ in rows_of(path, errors="skip")] == [1, 6]
     assert rows_of(path, encoding="latin-1", errors="skip")[-1][1]["tokens"] == ["café"]
     path.write_text("Ada\nmet\n", "utf-8")
-    table = data.read(str(path), DataSpec(train="unused"), TokenClassification(), gold="ignored")
+    table = data.read_table(str(path), DataSpec(train="unused"), TokenClassification(), gold="ignored")
     assert table.rows == [{"tokens": ["Ada", "met"]}]
 
 
 def test_text_files_stay_texts(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("The blood type O\nVitamin B\n\nSo it is O\n", "utf-8")
-    rows = data.stream(str(path), DataSpec(train="unused", errors="skip"), TokenClassification(), gold="ignored")
+    rows = data.stream_rows(str(path), DataSpec(train="unused", errors="skip"), TokenClassification(), gold="ignored")
     assert [row for _, row in rows] == [{"text": "The blood type O"}, {"text": "Vitamin B"}, {"text": "So it is O"}]
 
 
