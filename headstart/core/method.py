@@ -76,15 +76,11 @@ class Method(abc.ABC):
 
     def as_pretrained(self, model: Model) -> AbstractContextManager[Any]:
         """While it is open, a prepared model computes what the pretrained backbone computes."""
-        from ..models import adapters
-
-        return adapters.disabled(model)
+        return model.as_pretrained()
 
     def depths(self, model: Model, epochs: int) -> list[int]:
         """How many of the lowest blocks are frozen, at some time of a run of so many epochs."""
-        from ..models import blocks  # it needs torch; checking a Spec does not
-
-        return [blocks.n_frozen(model.encoder)]
+        return [model.n_frozen()]
 
     def at_epoch(self, model: Model, epoch: int, trainable: Sequence[torch.nn.Parameter]) -> None:
         """Freeze or thaw what epoch number `epoch` (from 0) asks for; a resumed run calls it for its own epoch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Inputs = Mapping[str, "torch.Tensor"]  # by name, [B, T] or [B, ...]
 MAIN = "main"  # the job whose head a model is made with
 
 
@@ -38,7 +40,7 @@ class Model(Protocol):
     @property
     def signature(self) -> str: ...
 
-    def __call__(self, inputs: Mapping[str, torch.Tensor], job: str = MAIN,
+    def __call__(self, inputs: Inputs, job: str = MAIN,
                  want: frozenset[str] = frozenset()) -> Outputs:
         """want: "features", "hidden", "attentions", beside the logits. Raises SpecError for a job without a head."""
 
@@ -47,6 +49,12 @@ class Model(Protocol):
 
     def below_output(self) -> list[nn.Parameter]:
         """The weights that features of the main job depend on."""
+
+    def n_frozen(self) -> int:
+        """How many of the lowest blocks are a constant function of the input: nothing in or below them moves."""
+
+    def as_pretrained(self) -> AbstractContextManager[None]:
+        """While it is open, the model computes what the pretrained backbone computes."""
 
     def own_head(self) -> nn.Module:
         """The weights that are not the encoder's, as a module whose names do not depend on it."""

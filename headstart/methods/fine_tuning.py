@@ -99,7 +99,7 @@ class FineTuning(Method):
     def depths(self, model: Model, epochs: int) -> list[int]:
         from ..models import blocks
 
-        n, least = len(blocks.of(model.encoder)), blocks.n_frozen(model.encoder)
+        n, least = len(blocks.of(model.encoder)), model.n_frozen()
         return [max(least, n - 1 - epoch) for epoch in range(epochs)] if self.gradual else [least]
 
     def at_epoch(self, model: Model, epoch: int, trainable: Sequence[torch.nn.Parameter]) -> None:

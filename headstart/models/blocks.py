@@ -14,11 +14,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..core.model import MAIN, Model
+from ..core.model import MAIN, Inputs, Model
 from ..core.values import Outputs
 from . import families
 from .families import Family
-from .heads import Inputs
 
 
 def base(encoder: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +16,10 @@ from torch import nn
 
 from ..core import task
 from ..core.errors import SpecError, nearest, shorten
-from ..core.model import MAIN
+from ..core.model import MAIN, Inputs
 from ..core.values import LinearMap, Outputs
+from . import adapters, blocks
 
-Inputs = Mapping[str, torch.Tensor]
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -160,6 +160,12 @@ class PooledModel(nn.Module):
         without = {id(p) for part in (self.output, self.more_heads) for p in part.parameters()}
         return [p for p in self.parameters() if id(p) not in without]
 
+    def n_frozen(self) -> int:
+        return blocks.n_frozen(self.encoder)
+
+    def as_pretrained(self) -> AbstractContextManager[None]:
+        return adapters.disabled(self)
+
     def own_head(self) -> nn.Module:
         return self.head
 
@@ -208,6 +214,12 @@ class NativeModel(nn.Module):
     def below_output(self) -> list[nn.Parameter]:
         without = {id(p) for p in self.output.parameters()}
         return [p for p in self.parameters() if id(p) not in without]
+
+    def n_frozen(self) -> int:
+        return blocks.n_frozen(self.encoder)
+
+    def as_pretrained(self) -> AbstractContextManager[None]:
+        return adapters.disabled(self)
 
     def own_head(self) -> nn.Module:
         children = self.model.named_children()

@@ -16,7 +16,7 @@ from ..core.values import Prediction, Row
 from ..data.table import stream_rows
 from ..runs import artifact
 from ..runs.artifact import Artifact
-from ..tasks import relation_extraction as relations
+from ..tasks.relation_extraction import DIRECTED, NONE
 
 TEXTS_AT_ONCE = 256  # enough pairs to sort by length, few enough to hold
 
@@ -48,7 +48,7 @@ def _opened(folder: str | Path, wanted: str) -> Artifact:
 def of_rows(related: Artifact, named: Artifact, rows: Iterable[Row]) -> Iterator[Prediction]:
     """The same for rows that are read already; each has a "text" or what else the entities' task reads."""
     labels = getattr(related.task, "labels", ())
-    either_way = any(relations.DIRECTED.fullmatch(label) for label in labels)  # then a label says which way
+    either_way = any(DIRECTED.fullmatch(label) for label in labels)  # then a label says which way
     ahead = iter(rows)
     while some := list(islice(ahead, TEXTS_AT_ONCE)):
         entities_of = named.predict(some)
@@ -59,7 +59,7 @@ def of_rows(related: Artifact, named: Artifact, rows: Iterable[Row]) -> Iterator
                  for i, a, b in pairs]
         triples_of = [list[dict[str, Any]]() for _ in entities_of]
         for (i, a, b), answer in zip(pairs, related.predict(questions), strict=True):
-            if answer["relation"].casefold() not in relations.NONE:
+            if answer["relation"].casefold() not in NONE:
                 head, tail = (b, a) if answer["direction"] == "tail-to-head" else (a, b)
                 triples_of[i].append({"head": _named(head), "relation": answer["relation"], "tail": _named(tail),
                                 "score": answer["score"]})

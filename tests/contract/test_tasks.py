@@ -66,7 +66,7 @@ def tensors(arrays):
 
 
 def loss_of(model, task, batch):
-    return task.loss(model(tensors(batch.inputs)), tensors(batch.target))
+    return task.loss(model(tensors(batch.inputs)).logits, tensors(batch.target))
 
 
 def gradient(model, task, batches):
@@ -221,7 +221,7 @@ def test_learns_its_own_examples_and_answers_them(task, loaded):
 
 def test_aligned_drops_what_is_ignored(task, loaded, model):
     batch = batch_of(windows_of(task, loaded.reader), 0, longer=3)
-    scores_NK, gold_N = task.aligned(model(tensors(batch.inputs)), tensors(batch.target))
+    scores_NK, gold_N = task.aligned(model(tensors(batch.inputs)).logits, tensors(batch.target))
     assert scores_NK.ndim == 2
     assert len(scores_NK) == len(gold_N) > 0
     assert (gold_N != IGNORE).all()
