@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ..core.scores import Scores
+from ..core.values import Row
 from .page import _fenced, _inert, _markdown_table
 from .run import (
     MAX_LABELS_SHOWN,
@@ -17,8 +19,11 @@ from .run import (
 from .wording import MISSING, in_words, interval, n_rows
 
 
-def model_card(scores: Scores, spec_yaml: str) -> str:
-    """The artifact's README.md: the hub's front matter, use, data, certificate, limits, and the Spec."""
+def model_card(scores: Scores, spec_yaml: str, example: Row | None = None) -> str:
+    """The artifact's README.md: the hub's front matter, use, data, certificate, limits, and the Spec.
+
+    example: a row as the task reads it; absent: one text.
+    """
     import yaml
 
     scores = shown(scores)
@@ -28,7 +33,7 @@ def model_card(scores: Scores, spec_yaml: str) -> str:
     made = ", ".join(f"{key} {MISSING if value is None else value}" for key, value in (
         ("method", scores.method), ("backbone", scores.backbone), ("seed", scores.fitted.seed)))
     parts = [f"---\n{front}---", f"# {_inert(name)}", _inert(f"{top.title}."), _inert(top.rest), _inert(top.plain),
-             "## Use", _use(scores), "## Data", _inert(f"Source: {scores.data.source or 'not recorded'}."),
+             "## Use", _use(scores, example), "## Data", _inert(f"Source: {scores.data.source or 'not recorded'}."),
              *(map(_markdown_table, counts.tables) if counts else ()), "## Certificate",
              _markdown_table(certificate_table(scores)), "## Limits", _limits(scores), "## How it was made",
              _inert(f"Fitted by headstart: {made}. The resolved Spec:"), _fenced(spec_yaml)]
@@ -51,9 +56,11 @@ def _front_matter(scores: Scores) -> dict[str, Any]:
     return {key: value for key, value in front.items() if value}
 
 
-def _use(scores: Scores) -> str:
+def _use(scores: Scores, example: Row | None) -> str:
+    row = "a text" if set(example or ()) <= {"text"} else example
     code = ["```sh\nheadstart predict . rows.csv\n```",
-            '```python\nimport headstart\n\nartifact = headstart.load(".")\nartifact.predict(["a text"])\n```']
+            '```python\nimport headstart\n\nartifact = headstart.load(".")\n'
+            f"artifact.predict([{json.dumps(row, ensure_ascii=False)}])\n```"]
     if scores.head.get("pooling") == "native":
         code += ["The head is the family's own, so transformers loads the folder too:",
                  "```python\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"

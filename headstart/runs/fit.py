@@ -25,7 +25,7 @@ from ..core.progress import Progress
 from ..core.scores import Cost, DataCounts, Details, Evaluation, Scores
 from ..core.spec import Origins, Spec, leaves, to_yaml
 from ..core.task import Task
-from ..core.values import Prediction
+from ..core.values import Prediction, Row
 from ..core.windows import store
 from ..data import splits
 from ..data.splits import Splits
@@ -232,7 +232,7 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
         for name, text in {"scores.json": json.dumps(scores.to_json(), ensure_ascii=False, indent=1),
                            "spec.yaml": spec_yaml,
                            "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",
-                           "README.md": model_card(scores, spec_yaml)}.items():
+                           "README.md": model_card(scores, spec_yaml, _example(job.task))}.items():
             (folder / name).write_text(text, "utf-8")
         in_source_order = np.argsort(parts.test.lines_N, kind="stable")  # so that runs with other seeds line up
         np.save(folder / "outcomes.npy", outcomes[in_source_order], allow_pickle=False)
@@ -241,3 +241,9 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
     write_report(final)
     remove(job.work)
     return dataclasses.replace(fitted, folder=final) if job.device.type == "cpu" else artifact.read_back(final)
+
+
+def _example(task: Task) -> Row:
+    """A row of the task's own examples with no more than what it must read."""
+    columns = task.columns.required_inputs
+    return next({column: row[column] for column in columns} for row in task.examples if set(columns) <= row.keys())

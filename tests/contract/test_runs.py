@@ -11,10 +11,7 @@ import tiny
 
 import headstart
 from headstart import tasks
-from headstart.core.errors import DataError
 
-# The card's example asks one text, and these tasks read more than that: to be mended in report/model_card.py.
-CARD_IS_WRONG = {"multiple-choice", "question-answering", "relation-extraction"}
 METHODS = ["linear-probe", {"name": "fine-tuning", "last_blocks": 1}, "lora"]
 
 
@@ -44,11 +41,7 @@ def test_a_file_becomes_an_artifact_that_answers(name, method, backbone, tmp_pat
     assert run.evaluate(rows)["n"] == len(rows)
     assert run.scores["baselines"]
     assert kind.name in (run.folder / "report.md").read_text("utf-8")
-    if name in CARD_IS_WRONG:
-        with pytest.raises(DataError, match="row 1: has no"):
-            run_the_card(run.folder)
-    else:
-        run_the_card(run.folder)
+    run_the_card(run.folder)
 
 
 def run_the_card(folder):

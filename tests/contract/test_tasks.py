@@ -186,7 +186,7 @@ def test_longer_padding_changes_nothing(task, loaded, model):
     windows = windows_of(task, loaded.reader)
     short, long = batch_of(windows, 0), batch_of(windows, 0, longer=9)
     with torch.no_grad():
-        short_logits, long_logits = model(tensors(short.inputs)), model(tensors(long.inputs))
+        short_logits, long_logits = model(tensors(short.inputs)).logits, model(tensors(long.inputs)).logits
         losses = [task.loss(logits, tensors(batch.target)) for logits, batch in
                   ((short_logits, short), (long_logits, long))]
     if model.per_token:
@@ -298,8 +298,8 @@ def test_every_family_with_every_head(family, pooling, tmp_path):
     windows = windows_of(task, loaded.reader, [{"text": "the lovely room"}, {"text": "a dull film was very cold"}])
     batch = batch_of(windows, loaded.reader.pad_id)
     with torch.no_grad():
-        logits_BK = model(tensors(batch.inputs))
+        logits_BK = model(tensors(batch.inputs)).logits
         assert logits_BK.shape == (2, 3)
         torch.testing.assert_close(model.output(caught[0]), logits_BK)  # what a probe solves is the last layer
-        long = model(tensors(batch_of(windows, loaded.reader.pad_id, longer=7).inputs))
+        long = model(tensors(batch_of(windows, loaded.reader.pad_id, longer=7).inputs)).logits
     torch.testing.assert_close(long, logits_BK, rtol=1e-4, atol=1e-5)

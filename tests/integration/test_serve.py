@@ -28,7 +28,7 @@ from served import Server, finished_run, wait_for
 import headstart
 from headstart import tasks
 from headstart.core import files as sealed
-from headstart.core.predict import alike
+from headstart.core.predict import is_close
 from headstart.exporters import export as exporting
 from headstart.runs import artifact
 
@@ -99,7 +99,7 @@ def test_every_task_answers_as_its_artifact_does(server, runs):
         assert rows
         status, said, _ = server.predict(rows, folder.name)
         assert status == 200, said
-        assert alike(said["predictions"], json.loads(json.dumps(loaded.predict(rows))), 1e-4)
+        assert is_close(said["predictions"], json.loads(json.dumps(loaded.predict(rows))), 1e-4)
         assert said["model"] == folder.name
         assert said["usage"]["n_rows"] == len(rows)
 
@@ -138,7 +138,7 @@ def test_requests_that_come_together_run_together(server):
         answers = list(pool.map(lambda row: server.predict([row], "reviews"), rows))
     n_together = server.metric("headstart_batch_windows_count", model="reviews") - n_before - n_alone
     assert {status for status, *_ in answers} == {200}
-    assert alike([said["predictions"][0] for _, said, _ in answers[:20]], alone, 1e-4)
+    assert is_close([said["predictions"][0] for _, said, _ in answers[:20]], alone, 1e-4)
     assert n_alone == len(artifact_answers) == 20
     assert n_together < 200
 
@@ -428,7 +428,7 @@ def test_rubbish_written_over_a_served_artifact_changes_nothing(kind, request, t
 
 def test_an_exported_run_is_served_without_torch(strict, exported):
     rows = [row["text"] for row in texts(20)]
-    assert alike(strict.predict(rows)[1]["predictions"], artifact.load(exported).predict(rows), 1e-4)
+    assert is_close(strict.predict(rows)[1]["predictions"], artifact.load(exported).predict(rows), 1e-4)
     loaded = Path(f"/proc/{strict.process.pid}/maps").read_text()
     assert "onnxruntime" in loaded
     assert "torch" not in loaded

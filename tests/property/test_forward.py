@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headstart import methods, tasks
-from headstart.core.progress import Show
+from headstart.core.progress import Progress
 from headstart.core.values import Window
 from headstart.core.windows import store
 from headstart.features.forward import CachedForward
@@ -38,7 +38,7 @@ class Session:
         windows = store((Window(w.row, w.inputs) for w in encoded), work, loaded.reader.pad_id)
         self.parts = [(windows, np.arange(4))]
         self.inputs = windows.batch(np.arange(4)).inputs
-        self.forward = CachedForward(self.model, torch.device("cpu"), "fp32", Show(quiet=True))
+        self.forward = CachedForward(self.model, torch.device("cpu"), "fp32", Progress(quiet=True))
         self.first = [p.detach().clone() for p in self.model.parameters()]
         self.is_wrapped = False
 

@@ -592,7 +592,7 @@ def test_a_run_from_file_to_answers(tmp_path, backbone, with_none):
     scores = run.evaluate(rows)["scores"]
     assert scores["f1"] > 0.8
     assert ("accuracy_no_answer" in scores) == with_none
-    found = {section.name: section for section in sections(run.scores, [])}
+    found = {section.name: section for section in sections(run.certificate, [])}
     assert {line[0] for line in found["groups"].tables[0].rows} == {"what", "who"}
 
 

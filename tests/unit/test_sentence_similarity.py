@@ -18,6 +18,7 @@ from headstart import tasks
 from headstart.cli.app import app
 from headstart.core.errors import DataError, SpecError
 from headstart.core.predict import predict
+from headstart.core.scores import Details
 from headstart.core.spec import DataSpec
 from headstart.core.values import collate
 from headstart.data import table as data
@@ -328,7 +329,7 @@ def test_outcomes_rank_among_all_rows(loaded):
     assert details["n_candidates"] == 2
     assert details["mistakes"] == [{"text": FAQ[1]["text"], "label": FAQ[1]["text_pair"],
                                     "predicted": FAQ[0]["text_pair"], "rank": 2}]
-    [table] = sections.mistakes(details).tables
+    [table] = sections.mistakes(Details.from_json(details)).tables
     assert (table.caption.split(", ")[-1], table.columns[-1], table.rows[0][-1]) == (
         "furthest off first", "rank of gold", "2")
 
