@@ -29,7 +29,7 @@ def export(
     from ..runs.artifact import export_facts
 
     artifact = export.export(run, int8=int8, out=out, rows=rows, max_loss=max_loss, overwrite=overwrite,
-                             settings=data_settings(encoding, set_), show=Progress())
+                             settings=data_settings(encoding, set_), progress=Progress())
     facts = export_facts(artifact.folder)
     print(f"{artifact.folder}: {facts['precision']}, {facts['model_bytes'] / 1e6:.1f} MB, passed its gate")
     if as_json:

@@ -95,12 +95,12 @@ def extract(
     from ..use import vectors
 
     files.refuse_existing(out, overwrite)
-    show = Progress()
-    facts = vectors.write(source, rows, out, settings=data_settings(encoding, set_), show=show, pooling=pooling,
+    progress = Progress()
+    facts = vectors.write(source, rows, out, settings=data_settings(encoding, set_), progress=progress, pooling=pooling,
                           last_layers=last_layers, max_tokens=max_tokens, store="fp16" if cache else "off")
-    show.end()
+    progress.end()
     if facts["n_cut"]:
-        show.say(f"{facts['n_cut']:,} of {facts['n_rows']:,} texts were cut to {max_tokens} tokens")
+        progress.say(f"{facts['n_cut']:,} of {facts['n_rows']:,} texts were cut to {max_tokens} tokens")
     print(json.dumps(facts) if as_json else f"{facts['out']}: {facts['n_rows']:,} rows of {facts['width']} numbers")
 
 
@@ -123,10 +123,10 @@ def search(
     if not query and queries is None:
         raise typer.BadParameter("name a query or a file of queries", param_hint="--query")
     texts = [*query, *(retrieval.texts_of(queries, settings) if queries else [])]
-    show = Progress()
+    progress = Progress()
     hits_by_text = retrieval.search(source, retrieval.texts_of(corpus, settings), texts, top=top, dimensions=dimensions,
-                                    show=show)
-    show.end()
+                                    progress=progress)
+    progress.end()
     for text, hits in zip(texts, hits_by_text, strict=True):
         if as_json:
             print(json.dumps({"query": text, "hits": hits}, ensure_ascii=False))
@@ -152,10 +152,10 @@ def mine(
     from ..use import retrieval
 
     files.refuse_existing(out, overwrite)
-    settings, show = data_settings(encoding, set_), Progress()
-    mined = retrieval.mine(source, retrieval.pairs_of(rows, settings), n=negatives, margin=margin, show=show,
+    settings, progress = data_settings(encoding, set_), Progress()
+    mined = retrieval.mine(source, retrieval.pairs_of(rows, settings), n=negatives, margin=margin, progress=progress,
                            corpus=retrieval.texts_of(corpus, settings) if corpus else ())
-    show.end()
+    progress.end()
     files.write_file(out, (json.dumps(row, ensure_ascii=False) + "\n" for row in mined))
     n, n_without = sum(len(row["negatives"]) for row in mined), sum(not row["negatives"] for row in mined)
     numbers = {"out": str(out), "n_rows": len(mined), "n_negatives": n, "n_rows_without": n_without}

@@ -42,7 +42,7 @@ def fit(
     from ..core.progress import Progress
     from ..runs import evidence, fit
 
-    artifact = fit.fit(source, out=out, resume=resume, overwrite=overwrite, show=Progress(),
+    artifact = fit.fit(source, out=out, resume=resume, overwrite=overwrite, progress=Progress(),
                        layers=[("command line", overrides), ("--set", spec.parse_set(set_))])
     print(evidence.summary_text(artifact.certificate, artifact.folder))
     if as_json:
@@ -68,7 +68,7 @@ def compare(
     if not all(n.strip().isdigit() for n in rows.split(",") if rows):
         raise SpecError("--rows", f"is {rows}; it must be whole numbers with commas between.", "--rows 100,300,1000")
     result = compare.compare(source, [m.strip() for m in methods.split(",")], seeds=seeds, out=out, resume=resume,
-                             rows=[int(n) for n in rows.split(",") if rows], overwrite=overwrite, show=Progress(),
+                             rows=[int(n) for n in rows.split(",") if rows], overwrite=overwrite, progress=Progress(),
                              layers=[("--set", spec.parse_set(set_))])
     print((out / "compare.md").read_text("utf-8"))
     if as_json:
@@ -94,7 +94,7 @@ def audit(
     if out is not None:
         files.refuse_existing(out, overwrite)
     overrides = {"task": task, "data": {"encoding": encoding} if encoding else None}
-    findings = audit.audit(source, suspects=suspects, show=Progress(), layers=[
+    findings = audit.audit(source, suspects=suspects, progress=Progress(), layers=[
         ("command line", {key: value for key, value in overrides.items() if value}), ("--set", spec.parse_set(set_))])
     if out is not None:
         write(findings, out)

@@ -41,7 +41,7 @@ COPIED = ("tokenizer.json", "task.json", "scores.json")
 
 def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None, rows: str | None = None,
            max_loss: float = MAX_LOSS, overwrite: bool = False, settings: Mapping[str, Any] | None = None,
-           show: Progress | None = None) -> Artifact:
+           progress: Progress | None = None) -> Artifact:
     """Export a finished run to a folder that answers without torch, proven to answer as the run does.
 
     int8:     weights in 8 bits; what the gate needs stays in 32.
@@ -53,7 +53,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     Returns  the exported artifact, read back with its golden inputs answered.
     Raises   ParityError when the gate is not passed; `out` is then as it was.
     """
-    run, show = Path(run), show or Progress(quiet=True)
+    run, progress = Path(run), progress or Progress(quiet=True)
     final = Path(out) if out is not None else run.with_name(run.name + ("-int8" if int8 else "-onnx"))
     if (run / EXPORT).exists():
         raise ArtifactError(str(run), "is exported already.", "Export the run that it came from.")
@@ -61,21 +61,21 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
         raise SpecError("--max-loss", f"is {max_loss}; it must be 0 at least.", "It is in points: 0.5 is 0.005.")
     files.refuse_existing(final, overwrite)
     loaded = artifact.load(run, "cpu")
-    chosen = _rows(loaded, rows, settings, show)
+    chosen = _rows(loaded, rows, settings, progress)
     if int8 and not chosen.is_labelled:
         raise DataError("--int8", f"needs labelled rows to prove that the metric holds; there are {chosen.origin}.",
                         "Name a file with labelled rows: --rows FILE")
-    show.say(f"comparing on {len(chosen.rows):,} rows: {chosen.origin}")
+    progress.say(f"comparing on {len(chosen.rows):,} rows: {chosen.origin}")
     spec = loaded.spec
     gate = Gate.of(loaded.task, loaded.reader, loaded.runtime, chosen, spec.evaluate.tokens_per_batch)
     with files.write_folder(final) as folder:
         model, _ = weights.open_model(run, loaded.task, spec)
         results: dict[str, Any] = {}
-        exported, results["fp32"] = in_32_bits(gate, model, folder, show=show)
+        exported, results["fp32"] = in_32_bits(gate, model, folder, progress=progress)
         del model
-        show.say(f"fp32: every answer agrees; numbers to {results['fp32']['largest_difference']:.1g}")
+        progress.say(f"fp32: every answer agrees; numbers to {results['fp32']['largest_difference']:.1g}")
         if int8:
-            exported, results["int8"] = _in_8_bits(gate, folder / graph.file("model"), max_loss, spec, show)
+            exported, results["int8"] = _in_8_bits(gate, folder / graph.file("model"), max_loss, spec, progress)
         _fill(folder, loaded, exported, results)
         del exported
         files.seal(folder)
@@ -83,7 +83,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     return dataclasses.replace(read, folder=final)
 
 
-def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | None, show: Progress) -> Rows:
+def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | None, progress: Progress) -> Rows:
     """What to compare on: the rows named, the run's validation rows, or its golden inputs alone, which is shown."""
     golden = [entry["row"] for entry in artifact.golden(loaded.folder)]
     if source is not None:
@@ -99,8 +99,8 @@ def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | No
             raise DataError(loaded.spec.data.train, "no longer holds the rows that the run was fitted on.")
         return Rows(rows, "the run's validation rows", is_labelled=True)
     except HeadstartError as error:
-        show.say(f"the run's validation rows cannot be read again: {error.where}: {error.what} "
-                 "Comparing on its golden inputs alone; name more rows with --rows FILE.")
+        progress.say(f"the run's validation rows cannot be read again: {error.where}: {error.what} "
+                     "Comparing on its golden inputs alone; name more rows with --rows FILE.")
         return Rows(golden, "the run's golden inputs", is_labelled=False)
 
 
@@ -115,7 +115,7 @@ def _is_labelled(loaded: Artifact, rows: Sequence[Row]) -> bool:
     return True
 
 
-def in_32_bits(gate: Gate, model: Model, folder: Path, *, show: Progress) -> tuple[OnnxRuntime, dict[str, Any]]:
+def in_32_bits(gate: Gate, model: Model, folder: Path, *, progress: Progress) -> tuple[OnnxRuntime, dict[str, Any]]:
     """Write each graph of `model` into `folder` and prove them. Raises ParityError or ModelError.
 
     Attention and the like are one operation each, if this model can be proven so.
@@ -125,7 +125,7 @@ def in_32_bits(gate: Gate, model: Model, folder: Path, *, show: Progress) -> tup
     try:
         return _in_32_bits(gate, model, folder, fuse=True)
     except HeadstartError as error:
-        show.say(f"onnxruntime's fused operations do not fit this model: {error.what} Exporting it without them.")
+        progress.say(f"onnxruntime's fused operations do not fit this model: {error.what} Exporting it without them.")
     return _in_32_bits(gate, model, folder, fuse=False)
 
 
@@ -139,7 +139,7 @@ def _in_32_bits(gate: Gate, model: Model, folder: Path, *, fuse: bool) -> tuple[
 
 
 def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec,
-               show: Progress) -> tuple[OnnxRuntime, dict[str, Any]]:
+               progress: Progress) -> tuple[OnnxRuntime, dict[str, Any]]:
     """Put the model at `path` into 8 bits in its place, by the first plan that passes. Raises ParityError."""
     plans = graph.plans(path)
     candidate = path.with_name("int8.onnx")
@@ -151,9 +151,10 @@ def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec,
         result = gate.close(exported, max_loss, spec.evaluate.n_resamples, spec.seed)
         result |= {"plan": plan.name, "n_kept": len(plan.keep), "reduce_range": reduce_range}
         tried.append(result)
-        show.say(f"int8, {plan.name}: {result['metric']} {result['score_of_original']:.4f} -> {result['score']:.4f}, "
-                 f"loss at most {result['loss_points_at_most']:.2f} points; {result['agreement']:.1%} of the answers "
-                 "agree")
+        progress.say(f"int8, {plan.name}: {result['metric']} {result['score_of_original']:.4f} -> "
+                     f"{result['score']:.4f}, "
+                     f"loss at most {result['loss_points_at_most']:.2f} points; {result['agreement']:.1%} of the answers "
+                     "agree")
         if result["passed"]:
             candidate.replace(path)
             return exported, {**result, "has_vnni": machine.has_vnni(), "tried": [other["plan"] for other in tried]}

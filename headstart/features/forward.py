@@ -4,7 +4,7 @@ Whatever lies below the lowest weight that a method can move is a constant funct
 keeps its values in flat files, named by a hash of the very weights and token ids, so epochs, seeds, methods and runs
 share them:
 
-    forward = CachedForward(model, device, "fp16", show)
+    forward = CachedForward(model, device, "fp16", progress)
     forward.remember(parts, [4], 1024)      one pass over the text, or none when an earlier run did it
     logits = forward(batch.inputs).logits   computes only what can move; a window that is not known takes the whole way
 
@@ -100,8 +100,8 @@ class CachedForward:
     precision: "fp16" or "fp32", how hidden states are kept (features are always fp32), or "off".
     """
 
-    def __init__(self, model: Model, device: torch.device, precision: str, show: Progress) -> None:
-        self.model, self.device, self.precision, self.show = model, device, precision, show
+    def __init__(self, model: Model, device: torch.device, precision: str, progress: Progress) -> None:
+        self.model, self.device, self.precision, self.progress = model, device, precision, progress
         self.stored: dict[int | str, Stored] = {}
         self.spans: dict[int, blocks.Span] = {}
         self.revision = model.revision
@@ -209,7 +209,8 @@ class CachedForward:
         n_before = stored.store.n_damaged
         arrays = stored.store.get(keys_of(inputs))
         if stored.store.n_damaged > n_before:
-            self.show.say(f"cache: a segment in {stored.store.folder} is damaged and was left out; going on without it")
+            self.progress.say(f"cache: a segment in {stored.store.folder} is damaged and was left out; going on "
+                              "without it")
         if arrays is None:
             return None
         per_window = key == FEATURES and not self.model.per_token
@@ -224,14 +225,14 @@ class CachedForward:
         """Put all windows into `store`. False where there is no room for them; the run then goes on without."""
         windows = _Windows(parts)
         if store.n_damaged:
-            self.show.say(f"cache: {store.n_damaged} damaged segments in {store.folder}; computing them again")
+            self.progress.say(f"cache: {store.n_damaged} damaged segments in {store.folder}; computing them again")
         if store.contains(windows.keys_N).all():
             return True
         try:
-            with store.locked(self.show):
+            with store.locked(self.progress):
                 return self._add(store, windows, tokens_per_batch, compute, what)
         except OSError as error:
-            self.show.say(store.unwritable(error))
+            self.progress.say(store.unwritable(error))
             return False
 
     def _add(self, store: ActivationStore, windows: _Windows, tokens_per_batch: int, compute: Compute,
@@ -245,10 +246,10 @@ class CachedForward:
         rows_M = np.ones_like(lengths_M) if per_window else lengths_M
         n_bytes = int(rows_M.sum()) * store.width * store.dtype.itemsize
         if not make_room(n_bytes, store.folder):
-            self.show.say(f"cache: {n_bytes / 1e9:.1f} GB of what frozen layers say do not fit into {folder()} "
-                          f"(limit {limit_bytes() / 1e9:.1f} GB, HEADSTART_CACHE_BYTES); going on without")
+            self.progress.say(f"cache: {n_bytes / 1e9:.1f} GB of what frozen layers say do not fit into {folder()} "
+                              f"(limit {limit_bytes() / 1e9:.1f} GB, HEADSTART_CACHE_BYTES); going on without")
             return False
-        self.show.begin(what, len(wanted_M), "windows")
+        self.progress.begin(what, len(wanted_M), "windows")
         segment_M = np.cumsum(lengths_M) // SEGMENT_TOKENS
         for segment in np.unique(segment_M):
             inside_M = segment_M == segment
@@ -260,7 +261,7 @@ class CachedForward:
                     values = self._computed(windows, chosen_C[places], compute)
                     yield places, [value[None] if per_window else value[:n]
                                    for value, n in zip(values, lengths_C[places], strict=True)]
-                    self.show.advance(len(places))
+                    self.progress.advance(len(places))
 
             store.write(windows.keys_N[chosen_C], rows_M[inside_M], pieces())
         store.open()

@@ -48,7 +48,7 @@ from .folder import opened, remove
 
 
 def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None = None, resume: bool = False,
-        overwrite: bool = False, show: Progress | None = None, layers: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        overwrite: bool = False, progress: Progress | None = None, layers: Sequence[tuple[str, Mapping[str, Any]]] = (),
         **overrides: Any) -> Artifact:
     """Turn labeled rows into a model that is proven better than what it started from, or is said not to be.
 
@@ -62,16 +62,16 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     Raises   HeadstartError: SpecError, DataError, ModelError, RunFolderError, DivergenceError, Interrupted ...
     """
     began = time.perf_counter()
-    show = show or Progress(quiet=True)
+    progress = progress or Progress(quiet=True)
     source = resolve.stack([resolve.first_layer(spec_or_path), *layers, (resolve.CALL, overrides)])
     (spec, origins), method = source.resolve(), source.method
     final = Path(out) if out is not None else Path("runs") / _name(spec_or_path)
     if resume and final.exists() and not final.with_name(final.name + ".partial").exists():
-        show.say(f"{final} is finished already.")
+        progress.say(f"{final} is finished already.")
         return artifact.load(final)
     with (signals() as stop, files.disk_errors(final),
           opened(final, resume=resume, overwrite=overwrite) as work):
-        job = prepare(spec, origins, method, work, stop, show, source)
+        job = prepare(spec, origins, method, work, stop, progress, source)
         evaluator = Evaluator(job)
         head = HeadSolver(job, evaluator)
         store_frozen(job)
@@ -88,7 +88,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         scores = certify(job, predictions, baselines)
         outcomes = job.task.outcomes(predictions, job.rows("test"))
         fitted = publish(job, learner, scores, outcomes, final, began, learned)
-    show.end()
+    progress.end()
     return fitted
 
 
@@ -98,7 +98,7 @@ def _name(spec_or_path: str | Path | Mapping[str, Any]) -> str:
     return Path(str(spec_or_path).rpartition(":")[2]).name.split(".")[0] or "run"
 
 
-def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, show: Progress,
+def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, progress: Progress,
             layers: resolve.Layers) -> Job:
     """Rows read, checked and split; backbone loaded, head on; every row turned to token ids, once."""
     task = tasks.build(spec.task)
@@ -111,7 +111,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         problems = [Problem(table.where(i), what) for i, what in task.check_gold(table.rows)]
         if problems:
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
-    _tell(parts, show)
+    _tell(parts, progress)
     backbone = load_backbone(spec.backbone, spec.data.max_tokens, method.plan.n_extra_tokens)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     method.prepare(model)
@@ -128,16 +128,16 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     _check_same_run(work, spec, origins, parts)
     accelerate = accelerator(spec.train.precision)
     model.to(accelerate.device)
-    forward = CachedForward(model, accelerate.device, spec.cache, show)
-    return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work, stop, show)
+    forward = CachedForward(model, accelerate.device, spec.cache, progress)
+    return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work, stop, progress)
 
 
-def _tell(parts: Splits, show: Progress) -> None:
+def _tell(parts: Splits, progress: Progress) -> None:
     """Say what was found in the data; nothing was skipped, cut or repaired without a count."""
-    show.say(", ".join(f"{len(getattr(parts, name).rows):,} {name} rows" for name in PARTS))
+    progress.say(", ".join(f"{len(getattr(parts, name).rows):,} {name} rows" for name in PARTS))
     for name, n in parts.counts.items():
         if n and name not in ("n_read", "n_rows"):
-            show.say(f"data: {name.removeprefix('n_').replace('_', ' ')}: {n:,}")
+            progress.say(f"data: {name.removeprefix('n_').replace('_', ' ')}: {n:,}")
 
 
 def _check_same_run(work: Path, spec: Spec, origins: Origins, parts: Splits) -> None:

@@ -44,7 +44,7 @@ MIN_LANGUAGE_SHARE = 0.01  # short texts are often taken for a neighbor of their
 TWIN = {True: "same text", False: "nearly the same"}
 
 
-def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True, show: Progress | None = None,
+def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True, progress: Progress | None = None,
           layers: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> dict[str, Any]:
     """Look through the rows that a Spec (or a data file) names, as they are, before any split is made.
 
@@ -52,7 +52,7 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     Returns   JSON values: parts, unusable, balance, twins, leaks, conflicts, lengths, languages, odd, suspects.
     Raises    SpecError and DataError as `fit` does, but for bad rows: those are listed.
     """
-    show = show or Progress(quiet=True)
+    progress = progress or Progress(quiet=True)
     lenient = ("audit", {"data": {"errors": "skip"}})  # beneath what the caller says: bad rows are a finding here
     spec, _, _ = resolve([lenient, first_layer(spec_or_path), *layers])
     task = tasks.build(spec.task)
@@ -64,9 +64,9 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
         "source": spec.data.train, "task": task.name, "parts": {name: len(table) for name, table in tables.items()},
         "unusable": _unusable(tables), "balance": _balance(tables, task), "twins": rows.twins(), "leaks": rows.leaks(),
         "conflicts": rows.conflicts(), "lengths": _lengths(rows.texts, spec), "languages": _languages(rows.texts),
-        "odd": _odd(rows), "suspects": _suspects(tables["train"], task, spec, show) if suspects else None,
+        "odd": _odd(rows), "suspects": _suspects(tables["train"], task, spec, progress) if suspects else None,
     }
-    show.end()
+    progress.end()
     return result
 
 
@@ -187,7 +187,7 @@ def _odd(rows: _Rows) -> Finding:
                                                   for i in some[:MAX_LISTED]]} for kind, some in kinds.items()}
 
 
-def _suspects(train: Table, task: Task, spec: Spec, show: Progress) -> Finding:
+def _suspects(train: Table, task: Task, spec: Spec, progress: Progress) -> Finding:
     """Train rows whose label a classifier that has not seen them confidently disputes.
 
     The classifier is a logistic regression on the frozen backbone, cross-validated; confident is a probability at
@@ -208,7 +208,7 @@ def _suspects(train: Table, task: Task, spec: Spec, show: Progress) -> Finding:
     if len(labels) < 2:
         return {"n_looked_at": 0, "n_rows": 0, "rows": []}
     texts = [task.text(train.rows[i]) for i in chosen]
-    features_ND = Extractor(spec.backbone, max_tokens=spec.data.max_tokens, store=spec.cache, show=show)(texts)
+    features_ND = Extractor(spec.backbone, max_tokens=spec.data.max_tokens, store=spec.cache, progress=progress)(texts)
     scaled_ND = features_ND / np.sqrt(np.mean(features_ND**2) * features_ND.shape[1] / 16)
     folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=spec.seed)
     shares_NK = cross_val_predict(LogisticRegression(max_iter=1000), scaled_ND, gold_N, cv=folds,

@@ -74,7 +74,7 @@ def parse_method(text: str) -> dict[str, Any]:
 
 def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str], *, seeds: int = 1,
             rows: Sequence[int] = (), out: str | Path = "runs/compare", resume: bool = False, overwrite: bool = False,
-            show: Progress | None = None, layers: Layers = (), jobs: Jobs | None = None) -> dict[str, Any]:
+            progress: Progress | None = None, layers: Layers = (), jobs: Jobs | None = None) -> dict[str, Any]:
     """Fit every method with every seed (and every number of train rows); compare them on the same test rows.
 
     wanted: method names, with options behind colons.  rows: numbers of train rows; all of them when absent.
@@ -82,7 +82,7 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
     Returns  the table as JSON values; it lies in OUT/compare.json too.
     Raises   SpecError before anything is fitted when a method or an option is not known.
     """
-    show, out = show or Progress(quiet=True), Path(out)
+    progress, out = progress or Progress(quiet=True), Path(out)
     layers = [resolve.first_layer(spec_or_path), *layers]
     spec, _, _ = resolve.resolve(layers)
     for text in wanted:
@@ -101,14 +101,14 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
                                 f"Choose 1 to {n_train:,}.")
         cells = [Cell(method, n, spec.seed + seed) for n in rows or [n_train] for seed in range(seeds)
                  for method in wanted]
-        _run_missing(cells, out, parts, layers, show, jobs or LocalJobs())
+        _run_missing(cells, out, parts, layers, progress, jobs or LocalJobs())
         finished = _finished(out)
         table = _summarize([(cell, finished[cell.name]) for cell in cells], wanted, out, spec)
         write(table, out)
     return table
 
 
-def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], layers: Layers, show: Progress,
+def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], layers: Layers, progress: Progress,
                  jobs: Jobs) -> None:
     """Run the cells that are not finished; a line of cells.jsonl is appended for each."""
     finished = _finished(out)
@@ -118,7 +118,7 @@ def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], lay
 
     def orders() -> Iterator[dict[str, Any]]:
         for cell in missing:
-            show.say(f"compare {cells.index(cell) + 1}/{len(cells)}: {cell}")
+            progress.say(f"compare {cells.index(cell) + 1}/{len(cells)}: {cell}")
             yield {"out": str(out), "cell": asdict(cell), "layers": [list(layer) for layer in layers],
                    "baselines": cell.method == cells[0].method,
                    "data": {**parts, **AS_SPLIT, "limit": cell.rows, "columns": _columns(parts["train"])}}
@@ -135,7 +135,7 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
     folder = out / f"cell-{cell.name}"
     changes = {"method": parse_method(cell.method), "data": order["data"], "seed": cell.seed,
                "evaluate": {"baselines": order["baselines"]}}
-    artifact = fit({}, out=folder, overwrite=True, show=Progress(quiet=True),
+    artifact = fit({}, out=folder, overwrite=True, progress=Progress(quiet=True),
                              layers=[*((origin, values) for origin, values in order["layers"]), ("compare", changes)])
     (out / "outcomes").mkdir(exist_ok=True)
     shutil.copyfile(folder / "outcomes.npy", out / "outcomes" / f"{cell.name}.npy")

@@ -30,7 +30,7 @@ Hit = dict[str, Any]  # {"row": number in the corpus, from 0; "text": str; "simi
 
 
 def search(source: str | Path, corpus: Sequence[str], queries: Sequence[str], *, top: int = 5,
-           dimensions: int | None = None, show: Progress | None = None) -> list[list[Hit]]:
+           dimensions: int | None = None, progress: Progress | None = None) -> list[list[Hit]]:
     """For each query the `top` texts of `corpus` that are nearest to it, nearest first; of equals the earlier.
 
     source:     the folder of a run whose answer to a text is its embedding, or a pretrained model.
@@ -41,7 +41,7 @@ def search(source: str | Path, corpus: Sequence[str], queries: Sequence[str], *,
         raise SpecError("top", f"is {top}; it must be 1 at least.")
     if not corpus:
         raise DataError("corpus", "has no texts; there is nothing to search.", "Name a file with one row at least.")
-    vectors_ND = embed(source, [*corpus, *queries], dimensions=dimensions, show=show)
+    vectors_ND = embed(source, [*corpus, *queries], dimensions=dimensions, progress=progress)
     vectors_CD, queries_QD = vectors_ND[: len(corpus)], vectors_ND[len(corpus) :]
     hits = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
@@ -52,10 +52,10 @@ def search(source: str | Path, corpus: Sequence[str], queries: Sequence[str], *,
 
 
 def embed(source: str | Path, texts: Sequence[str], *, dimensions: int | None = None,
-          show: Progress | None = None) -> np.ndarray:
+          progress: Progress | None = None) -> np.ndarray:
     """Vectors of norm one, [N, D] float32: what a run answers, or the mean that a pretrained model gives."""
     vectors_ND = _embedded_by_run(Path(source), texts) if (Path(source) / "task.json").exists() else (
-        Extractor(source, show=show)(texts))
+        Extractor(source, progress=progress)(texts))
     width = vectors_ND.shape[1]
     if dimensions is not None and not 1 <= dimensions <= width:
         raise SpecError("dimensions", f"is {dimensions}; these vectors have {width} numbers.", f"Choose 1 to {width}.")
@@ -83,7 +83,7 @@ def _largest(similarity_C: np.ndarray, n: int) -> list[int]:
 
 
 def mine(source: str | Path, rows: Sequence[Row], *, corpus: Sequence[str] = (), n: int = 3, margin: float = 0.05,
-         show: Progress | None = None) -> list[Row]:
+         progress: Progress | None = None) -> list[Row]:
     """`rows` (text, text_pair) with "negatives": up to `n` texts that score high, but below the right one by `margin`.
 
     corpus: more texts to choose from, beside the second texts and the negatives of `rows`.
@@ -100,7 +100,7 @@ def mine(source: str | Path, rows: Sequence[Row], *, corpus: Sequence[str] = (),
     pairs: list[Row] = [{key: row[key] for key in ("text", "text_pair", "negatives") if key in row} for row in rows]
     candidates = Candidates([*pairs, *({"text": text, "text_pair": text} for text in corpus)])
     n_candidates = len(candidates.texts)
-    vectors_ND = embed(source, [*candidates.texts, *(row["text"] for row in pairs)], show=show)
+    vectors_ND = embed(source, [*candidates.texts, *(row["text"] for row in pairs)], progress=progress)
     vectors_CD, queries_QD = vectors_ND[:n_candidates], vectors_ND[n_candidates:]
     for start in range(0, len(pairs), QUERIES_AT_ONCE):
         for i, similarity_C in enumerate(queries_QD[start : start + QUERIES_AT_ONCE] @ vectors_CD.T, start):

@@ -47,10 +47,10 @@ class Extractor:
 
     def __init__(self, source: str | Path = "minilm-l6", *, pooling: str | None = None, last_layers: int = 1,
                  max_tokens: int = 256, store: str = "fp16", tokens_per_batch: int = 1024,
-                 show: Progress | None = None) -> None:
+                 progress: Progress | None = None) -> None:
         if pooling not in (None, *POOLINGS):
             raise SpecError("pooling", f"{shorten(pooling)} is not a pooling.", f"Known: {', '.join(POOLINGS)}")
-        self.tokens_per_batch, self.show = tokens_per_batch, show or Progress(quiet=True)
+        self.tokens_per_batch, self.progress = tokens_per_batch, progress or Progress(quiet=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         folder = Path(source)
         if (folder / "task.json").exists():
@@ -69,7 +69,7 @@ class Extractor:
             model = PooledModel(model.encoder, PoolHead(_width(model.encoder), 1, pooling or usual), last_layers)
         self.model = model.to(device).eval()
         self.model.requires_grad_(False)
-        self.forward = CachedForward(self.model, device, store, self.show)
+        self.forward = CachedForward(self.model, device, store, self.progress)
         self.n_cut = 0
 
     @property
@@ -89,9 +89,9 @@ class Extractor:
                                     self.reader.pad_id)
             chosen = np.arange(len(windows))
             self.forward.remember_features([(windows, chosen)], self.tokens_per_batch)
-            self.show.begin("features", len(windows), "texts")
+            self.progress.begin("features", len(windows), "texts")
             vectors = extract.extract(self.forward.features, self.width, windows, chosen, work / "features.bin",
-                                     tokens_per_batch=self.tokens_per_batch, each=self.show.advance)
+                                     tokens_per_batch=self.tokens_per_batch, each=self.progress.advance)
             return np.array(vectors)
 
 
@@ -130,7 +130,7 @@ class Texts:
 
 
 def write(source: str | Path, rows: str, out: Path, *, settings: Mapping[str, Any] | None = None,
-          show: Progress | None = None, **options: Any) -> dict[str, Any]:
+          progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Features of a file's texts to `out` (.npy: the matrix; .parquet: a column "id" and a column "features").
 
     options: as for Extractor.  Returns  what was written, in numbers.
@@ -139,7 +139,7 @@ def write(source: str | Path, rows: str, out: Path, *, settings: Mapping[str, An
         raise SpecError("--out", f"{shorten(out.name)} has no known ending.", f"Use one of: {', '.join(SUFFIXES)}")
     table = read_table(rows, DataSpec.model_validate({"train": rows, **(settings or {})}), Texts(),
                       gold="optional", lenient=True)
-    extractor = Extractor(source, show=show, **options)
+    extractor = Extractor(source, progress=progress, **options)
     vectors = extractor([row["text"] for row in table.rows])
     ids = [row.get("id", i) for i, row in enumerate(table.rows)]
     with disk_errors(out):

@@ -170,7 +170,7 @@ def gate_of(task, model, reader) -> Gate:
 
 def shipped(gate: Gate, model, path: Path) -> dict:
     assert path.name == "model.onnx"
-    return in_32_bits(gate, model, path.parent, show=Progress(quiet=True))[1]
+    return in_32_bits(gate, model, path.parent, progress=Progress(quiet=True))[1]
 
 
 def opened(path: Path) -> runtime.OnnxRuntime:
@@ -425,7 +425,7 @@ def test_without_validation_rows_there_are_golden_inputs_alone(run, tmp_path, ca
     (there / "spec.yaml").write_text(yaml.safe_dump(spec), "utf-8")
     seal(there)
     with pytest.raises(DataError, match="needs labelled rows"):
-        headstart.export(there, int8=True, show=Progress())
+        headstart.export(there, int8=True, progress=Progress())
     shown = capsys.readouterr().err
     assert reason in shown
     assert "Comparing on its golden inputs alone; name more rows with --rows FILE" in shown
@@ -436,7 +436,7 @@ def test_rows_that_are_gone_are_told(backbone, tmp_path, capsys):
     source = tiny.write_csv(tmp_path / "reviews.csv", tiny.rows(200))
     run = headstart.fit(tiny.spec(source, backbone, method="linear-probe"), out=tmp_path / "run").folder
     source.unlink()
-    found = headstart.export(run, show=Progress())
+    found = headstart.export(run, progress=Progress())
     said = capsys.readouterr().err
     assert "validation rows cannot be read again" in said
     assert "--rows FILE" in said
@@ -444,7 +444,7 @@ def test_rows_that_are_gone_are_told(backbone, tmp_path, capsys):
     with pytest.raises(DataError, match="needs labelled rows"):
         headstart.export(run, int8=True)
     tiny.write_csv(source, tiny.rows(200, seed=5))
-    headstart.export(run, show=Progress(), overwrite=True)
+    headstart.export(run, progress=Progress(), overwrite=True)
     assert "no longer holds the rows" in capsys.readouterr().err
 
 

@@ -38,10 +38,10 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def fit(backbone, reviews, out, method, show=None, **fields):
+def fit(backbone, reviews, out, method, progress=None, **fields):
     spec = tiny.spec(reviews, backbone, method=copy.deepcopy(method), data={"limit": 100}, train={"epochs": 1},
                      evaluate={"baselines": False}, **fields)
-    return headstart.fit(spec, out=out, show=show)
+    return headstart.fit(spec, out=out, progress=progress)
 
 
 def weights(run):
@@ -53,8 +53,8 @@ LAST = {"name": "fine-tuning", "last_blocks": 1}
 
 def test_a_second_run_computes_nothing_of_the_frozen_part(own_cache, backbone, reviews, tmp_path):
     told = Told(), Told(), Told()
-    runs = [fit(backbone, reviews, tmp_path / str(i), LAST, show, seed=seed)
-            for i, (show, seed) in enumerate(zip(told, (0, 0, 1), strict=True))]
+    runs = [fit(backbone, reviews, tmp_path / str(i), LAST, progress, seed=seed)
+            for i, (progress, seed) in enumerate(zip(told, (0, 0, 1), strict=True))]
     assert "frozen layers (lowest 1)" in told[0].begun
     assert not any("frozen" in what for what in told[1].begun)
     assert weights(runs[0]) == weights(runs[1])
@@ -63,10 +63,10 @@ def test_a_second_run_computes_nothing_of_the_frozen_part(own_cache, backbone, r
 
 
 def test_one_memo_serves_another_depth_and_the_features(own_cache, backbone, reviews, tmp_path):
-    show = Told()
-    fit(backbone, reviews, tmp_path / "a", {"name": "linear-probe"}, show)
+    progress = Told()
+    fit(backbone, reviews, tmp_path / "a", {"name": "linear-probe"}, progress)
     fit(backbone, reviews, tmp_path / "b", {"name": "linear-probe"}, again := Told(), seed=0)
-    assert "frozen features" in show.begun
+    assert "frozen features" in progress.begun
     assert "frozen features" not in again.begun
 
 
@@ -107,11 +107,11 @@ def test_a_damaged_memo_is_computed_again(own_cache, backbone, reviews, tmp_path
     paths = sorted(own_cache.glob(f"*-fp16/{kind}"))
     assert paths
     damage(paths[0])
-    second = fit(backbone, reviews, tmp_path / "b", LAST, show := Told())
+    second = fit(backbone, reviews, tmp_path / "b", LAST, progress := Told())
     assert second.scores["score"] == first.scores["score"]
     assert weights(second) == weights(first) or damage is damage_flip
     if damage is not os.unlink:
-        assert any("damaged" in line for line in show.lines)
+        assert any("damaged" in line for line in progress.lines)
     fit(backbone, reviews, tmp_path / "c", LAST, mended := Told())
     assert not any("damaged" in line for line in mended.lines)
 
@@ -129,18 +129,18 @@ def test_deleted_during_a_run_changes_nothing(own_cache, backbone, reviews, tmp_
 
 def test_no_room_means_no_memo_and_is_said(own_cache, backbone, reviews, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTART_CACHE_BYTES", "0.1KB")
-    run = fit(backbone, reviews, tmp_path / "a", LAST, show := Told())
+    run = fit(backbone, reviews, tmp_path / "a", LAST, progress := Told())
     assert run.scores["score"] > 0
-    assert any("do not fit" in line and "HEADSTART_CACHE_BYTES" in line for line in show.lines)
+    assert any("do not fit" in line and "HEADSTART_CACHE_BYTES" in line for line in progress.lines)
     assert not memos.used()
 
 
 def test_a_folder_that_cannot_be_written_is_said(backbone, reviews, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file" / "cache"))
-    run = fit(backbone, reviews, tmp_path / "a", LAST, show := Told())
+    run = fit(backbone, reviews, tmp_path / "a", LAST, progress := Told())
     assert run.scores["score"] > 0
-    assert any("cannot be written" in line for line in show.lines)
+    assert any("cannot be written" in line for line in progress.lines)
 
 
 def test_the_longest_unused_goes_first(own_cache):
