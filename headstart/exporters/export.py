@@ -152,9 +152,8 @@ def _in_8_bits(gate: Gate, path: Path, max_loss: float, spec: Spec,
         result |= {"plan": plan.name, "n_kept": len(plan.keep), "reduce_range": reduce_range}
         tried.append(result)
         progress.say(f"int8, {plan.name}: {result['metric']} {result['score_of_original']:.4f} -> "
-                     f"{result['score']:.4f}, "
-                     f"loss at most {result['loss_points_at_most']:.2f} points; {result['agreement']:.1%} of the answers "
-                     "agree")
+                     f"{result['score']:.4f}, loss at most {result['loss_points_at_most']:.2f} points; "
+                     f"{result['agreement']:.1%} of the answers agree")
         if result["passed"]:
             candidate.replace(path)
             return exported, {**result, "has_vnni": machine.has_vnni(), "tried": [other["plan"] for other in tried]}
