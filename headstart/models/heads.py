@@ -23,7 +23,7 @@ from . import adapters, blocks
 NOTHING: frozenset[str] = frozenset()
 
 
-class Head(nn.Module, abc.ABC):
+class HeadModule(nn.Module, abc.ABC):
     """From hidden_BTD, mask_BT and the inputs that it reads itself to features; `out` maps those to logits."""
 
     reads: tuple[str, ...] = ()  # inputs that are meant for the head and not for the encoder
@@ -41,7 +41,7 @@ class Head(nn.Module, abc.ABC):
         return logits
 
 
-class PoolHead(Head):
+class PoolHead(HeadModule):
     """hidden_BTD and mask_BT to logits_BK: pool over real tokens, then one linear map."""
 
     is_pooled = True
@@ -55,7 +55,7 @@ class PoolHead(Head):
         return pool(hidden_BTD, mask_BT, self.pooling)
 
 
-class TokenHead(Head):
+class TokenHead(HeadModule):
     """hidden_BTD to logits_BTK, each token by itself."""
 
     per_token = True
@@ -68,7 +68,7 @@ class TokenHead(Head):
         return hidden_BTD
 
 
-class SpansHead(Head):
+class SpansHead(HeadModule):
     """hidden_BTD, mask_BT and marks_BT (1 in the first span, 2 in the second) to logits_BK.
 
     Reads the mean of each span's tokens and the pooled text, side by side.
@@ -99,7 +99,7 @@ def pool(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, pooling: str) -> torch
     return (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
 
 
-def build_head(head: task.Head, width: int, pooling: str) -> Head:
+def build_head(head: task.Head, width: int, pooling: str) -> HeadModule:
     """The new weights that `head` describes, for hidden states of `width` numbers."""
     if head.kind == "tokens":
         return TokenHead(width, head.n_outputs)
@@ -128,7 +128,7 @@ class PooledModel(nn.Module):
     last_layers: the mean over the hidden states of so many of the last layers is what the heads read.
     """
 
-    def __init__(self, encoder: nn.Module, head: Head, last_layers: int = 1) -> None:
+    def __init__(self, encoder: nn.Module, head: HeadModule, last_layers: int = 1) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -149,7 +149,7 @@ class PooledModel(nn.Module):
     def signature(self) -> str:
         return f"{type(self.head).__name__} {self.head.pooling} {self.last_layers}"
 
-    def add_head(self, job: str, head: Head) -> None:
+    def add_head(self, job: str, head: HeadModule) -> None:
         """Let one more job have a head on the same encoder."""
         self.more_heads[job] = head
 
@@ -173,7 +173,7 @@ class PooledModel(nn.Module):
         _save(self.encoder, folder, labels)
 
     def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
-        head = self.head if job == MAIN else cast(Head, self.more_heads[_known(job, self.more_heads)])
+        head = self.head if job == MAIN else cast(HeadModule, self.more_heads[_known(job, self.more_heads)])
         n_tokens = inputs["input_ids"].shape[1]
         own = [inputs[name] for name in head.reads]
         without_own = {name: a for name, a in inputs.items() if name not in head.reads}
