@@ -245,5 +245,5 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
 
 def _example(task: Task) -> Row:
     """A row of the task's own examples with no more than what it must read."""
-    columns = task.columns.required_inputs
-    return next({column: row[column] for column in columns} for row in task.examples if set(columns) <= row.keys())
+    row = next((row for row in task.examples if row.keys() >= set(task.columns.required_inputs)), task.examples[0])
+    return {column: row.get(column, "another text") for column in task.columns.required_inputs}
