@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import random
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import tiny
 import yaml
+from forked import Command
 
-from headstart.core import files as sealed
-from headstart.training import checkpoint as runfolder
+from headstart.core.files import verify
+from headstart.training.checkpoint import checkpoints
 
 LONG = {"epochs": 4, "checkpoint_every_s": 0.05, "tokens_per_batch": 128, "evaluations_per_epoch": 2, "patience": 99}
 
@@ -25,17 +26,22 @@ LONG = {"epochs": 4, "checkpoint_every_s": 0.05, "tokens_per_batch": 128, "evalu
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory, backbone, reviews) -> Path:
     path = tmp_path_factory.mktemp("spec") / "spec.yaml"
-    said = tiny.spec(reviews, backbone, train=LONG, evaluate={"n_resamples": 100, "baselines": False})
-    path.write_text(yaml.safe_dump(said), "utf-8")
+    fields = tiny.spec(reviews, backbone, train=LONG, evaluate={"n_resamples": 100, "baselines": False})
+    path.write_text(yaml.safe_dump(fields), "utf-8")
     return path
 
 
-def start(spec: Path, out: Path, *options: str, **popen) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "headstart", "fit", str(spec), "--out", str(out), *options],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
+def start(spec: Path, out: Path, *options: str, file_bytes: int | None = None) -> Command:
+    return Command("fit", str(spec), "--out", str(out), *options, file_bytes=file_bytes)
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> str:
+def start_anew(spec: Path, out: Path) -> subprocess.Popen:
+    """As a shell starts it: nothing is loaded yet, and the interpreter ends in its own way."""
+    return subprocess.Popen([sys.executable, "-m", "headstart", "fit", str(spec), "--out", str(out)],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: Command | subprocess.Popen, code: int = 0) -> str:
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == code, stderr
     return stderr
@@ -44,7 +50,7 @@ def finish(process: subprocess.Popen, code: int = 0) -> str:
 @pytest.fixture(scope="module")
 def uninterrupted(spec, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(spec, out))
+    finish(start_anew(spec, out))
     return out
 
 
@@ -61,21 +67,24 @@ def n_steps(work: Path) -> int:
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
-def wait_for(condition, process: subprocess.Popen) -> None:
+def wait_for(condition, process: Command | subprocess.Popen) -> None:
     while process.poll() is None and not condition():
         time.sleep(0.002)
 
 
-def kill_and_resume(spec: Path, out: Path, moments: list) -> None:
-    """Kill the run at each of `moments` (conditions on its work folder), then let it end."""
+def kill_and_resume(spec: Path, out: Path, moments: list) -> list[int | None]:
+    """Kill the run at each of `moments` (conditions on its work folder), then let it end. Returns: exit codes."""
+    codes = []
     options: tuple[str, ...] = ()
     for moment in moments:
         process = start(spec, out, *options)
         wait_for(moment, process)
         process.kill()
         process.communicate()
+        codes.append(process.returncode)
         options = ("--resume",) if out.exists() or out.with_name(out.name + ".partial").exists() else ()
     finish(start(spec, out, *options))
+    return codes
 
 
 def test_killed_twice_equals_uninterrupted(spec, tmp_path, uninterrupted):
@@ -83,7 +92,7 @@ def test_killed_twice_equals_uninterrupted(spec, tmp_path, uninterrupted):
     work = tmp_path / "run.partial"
     inside_a_save = lambda: n_steps(work) > 5 and any(work.glob("checkpoint-*.tmp"))  # noqa: E731
     far = lambda: n_steps(work) > 45  # noqa: E731
-    kill_and_resume(spec, out, [inside_a_save, far])
+    assert kill_and_resume(spec, out, [inside_a_save, far]) == [-signal.SIGKILL] * 2
     assert weights(out) == weights(uninterrupted)
     assert losses(out) == losses(uninterrupted)
     assert not work.exists()
@@ -91,14 +100,14 @@ def test_killed_twice_equals_uninterrupted(spec, tmp_path, uninterrupted):
 
 def test_a_soup_killed_in_each_of_its_trainings_equals_uninterrupted(backbone, reviews, tmp_path):
     """The optimizer, the mean so far and the place in the plan are those of the training that was cut."""
-    said = tiny.spec(reviews, backbone, train=LONG | {"epochs": 2}, evaluate={"n_resamples": 100, "baselines": False},
-                     method={"name": "fine-tuning", "average": "soup", "members": 3})
+    fields = tiny.spec(reviews, backbone, train=LONG | {"epochs": 2}, evaluate={"n_resamples": 100, "baselines": False},
+                       method={"name": "fine-tuning", "average": "soup", "members": 3})
     spec, work = tmp_path / "spec.yaml", tmp_path / "run.partial"
-    spec.write_text(yaml.safe_dump(said), "utf-8")
+    spec.write_text(yaml.safe_dump(fields), "utf-8")
     finish(start(spec, tmp_path / "whole"))
     n = len(losses(tmp_path / "whole"))
-    kill_and_resume(spec, tmp_path / "run", [lambda: n_steps(work) > n // 6, lambda: n_steps(work) > n // 2,
-                                             lambda: n_steps(work) > 5 * n // 6])
+    moments = [lambda: n_steps(work) > n // 6, lambda: n_steps(work) > n // 2, lambda: n_steps(work) > 5 * n // 6]
+    assert kill_and_resume(spec, tmp_path / "run", moments) == [-signal.SIGKILL] * 3
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
@@ -115,16 +124,17 @@ def test_killed_at_fifty_random_points(spec, tmp_path, uninterrupted):
 
         moments = []
         for _ in range(3):
-            delay = rng.uniform(0.5, 9.0)
+            delay = rng.uniform(0.1, 4.0)
             moments.append(lambda delay=delay, box=[]: (box or box.append(after(delay)) or box)[0]())
         kill_and_resume(spec, out, moments)
         assert weights(out) == weights(uninterrupted)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_leaves(spec, tmp_path, uninterrupted, signum, code):
+@pytest.mark.parametrize(("signum", "code", "start_first"), [(signal.SIGINT, 130, start_anew),
+                                                             (signal.SIGTERM, 143, start)])
+def test_a_signal_saves_and_leaves(spec, tmp_path, uninterrupted, signum, code, start_first):
     out = tmp_path / "run"
-    process = start(spec, out)
+    process = start_first(spec, out)
     wait_for(lambda: n_steps(tmp_path / "run.partial") > 20, process)
     process.send_signal(signum)
     stderr = finish(process, code)
@@ -145,21 +155,27 @@ def test_a_signal_is_obeyed_within_ten_seconds(spec, tmp_path):
     assert time.monotonic() - began < 10
 
 
-@pytest.fixture
-def partial(spec, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def killed(spec, tmp_path_factory) -> Path:
     """A work folder with two checkpoints."""
-    process = start(spec, tmp_path / "run")
-    work = tmp_path / "run.partial"
-    wait_for(lambda: n_steps(work) > 40 and len(runfolder.checkpoints(work)) == 2, process)
+    work = tmp_path_factory.mktemp("killed") / "run.partial"
+    process = start(spec, work.with_name("run"))
+    wait_for(lambda: n_steps(work) > 40 and len(checkpoints(work)) == 2, process)
     process.kill()
     process.communicate()
-    for extra in runfolder.checkpoints(work)[2:]:
-        sealed.shutil.rmtree(extra)
+    for extra in checkpoints(work)[2:]:
+        shutil.rmtree(extra)
     return work
 
 
+@pytest.fixture
+def partial(killed, tmp_path) -> Path:
+    """A copy that may be damaged."""
+    return shutil.copytree(killed, tmp_path / "run.partial")
+
+
 def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(spec, partial, uninterrupted):
-    newest = runfolder.checkpoints(partial)[-1]
+    newest = checkpoints(partial)[-1]
     file = newest / "weights.safetensors"
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 1
@@ -200,12 +216,11 @@ def test_an_unfinished_and_a_finished_run_are_not_replaced_silently(spec, partia
 
 def test_a_full_disk_is_told_and_loses_nothing(spec, uninterrupted):
     before = weights(uninterrupted)
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # noqa: E731
-    stderr = finish(start(spec, uninterrupted, "--overwrite", preexec_fn=limit), 2)
+    stderr = finish(start(spec, uninterrupted, "--overwrite", file_bytes=60_000), 2)
     assert "cannot be written: the file would be larger than this process may write." in stderr
     assert "Traceback" not in stderr
     assert weights(uninterrupted) == before
-    assert sealed.verify(uninterrupted) == []
+    assert verify(uninterrupted) == []
 
 
 def test_an_output_that_cannot_be_made_is_told(spec, tmp_path):
