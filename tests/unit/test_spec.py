@@ -81,11 +81,11 @@ def test_yaml_round_trip(train, column, lr, seed, limit):
     ({**DATA, "seed": "x"}, 'spec.yaml: seed: "x" is not allowed; it should be a valid integer'),
 ])
 def test_a_field_that_cannot_be(fields, expected):
-    assert expected in message(spec.resolve, ("spec.yaml", fields))
+    assert expected in message(spec.resolve_layers, ("spec.yaml", fields))
 
 
 def test_all_problems_come_together():
-    text = message(spec.resolve, ("s.yaml", {**DATA, "train": {"lr": -1, "epocs": 3}, "sede": 1}))
+    text = message(spec.resolve_layers, ("s.yaml", {**DATA, "train": {"lr": -1, "epocs": 3}, "sede": 1}))
     assert all(word in text for word in ("train.lr", "train.epocs", "sede", "--help-spec"))
 
 
@@ -105,13 +105,13 @@ def test_yaml_that_is_not_read(text, expected):
 
 def test_spec_files_that_are_none(tmp_path):
     path = tmp_path / "s.yaml"
-    assert "cannot be read: No such file or directory" in message(spec.read, path)
+    assert "cannot be read: No such file or directory" in message(spec.read_spec, path)
     path.write_bytes(b"a: \xff")
-    assert "byte 3 is not UTF-8" in message(spec.read, path)
+    assert "byte 3 is not UTF-8" in message(spec.read_spec, path)
     path.write_text("- 1")
-    assert "not a mapping" in message(spec.read, path)
+    assert "not a mapping" in message(spec.read_spec, path)
     path.write_text("#" * 1_000_001)
-    assert "a Spec has at most 1,000,000" in message(spec.read, path)
+    assert "a Spec has at most 1,000,000" in message(spec.read_spec, path)
 
 
 def test_set():
