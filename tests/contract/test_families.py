@@ -10,13 +10,14 @@ import tiny
 import torch
 
 import headstart
-from headstart import methods, tasks
+from headstart import methods
 from headstart.core.errors import SpecError
 from headstart.core.values import collate
 from headstart.models import adapters, blocks
 from headstart.models import backbone as backbones
 from headstart.models.families import FAMILIES
 from headstart.models.heads import PoolHead
+from headstart.tasks.text_classification import TextClassification
 
 N_FAMILIES, N_ENTERED, N_TAKING_PREFIX, N_NATIVE = 14, 12, 7, 11
 ADAPTED = ["lora", "ia3", "adapter", "bitfit", "dora", "prompt-tuning", "prefix-tuning"]
@@ -37,7 +38,7 @@ def family(request, tmp_path_factory):
 
 
 def built(folder, pooling="mean"):
-    task = tasks.find("text-classification")(labels=("bad", "good"))
+    task = TextClassification(labels=("bad", "good"))
     loaded = backbones.load_backbone(str(folder), 64)
     model = backbones.build_model(loaded, task, pooling, seed=0).eval()
     rows = tiny.rows(6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from headstart.core.values import IGNORE, collate
 from headstart.models import backbone as backbones
 from headstart.models.families import FAMILIES
 from headstart.models.runtime import TorchRuntime
+from headstart.tasks.text_classification import TextClassification
 
 NAMES = tasks.names()
 CPU = torch.device("cpu")
@@ -71,7 +73,7 @@ def loss_of(model, task, batch):
 
 def gradient(model, task, batches):
     model.zero_grad()
-    count = 0
+    count = 0.0
     for batch in batches:
         summed, n = loss_of(model, task, batch)
         summed.backward()
@@ -139,10 +141,8 @@ def test_a_batch_is_not_corrupted_unless_the_task_says_so(task, loaded):
 
 
 def test_a_backbone_of_another_kind_is_refused(task, loaded):
-    class Writes(type(task)):
-        architectures = ("causal", "encoder-decoder")
-
-    written = Writes(**{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
+    writes = type("Writes", (type(task),), {"architectures": ("causal", "encoder-decoder")})
+    written = writes(**{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
     with pytest.raises(SpecError, match=f'read as an encoder, and task "{task.name}" needs.*causal, encoder-decoder'):
         backbones.build_model(loaded, written, "mean", seed=0)
 
@@ -249,6 +249,7 @@ def test_baselines_answer_every_test_row(task):
 
 
 def test_bad_rows_are_told_and_nothing_breaks(task):
+    bad: Any
     for row in task.examples:
         for column in row:
             for bad in (None, "", [], {}, 1.5e300, float("nan"), [None], [[1, 2], [3]]):
@@ -286,7 +287,7 @@ def numbers(value):
 @pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
 @pytest.mark.parametrize("pooling", ["mean", "first", "max", "native"])
 def test_every_family_with_every_head(family, pooling, tmp_path):
-    task = tasks.find("text-classification")(labels=("a", "b", "c"))
+    task = TextClassification(labels=("a", "b", "c"))
     loaded = backbones.load_backbone(str(tiny.backbone(tmp_path / family, family)), 64)
     if pooling == "native" and not FAMILIES[family].has_native_head:
         with pytest.raises(SpecError, match=f'"native" is not for {family}'):

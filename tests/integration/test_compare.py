@@ -189,7 +189,7 @@ def test_features_in_a_pipeline(backbone):
     np.testing.assert_array_equal(again.transform(texts), features.transform(texts))
     assert len(features.get_feature_names_out()) == 32
     with pytest.raises(DataError, match="text 2"):
-        features.transform(["a", None])
+        features.transform(["a", None])  # type: ignore[list-item]
 
 
 def test_a_classifier_of_scikit_learns_shape(backbone, tmp_path):
@@ -197,7 +197,8 @@ def test_a_classifier_of_scikit_learns_shape(backbone, tmp_path):
     texts, labels = [row["text"] for row in rows], np.array([{"negative": 7, "positive": 11}[r["label"]] for r in rows])
     classifier = TextClassifier(str(backbone), method="linear-probe", out=str(tmp_path / "kept"))
     assert classifier.get_params()["method"] == "linear-probe"
-    assert classifier.fit(texts, labels).score(texts, labels) > 0.7
+    assert classifier.fit(texts, labels).score(  # type: ignore[arg-type]
+        texts, labels) > 0.7
     assert list(classifier.classes_) == [7, 11]
     shares = classifier.predict_proba(texts)
     assert shares.shape == (120, 2)

@@ -475,6 +475,7 @@ def test_an_artifact_holds_several_graphs(copy):
     shutil.copyfile(copy / "model.onnx", copy / "step-2.onnx")
     relist(copy, {"model": {"file": "model.onnx"}, "step": {"file": "step-2.onnx"}})
     loaded = artifact.load(copy).runtime
+    assert isinstance(loaded, runtime.OnnxRuntime)
     assert sorted(loaded.graphs) == ["model", "step"]
     inputs = {name: np.ones((1, 3), np.int64) for name in loaded.graphs["step"].inputs}
     np.testing.assert_array_equal(loaded.graphs["step"](inputs), loaded.logits(inputs))

@@ -53,7 +53,12 @@ def test_half_a_line_is_written_again(tmp_path, left, n):
     (tmp_path / "answers.jsonl.partial").write_text(left, "utf-8")
     (tmp_path / "answers.jsonl.partial.json").write_text("{}", "utf-8")
     skipped = []
-    assert write_lines(out, lambda skip: (skipped.append(skip), numbers(4)(skip))[1], {}, resume=True) == 4
+
+    def lines(skip):
+        skipped.append(skip)
+        return numbers(4)(skip)
+
+    assert write_lines(out, lines, {}, resume=True) == 4
     assert skipped == [n]
     assert out.read_text("utf-8") == "".join(f"line {i} é\n" for i in range(4))
 

@@ -9,13 +9,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headstart import methods, tasks
+from headstart import methods
 from headstart.core.progress import Progress
 from headstart.core.values import Window
 from headstart.core.windows import store
 from headstart.features.forward import CachedForward
 from headstart.models import adapters, blocks
 from headstart.models import backbone as backbones
+from headstart.tasks.text_classification import TextClassification
 
 CALLS = ["remember 1", "remember 2", "remember features", "freeze 1", "freeze 2", "freeze encoder", "thaw", "step",
          "write", "write back", "wrap", "merge", "as pretrained", "train mode"]
@@ -31,7 +32,7 @@ class Session:
     """One model, its cached forward pass, and the calls that a run could make."""
 
     def __init__(self, folder, work):
-        self.task = tasks.find("text-classification")(labels=("bad", "good"))
+        self.task = TextClassification(labels=("bad", "good"))
         loaded = backbones.load_backbone(str(folder), 64)
         self.model = backbones.build_model(loaded, self.task, "mean", seed=0)
         encoded = [self.task.encode(i, {"text": row["text"]}, loaded.reader)[0] for i, row in enumerate(tiny.rows(4))]
@@ -57,8 +58,10 @@ class Session:
             model.requires_grad_(True)
         elif name == "step":  # fused, as in training: torch does not count its writes
             self.forward(self.inputs).logits.square().sum().backward()
-            torch.optim.AdamW([p for p in model.parameters() if p.grad is not None], lr=1e-2, fused=True).step()
-            model.zero_grad()
+            moved = [p for p in model.parameters() if p.grad is not None]
+            optimizer = torch.optim.AdamW(moved, lr=1e-2, fused=True)
+            optimizer.step()
+            optimizer.zero_grad()
         elif name == "write":
             with torch.no_grad():
                 next(model.parameters()).add_(0.1)
@@ -84,9 +87,8 @@ class Session:
         tensors = {name: torch.from_numpy(a) for name, a in self.inputs.items()}
         with torch.no_grad():
             plain = self.model(tensors)
-            close = {"rtol": 1e-4, "atol": 1e-5}
-            torch.testing.assert_close(self.forward(self.inputs).logits, plain.logits, **close)
-            torch.testing.assert_close(self.forward.features(self.inputs), plain.features, **close)
+            torch.testing.assert_close(self.forward(self.inputs).logits, plain.logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(self.forward.features(self.inputs), plain.features, rtol=1e-4, atol=1e-5)
         moving = [p for p in self.model.parameters() if p.requires_grad]
         if moving:
             gradients = [torch.autograd.grad(logits.square().sum(), moving, allow_unused=True, materialize_grads=True)

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from headstart import tasks
 from headstart.core import metrics, statistics
 from headstart.core.values import collate, pad
 from headstart.runs import evidence
+from headstart.tasks.text_classification import TextClassification
 
 pairs = st.integers(2, 6).flatmap(lambda k: st.lists(
     st.tuples(st.integers(0, k - 1), st.integers(0, k - 1)), min_size=1, max_size=60).map(lambda p: (k, np.array(p))))
@@ -66,7 +66,7 @@ def test_pad_keeps_numbers_and_fills_lists():
     assert pad([[1], [2, 3]], -100).tolist() == [[1, -100], [2, 3]]
 
 
-TASK = tasks.find("text-classification")(labels=("a", "b"))
+TASK = TextClassification(labels=("a", "b"))
 
 
 def answers(labels):

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -35,7 +36,7 @@ def complaint(path, content=None, gold="required", **settings):
 
 
 # file, settings, the message's beginning ("..." stands for anything), a piece of what to do
-BAD = {
+BAD: dict[str, tuple[str, bytes, dict[str, Any], str, str]] = {
     "empty": ("a.csv", b"", {}, "a.csv: is empty.", "right file"),
     "blank lines only": ("a.csv", b"\n\n\n", {}, "a.csv: is empty.", "right file"),
     "header only": ("a.csv", b"text,label\n", {}, "a.csv: has a header and no row below it.", "right file"),

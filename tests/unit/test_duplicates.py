@@ -14,7 +14,8 @@ WORDS = ["".join(word) for word in itertools.product(*SYLLABLES)]
 
 def texts_of(n, seed=0, share_of_twins=0.3):
     """Sentences of 15 words, some of them another one with a word changed."""
-    rng, texts = random.Random(seed), []
+    rng = random.Random(seed)
+    texts: list[str] = []
     for _ in range(n):
         if texts and rng.random() < share_of_twins:
             words = rng.choice(texts).split()

@@ -16,7 +16,8 @@ import headstart
 from headstart import methods
 
 FILE = Path(__file__).parent.parent / "golden" / "losses.json"
-METHODS = {name: {"name": name} for name in methods.names()} | {
+METHODS: dict[str, dict[str, object]] = {
+    **{name: {"name": name} for name in methods.names()},
     "fine-tuning, last block": {"name": "fine-tuning", "last_blocks": 1}}
 N_LOSSES = 10
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,17 +12,18 @@ import torch
 from safetensors.numpy import load_file
 
 import headstart
-from headstart import methods, tasks
+from headstart import methods
 from headstart.core.errors import ArtifactError, SpecError
 from headstart.core.values import Outputs
 from headstart.models import backbone as backbones
 from headstart.models import blocks
 from headstart.runs import weights
+from headstart.tasks.text_classification import TextClassification
 
 
 @pytest.fixture
 def model(backbone):
-    task = tasks.find("text-classification")(labels=("bad", "good"))
+    task = TextClassification(labels=("bad", "good"))
     return backbones.build_model(backbones.load_backbone(str(backbone), 64), task, "mean", seed=0)
 
 
@@ -132,20 +134,21 @@ def test_members_are_those_of_a_soup():
     assert methods.build({"name": "fine-tuning", "average": "soup"}).plan.n_members == 3
     assert methods.build({"name": "fine-tuning", "average": "soup", "members": 5}).plan.n_members == 5
     with pytest.raises(SpecError, match=r"method\.members: says .* a soup is of, and average is wise-ft"):
-        methods.build({"name": "fine-tuning", "members": 5}).check(tasks.find("text-classification")())
+        methods.build({"name": "fine-tuning", "members": 5}).check(TextClassification())
 
 
 def test_the_dropout_of_lora_is_its_own(backbone):
-    task = tasks.find("text-classification")(labels=("bad", "good"))
+    task = TextClassification(labels=("bad", "good"))
     model = backbones.build_model(backbones.load_backbone(str(backbone), 64), task, "mean", seed=0, dropout=0.0)
     prepared(model, name="lora", dropout=0.3)
+    assert isinstance(model, torch.nn.Module)
     rates = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
     assert {p for name, p in rates.items() if "lora_dropout" in name} == {0.3}
     assert {p for name, p in rates.items() if "lora_dropout" not in name} == {0.0}
 
 
 def test_albert_has_no_blocks_to_choose_from(tmp_path):
-    task = tasks.find("text-classification")(labels=("bad", "good"))
+    task = TextClassification(labels=("bad", "good"))
     loaded = backbones.load_backbone(str(tiny.backbone(tmp_path / "albert", "albert")), 64)
     with pytest.raises(SpecError, match="needs blocks that can be told apart"):
         prepared(backbones.build_model(loaded, task, "mean", seed=0), name="fine-tuning", last_blocks=1)
@@ -162,7 +165,7 @@ def test_setfit_pulls_texts_of_one_label_together():
     target = {"label": torch.tensor([0, 0, 1, 1])}
     apart = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     mixed = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
-    task = tasks.find("text-classification")()
+    task = TextClassification()
     (good, n), (bad, _) = (method.loss(task, Outputs(features_BD, features_BD), target)
                            for features_BD in (apart, mixed))
     assert n == 4
@@ -178,7 +181,7 @@ def test_auto_ships_the_trained_weights_only_when_proven(backbone, tmp_path, n_v
     files = {"train": rows[:200], "validation": rows[200 : 200 + n_validation], "test": rows[400:]}
     data = {name: str(tiny.write_csv(tmp_path / f"{name}.csv", chosen)) for name, chosen in files.items()}
     train = {"epochs": 24, "lr": 1e-3, "patience": 24}
-    run = headstart.fit(tiny.spec(data["train"], backbone, method="auto", head={"pooling": "first"}, data=data,
+    run = headstart.fit(tiny.spec(Path(data["train"]), backbone, method="auto", head={"pooling": "first"}, data=data,
                                   train=train), out=tmp_path / "run")
     scores = [entry["scores"]["accuracy"] for entry in run.scores["curve"]]
     assert max(scores) > scores[0]  # better in both cases, but eight rows prove nothing

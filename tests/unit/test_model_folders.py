@@ -10,9 +10,9 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from headstart import tasks
 from headstart.core.errors import ModelError
 from headstart.models import backbone as backbones
+from headstart.tasks.text_classification import TextClassification
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def refused(folder) -> str:
 
 
 def loaded_and_built(folder):
-    task = tasks.find("text-classification")(labels=("a", "b"))
+    task = TextClassification(labels=("a", "b"))
     return backbones.build_model(backbones.load_backbone(str(folder), 64), task, "mean", 0)
 
 

@@ -13,8 +13,9 @@ from headstart.core import metrics
 from headstart.core.errors import DataError, SpecError
 from headstart.core.spec import DataSpec
 from headstart.data import table as data
+from headstart.tasks.multi_label_classification import MultiLabelClassification
 
-TASK = tasks.build({"name": "multi-label-classification"})
+TASK = MultiLabelClassification()
 
 
 def learned(*sets, **options):
@@ -44,13 +45,14 @@ def test_labels_of_a_row(written, meant):
     ({"text": 3, "labels": []}, '"text" is 3, not a string'),
 ])
 def test_bad_rows(row, complaint):
-    assert complaint in TASK.check(row)
+    assert complaint in (TASK.check(row) or "")
 
 
 def test_one_column_a_label(tmp_path):
     source = tmp_path / "a.csv"
     source.write_text("text,rude,loud\nhello,0,1\nbye,yes,no\nwell,,\n", "utf-8")
     task = tasks.build({"name": "multi-label-classification", "label_columns": ["rude", "loud"]})
+    assert isinstance(task, MultiLabelClassification)
     table = data.read_table(str(source), DataSpec(train=str(source)), task)
     assert [task._gold(row) for row in table.rows] == [["loud"], ["rude"], []]
     assert task.learn(table.rows).labels == ("loud", "rude")

@@ -6,12 +6,12 @@ import tiny
 import torch
 
 import headstart
-from headstart import tasks
 from headstart.core.windows import store
 from headstart.models import backbone as backbones
+from headstart.tasks.multiple_choice import MultipleChoice
 from headstart.training import batches
 
-TASK = tasks.build({"name": "multiple-choice"})
+TASK = MultipleChoice()
 ROW = {"question": "how is it?", "choices": ["warm", "cold", "loud"], "label": 1}
 
 
@@ -30,7 +30,7 @@ ROW = {"question": "how is it?", "choices": ["warm", "cold", "loud"], "label": 1
     ({"context": 4}, '"context" is 4, not a string'),
 ])
 def test_bad_rows(change, complaint):
-    assert complaint in TASK.check({**ROW, **change})
+    assert complaint in (TASK.check({**ROW, **change}) or "")
 
 
 @pytest.mark.parametrize(("label", "at"), [(1, 1), ("1", 1), ("cold", 1), (" loud ", 2)])

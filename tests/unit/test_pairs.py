@@ -7,17 +7,18 @@ import json
 import numpy as np
 import pytest
 import tiny
+import torch
 
 import headstart
-from headstart import tasks
 from headstart.core.errors import DataError
 from headstart.core.spec import DataSpec
 from headstart.data import table as data
 from headstart.models import backbone as backbones
 from headstart.models import runtime
+from headstart.tasks.text_classification import TextClassification
 from headstart.use.answers import answers
 
-TASK = tasks.find("text-classification")
+TASK = TextClassification
 
 
 def pairs(n: int, seed: int = 0) -> list[dict[str, str]]:
@@ -84,7 +85,7 @@ def test_every_family_reads_pairs(family, tmp_path):
     task = TASK(labels=("a", "b"), has_pair=True)
     window, = task.encode(0, {"text": "the film", "text_pair": "a room"}, loaded.reader)
     assert ("token_type_ids" in window.inputs) == (family in ("bert", "electra", "albert"))
-    runtime.TorchRuntime(backbones.build_model(loaded, task, "mean", seed=0), "cpu").logits(
+    runtime.TorchRuntime(backbones.build_model(loaded, task, "mean", seed=0), torch.device("cpu")).logits(
         {**{k: np.array([v]) for k, v in window.inputs.items()}, "attention_mask": np.ones((1, len(window)), int)})
 
 

@@ -23,15 +23,15 @@ import headstart
 from headstart import tasks
 from headstart.core.errors import DataError, SpecError
 from headstart.core.spec import DataSpec
-from headstart.core.values import collate
+from headstart.core.values import Prediction, collate
 from headstart.data import table as data
 from headstart.models import backbone as backbones
 from headstart.readers.text import TextReader
 from headstart.report.run import sections
 from headstart.runs import resolve as resolving
-from headstart.tasks.question_answering import squad
+from headstart.tasks.question_answering import QuestionAnswering, squad
 
-TASK = tasks.find("question-answering")
+TASK = QuestionAnswering
 CONTEXT = "The staff found a phone. The phone was broken."
 STRANGE = ["cafe\u0301", "café", "n\u0303o", "naïve", "👩‍👩‍👧", "🇫🇷", "北京大学", "很干净", "שָׁלוֹם", "مرحبا",
            "zero\u200bwidth", "ﬁne", "İstanbul", "the", "room", "a", "staff", "12.5%", "\u00a0", "\u3000", "  ", "\n",
@@ -110,7 +110,7 @@ def official(prediction, golds):
 WORDS = st.lists(st.sampled_from(["the", "The", "a", "an", "AN", "Phone", "phone,", "(room)", "-", "...", "it's", "its",
                                   "ÉTÉ", "été", "İ", "“room”", "don't", "$5", "5", "\t", "theatre", "a.b", "x-the-y"]),
                  max_size=6).map(" ".join)
-ANY_BUT_CJK = st.text(st.characters(exclude_categories=("Cs",)), max_size=12).filter(
+ANY_BUT_CJK = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(
     lambda text: not squad._CJK.search(text))
 
 
@@ -256,7 +256,7 @@ def test_what_cannot_be_learned_is_told():
 
 
 def test_options():
-    assert tasks.build({"name": "question-answering", "stride": 0}).stride == 0
+    assert tasks.options_of(tasks.build({"name": "question-answering", "stride": 0}))["stride"] == 0
     with pytest.raises(SpecError, match=r"task\.stride: -1 is not allowed"):
         tasks.build({"name": "question-answering", "stride": -1})
     with pytest.raises(SpecError, match=r"task\.max_answer_tokens: 0 is not allowed"):
@@ -279,7 +279,9 @@ def test_offsets_in_every_script(word_pieces, byte_level, before, answer, after,
     one = row(text, len(parts[0]) + 1, context)
     if not text.strip() or TASK().check(one):
         return
-    gold = context[slice(*squad.gold_spans(one)[0])]
+    spans = squad.gold_spans(one)
+    assert isinstance(spans, list)
+    gold = context[slice(*spans[0])]
     for reader, is_lossless in ((word_pieces(120), False), (byte_level(500), True)):
         said = decoded_gold(TASK(max_answer_tokens=400), reader, one)
         if said["start"] is None:
@@ -560,7 +562,7 @@ def questions(n, seed=0, with_none=False):
     out = []
     for i in range(n):
         words = [str(word) for word in rng.choice(tiny.FILL, rng.integers(8, 40))]
-        answers = {"text": [], "answer_start": []}
+        answers: dict[str, list[object]] = {"text": [], "answer_start": []}
         if not (with_none and i % 3 == 0):
             place = int(rng.integers(len(words)))
             words.insert(place, str(rng.choice(tiny.GOOD)))
@@ -599,7 +601,8 @@ def test_a_run_from_file_to_answers(tmp_path, backbone, with_none):
 def test_details_show_the_question_and_the_gold_answer():
     rows = [row("phone", 18, question="Whose phone?"), row("staff", 4, question="为什么？"),
             row("staff", 4, question="Huh")]
-    said = [{"answer": "phone", "start": 18, "end": 23, "score": 0.4},
+    said: list[Prediction] = [
+            {"answer": "phone", "start": 18, "end": 23, "score": 0.4},
             {"answer": "broken", "start": 39, "end": 45, "score": 0.3},
             {"answer": "", "start": None, "end": None, "score": 0.9}]
     details = TASK(has_unanswerable=True).details(said, rows)

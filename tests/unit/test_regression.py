@@ -22,12 +22,12 @@ def test_numbers_however_written(score):
 
 @pytest.mark.parametrize("score", [None, True, "", "good", "nan", float("nan"), float("inf"), [1], {}, "1,5"])
 def test_what_is_no_number(score):
-    assert '"score" is' in TASK.check({"text": "x", "score": score})
-    assert "must be a number" in TASK.check({"text": "x", "score": score})
+    assert '"score" is' in (TASK.check({"text": "x", "score": score}) or "")
+    assert "must be a number" in (TASK.check({"text": "x", "score": score}) or "")
 
 
 def test_too_large_to_compute_with():
-    assert "must lie between" in TASK.check({"text": "x", "score": 1e12})
+    assert "must lie between" in (TASK.check({"text": "x", "score": 1e12}) or "")
 
 
 def test_answers_stay_in_the_learned_range():

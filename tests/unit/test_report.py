@@ -5,6 +5,7 @@ import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -12,15 +13,15 @@ import yaml
 
 from headstart.core.errors import ArtifactError
 from headstart.core.scores import Scores
-from headstart.report import drawing, model_card
+from headstart.report import drawing, model_card, wording
 from headstart.report import page as report
 from headstart.report import run as sections
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report.md"
 SPEC = "task: text-classification  # default\nbackbone: minilm-l6  # default\n"
 ATTACK = '</td><script>alert("1")</script><img src=x onerror=alert(1)>'
-STEPS = [{"n": n, "loss": 1.2 - n / 100, "lr": 1e-5} for n in range(1, 41)]
-VALUES = {
+STEPS: list[dict[str, Any]] = [{"n": n, "loss": 1.2 - n / 100, "lr": 1e-5} for n in range(1, 41)]
+VALUES: dict[str, Any] = {
     "format": 1, "task": "text-classification", "backbone": "minilm-l6", "method": "fine-tuning",
     "base_model": "sentence-transformers/all-MiniLM-L6-v2",
     "head": {"pooling": "mean"}, "metric": "accuracy", "score": 0.7125, "interval": [0.694, 0.7305], "n_test": 3000,
@@ -221,7 +222,9 @@ def test_large_matrices_become_the_most_confused_pairs(n_labels, has_matrix):
 
 
 def test_labels_come_weakest_first_and_none_is_lost():
-    first, rest = sections.per_label(with_labels(77).details).tables
+    section = sections.per_label(with_labels(77).details)
+    assert section is not None
+    first, rest = section.tables
     assert [row[4] for row in first.rows[:2]] == ["0.0%", "1.3%"]
     assert len(first.rows) + len(rest.rows) == len(first.shares) + len(rest.shares) == 77
 
@@ -243,13 +246,13 @@ def test_every_score_stands_with_n_seed_and_interval():
     ("padding_share", float("nan"), ("share of padding", "–")),
 ])
 def test_amounts_take_their_unit_from_their_name(name, value, expected):
-    assert sections.amount(name, value) == expected
+    assert wording.amount(name, value) == expected
 
 
 def test_zero_has_no_sign_and_minus_is_wide():
-    assert sections.points(-0.0001) == "0.0 points"
-    assert sections.points(-0.021) == "−2.1 points"
-    assert sections.interval([-0.0004, 0.01]) == "[0.0, 1.0]"
+    assert wording.points(-0.0001) == "0.0 points"
+    assert wording.points(-0.021) == "−2.1 points"
+    assert wording.interval([-0.0004, 0.01]) == "[0.0, 1.0]"
 
 
 def test_scales_are_round_and_hold_their_values():
@@ -274,14 +277,17 @@ def test_a_long_run_is_thinned_without_losing_its_spike():
 def test_a_loss_that_is_not_finite_is_not_drawn():
     steps = [*STEPS, {"n": 41, "loss": float("nan")}, {"n": 42, "loss": None}]
     section = sections.learning(SCORES, steps)
+    assert section is not None
     assert "at step 40" in section.lead[0]
     assert "nan" not in section.pictures[0].svg
 
 
 def test_a_run_of_one_step_has_no_line_to_draw():
-    section = sections.learning(SCORES, STEPS[:1])
+    section, whole = sections.learning(SCORES, STEPS[:1]), sections.learning(SCORES, STEPS)
+    assert section is not None
+    assert whole is not None
     assert section.lead[0].startswith("Training loss of the one step: ")
-    assert len(section.pictures) == len(sections.learning(SCORES, STEPS).pictures) - 1
+    assert len(section.pictures) == len(whole.pictures) - 1
 
 
 def test_summary_for_a_notebook():
@@ -338,4 +344,4 @@ def test_write_names_what_it_cannot_read(tmp_path):
 def test_a_score_without_an_interval_says_so():
     scores = scores_with(interval=None)
     assert "accuracy 71.2% (no interval, seed 7)" in sections.headline(scores).plain
-    assert sections.certificate_table(scores).rows[0][2] == sections.MISSING
+    assert sections.certificate_table(scores).rows[0][2] == wording.MISSING

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headstart.core.errors import ArtifactError
-from headstart.core.scores import Scores
+from headstart.core.scores import Gain, Score, Scores
 
 FILES = sorted((Path(__file__).parents[1] / "golden" / "scores").glob("*.json"))
 LEAST = {"metric": "accuracy", "score": 0.5, "n_test": 8}
@@ -36,11 +36,12 @@ def test_what_was_written_is_read_and_written_again(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_number_of_a_comparison_has_n_seed_and_interval(path):
     scores = Scores.from_json(json.loads(path.read_text("utf-8")))
-    numbers = [scores.fitted, *scores.baselines.values(), *scores.gains.values()]
+    numbers: list[Score | Gain] = [scores.fitted, *scores.baselines.values(), *scores.gains.values()]
     assert len(numbers) >= 3
     for number in numbers:
         assert number.n == scores.data.n_test
         assert number.seed == 0
+        assert number.interval is not None
         low, high = number.interval
         assert low <= high
 
@@ -50,9 +51,14 @@ def test_parts_are_typed():
     assert entities.details.counted in ("entities", "words")
     assert entities.details.per_label[0].n > 0
     assert entities.curve[0].step == 0
+    assert entities.truncation is not None
+    assert entities.truncation.train is not None
     assert entities.truncation.train.n_rows == entities.data.n_train
-    assert len(regression.details.scatter.gold) == len(regression.details.scatter.predicted) == 5
-    assert Scores.from_json(read("question-answering")).details.groups.by == "question word"
+    scatter, groups = regression.details.scatter, Scores.from_json(read("question-answering")).details.groups
+    assert scatter is not None
+    assert len(scatter.gold) == len(scatter.predicted) == 5
+    assert groups is not None
+    assert groups.by == "question word"
     assert Scores.from_json(read("linear-probe")).kept is None
 
 
