@@ -38,6 +38,7 @@ class Command:
         return self.process.exitcode
 
     def send_signal(self, number: int) -> None:
+        assert self.process.pid is not None  # it was started
         os.kill(self.process.pid, number)
 
     def kill(self) -> None:
