@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -42,14 +42,26 @@ def decode(task: Task, rows: Sequence[Row], windows: Sequence[Window],
 
 def run(windows: list[Window], reader: Reader, runtime: Runtime, tokens_per_batch: int) -> list[np.ndarray]:
     """The logits of each window, in order; batches are of like length."""
-    lengths_N = np.fromiter((len(w) for w in windows), np.int64, len(windows))
-    logits: list[np.ndarray] = [np.empty(0)] * len(windows)
-    for chosen in by_length(lengths_N, np.arange(len(windows)), tokens_per_batch):
+
+    def logits(chosen: np.ndarray) -> np.ndarray:
         inputs: dict[str, Sequence[list[int]]] = {
             name: [windows[i].inputs[name] for i in chosen] for name in windows[chosen[0]].inputs}
-        for i, of_window in zip(chosen, runtime.logits(collate(inputs, {}, reader.pad_id).inputs), strict=True):
-            logits[i] = of_window
-    return logits
+        return runtime.logits(collate(inputs, {}, reader.pad_id).inputs)
+
+    return by_batches(np.fromiter((len(w) for w in windows), np.int64, len(windows)), tokens_per_batch, logits)
+
+
+def by_batches(sizes_N: np.ndarray, tokens_per_batch: int,
+               logits: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+    """The logits of N windows, in order, computed in batches of like size.
+
+    logits: the numbers of some windows -> theirs, one entry a window.
+    """
+    in_order: list[np.ndarray] = [np.empty(0)] * len(sizes_N)
+    for chosen in by_length(sizes_N, np.arange(len(sizes_N)), tokens_per_batch):
+        for i, of_window in zip(chosen, logits(chosen), strict=True):
+            in_order[i] = of_window
+    return in_order
 
 
 def is_close(a: Any, b: Any, tolerance: float) -> bool:

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from ..core import statistics
-from ..core.predict import ROWS_AT_ONCE, decode
+from ..core.predict import ROWS_AT_ONCE, by_batches, decode
 from ..core.task import Task
 from ..core.values import Prediction
-from ..core.windows import by_length
 from .job import Job
 
 
@@ -28,13 +27,14 @@ class Evaluator:
         for start in range(0, n_rows, ROWS_AT_ONCE):
             stop = min(start + ROWS_AT_ONCE, n_rows)
             first, end = windows.of_rows(start, stop)
-            logits: list[np.ndarray] = [np.empty(0)] * (end - first)
-            for chosen in by_length(windows.sizes_N[first:end], np.arange(end - first),
-                                    self.job.spec.evaluate.tokens_per_batch):
-                for i, line in zip(chosen, self._logits(windows.batch(first + chosen).inputs), strict=True):
-                    logits[i] = line
+
+            def logits(chosen: np.ndarray, first: int = first) -> np.ndarray:
+                of_batch = self._logits(windows.batch(first + chosen).inputs)
                 after_batch()
-            answers += self._decoded(part, logits, start, stop)
+                return of_batch
+
+            answers += self._decoded(part, by_batches(windows.sizes_N[first:end],
+                                                      self.job.spec.evaluate.tokens_per_batch, logits), start, stop)
         return answers
 
     @torch.inference_mode()
