@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -73,10 +72,6 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def prepare(self, model: Model) -> None:
         """Freeze what never moves, wrap or add weights, in place. Raises SpecError where `model` does not allow it."""
-
-    def as_pretrained(self, model: Model) -> AbstractContextManager[Any]:
-        """While it is open, a prepared model computes what the pretrained backbone computes."""
-        return model.as_pretrained()
 
     def depths(self, model: Model, epochs: int) -> list[int]:
         """How many of the lowest blocks are frozen, at some time of a run of so many epochs."""

@@ -23,12 +23,14 @@ class Model(Protocol):
     output:     the last linear layer of the main job's head: what flows into it are the features.
     per_token:  whether features are [B, T, D], one vector a token, and not [B, D].
     head:       the main job's head; None where the family's own is a part of the pretrained model.
+    more_heads: those of the other jobs, by name.
     revision:   a number that changes when modules are exchanged or an adapter is switched on or off.
     signature:  what beside weights and the encoder decides features; it names stored ones.
     """
 
     training: bool
     head: Any
+    more_heads: nn.ModuleDict
     revision: int
 
     @property

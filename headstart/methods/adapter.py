@@ -12,14 +12,12 @@ Source      Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP"
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from ..core.model import Model
 from .peft_method import LayerAdapter
-
-if TYPE_CHECKING:
-    from ..core.model import Model
 
 
 @dataclass(frozen=True)

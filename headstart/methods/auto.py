@@ -11,13 +11,11 @@ Source      Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
-from ..core.method import Method, Plan
+from ..core.method import Method
+from ..core.model import Model
 from .fine_tuning import FineTuning
-
-if TYPE_CHECKING:
-    from ..core.model import Model
 
 STEPS = FineTuning()
 
@@ -27,14 +25,8 @@ class Auto(Method):
     """The probe, then fine-tuning; ships what is proven."""
 
     name: ClassVar = "auto"
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return STEPS.defaults
-
-    @property
-    def plan(self) -> Plan:
-        return replace(STEPS.plan, keeps="proven")
+    defaults: ClassVar = STEPS.defaults
+    plan: ClassVar = replace(STEPS.plan, keeps="proven")
 
     def prepare(self, model: Model) -> None:
         STEPS.prepare(model)

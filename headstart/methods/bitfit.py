@@ -11,13 +11,11 @@ Source      Ben Zaken et al. 2022, "BitFit" (rates from 1e-4 to 1e-3 there).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from ..core.errors import SpecError
 from ..core.method import Method
-
-if TYPE_CHECKING:
-    from ..core.model import Model
+from ..core.model import Model
 
 
 @dataclass(frozen=True)
@@ -25,10 +23,7 @@ class BitFit(Method):
     """Biases move."""
 
     name: ClassVar = "bitfit"
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return {"train": {"lr": 1e-3, "dropout": 0.0}}
+    defaults: ClassVar = {"train": {"lr": 1e-3, "dropout": 0.0}}
 
     def prepare(self, model: Model) -> None:
         trainable = {id(p) for p in model.encoder.parameters() if p.requires_grad}  # a pooler nobody reads is not

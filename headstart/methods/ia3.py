@@ -12,12 +12,10 @@ Source      Liu et al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from ..core.model import Model
 from .peft_method import LayerAdapter
-
-if TYPE_CHECKING:
-    from ..core.model import Model
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,8 @@ class Ia3(LayerAdapter):
     def prepare(self, model: Model) -> None:
         from ..models import adapters, blocks
 
-        found = adapters.linears(model.encoder, self.last_blocks)
-        behind = adapters.feed_forward_out(found, model.encoder)
+        layers = adapters.linears(model.encoder, self.last_blocks)
+        behind = adapters.feed_forward_out(layers, model.encoder)
         keys_and_values = blocks.family_of(model.encoder).keys_and_values
-        names = [n for n in found if n.rpartition(".")[2] in keys_and_values and n not in behind]
-        config = adapters.peft().IA3Config(target_modules=names + behind, feedforward_modules=behind,
-                                           task_type="FEATURE_EXTRACTION")
-        adapters.wrap(model, config)
+        names = [n for n in layers if n.rpartition(".")[2] in keys_and_values and n not in behind]
+        adapters.wrap(model, "IA3Config", target_modules=names + behind, feedforward_modules=behind)

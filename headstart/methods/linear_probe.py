@@ -10,12 +10,10 @@ Source      Peters et al. 2019, "To Tune or Not to Tune?"; strength chosen on va
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from ..core.method import Method, Plan
-
-if TYPE_CHECKING:
-    from ..core.model import Model
+from ..core.model import Model
 
 
 @dataclass(frozen=True)
@@ -23,14 +21,8 @@ class LinearProbe(Method):
     """Frozen backbone, solved head."""
 
     name: ClassVar = "linear-probe"
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return {"train": {"lr": 3e-3, "dropout": 0.0}}  # for the heads that are trained, not solved
-
-    @property
-    def plan(self) -> Plan:
-        return Plan(trains=False)
+    defaults: ClassVar = {"train": {"lr": 3e-3, "dropout": 0.0}}  # for the heads that are trained, not solved
+    plan: ClassVar = Plan(trains=False)
 
     def prepare(self, model: Model) -> None:
         model.encoder.requires_grad_(False)

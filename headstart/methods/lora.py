@@ -12,14 +12,12 @@ Source      Hu et al. 2022, "LoRA"; Dettmers et al. 2023, "QLoRA" (all linear la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from ..core.model import Model
 from .peft_method import LayerAdapter
-
-if TYPE_CHECKING:
-    from ..core.model import Model
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,8 @@ class LowRank(LayerAdapter):
         from ..models import adapters
 
         names = adapters.named(adapters.linears(model.encoder, self.last_blocks), self.targets)
-        config = adapters.peft().LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=names,
-            use_dora=self.use_dora, task_type="FEATURE_EXTRACTION")
-        adapters.wrap(model, config)
+        adapters.wrap(model, "LoraConfig", r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout,
+                      target_modules=names, use_dora=self.use_dora)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from ..core.method import Method, Plan
-
-if TYPE_CHECKING:
-    from ..core.model import Model
+from ..core.model import Model
 
 
 @dataclass(frozen=True)
@@ -58,3 +56,10 @@ class SoftPrompt(PeftMethod):
     @property
     def plan(self) -> Plan:
         return Plan(stores_backbone=not self.alone, n_extra_tokens=self.n_tokens)
+
+    def wrap(self, model: Model, kind: str, width: int, n_heads: int = 1, n_layers: int = 1) -> None:
+        """Put peft's prompt of `kind` around the encoder. width: D of each position."""
+        from ..models import adapters
+
+        adapters.wrap(model, kind, num_virtual_tokens=self.n_tokens, token_dim=width, num_transformer_submodules=1,
+                      num_attention_heads=n_heads, num_layers=n_layers)

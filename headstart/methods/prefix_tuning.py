@@ -11,13 +11,11 @@ Source      Li & Liang 2021, "Prefix-Tuning"; Liu et al. 2022, "P-Tuning v2"; th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..core.errors import SpecError
+from ..core.model import Model
 from .peft_method import SoftPrompt
-
-if TYPE_CHECKING:
-    from ..core.model import Model
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class PrefixTuning(SoftPrompt):
     name: ClassVar = "prefix-tuning"
 
     def prepare(self, model: Model) -> None:
-        from ..models import adapters, blocks, families
+        from ..models import blocks, families
 
         family = blocks.family_of(model.encoder)
         if not family.takes_prefix:
@@ -40,8 +38,4 @@ class PrefixTuning(SoftPrompt):
                             f"It can be had with: {families.names(lambda f: f.takes_prefix)}. "
                             "Or use lora, ia3, adapter, bitfit or fine-tuning.")
         sizes: Any = blocks.base(model.encoder).config
-        config = adapters.peft().PrefixTuningConfig(
-            num_virtual_tokens=self.n_tokens, token_dim=sizes.hidden_size, num_transformer_submodules=1,
-            num_attention_heads=sizes.num_attention_heads, num_layers=sizes.num_hidden_layers,
-            task_type="FEATURE_EXTRACTION")
-        adapters.wrap(model, config)
+        self.wrap(model, "PrefixTuningConfig", sizes.hidden_size, sizes.num_attention_heads, sizes.num_hidden_layers)

@@ -11,12 +11,10 @@ Source      Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prom
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from ..core.model import Model
 from .peft_method import SoftPrompt
-
-if TYPE_CHECKING:
-    from ..core.model import Model
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,7 @@ class PromptTuning(SoftPrompt):
     name: ClassVar = "prompt-tuning"
 
     def prepare(self, model: Model) -> None:
-        from ..models import adapters, blocks
+        from ..models import blocks
 
         table = blocks.base(model.encoder).get_input_embeddings()  # type: ignore[operator]
-        config = adapters.peft().PromptTuningConfig(
-            num_virtual_tokens=self.n_tokens, token_dim=table.embedding_dim, num_transformer_submodules=1,
-            num_attention_heads=1, num_layers=1, task_type="FEATURE_EXTRACTION")
-        adapters.wrap(model, config)
+        self.wrap(model, "PromptTuningConfig", table.embedding_dim)

@@ -14,7 +14,7 @@ Source      Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..core.errors import SpecError
 from ..core.method import Method, Plan
@@ -34,16 +34,10 @@ class SetFit(Method):
 
     name: ClassVar = "setfit"
     wants: ClassVar = frozenset({"features"})
+    defaults: ClassVar = {"train": {"lr": 1e-4, "dropout": 0.0, "tokens_per_batch": 1024}}
+    plan: ClassVar = Plan(solves_again=True, min_choosing_rows=30)
 
     freeze_embeddings: bool = True
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return {"train": {"lr": 1e-4, "dropout": 0.0, "tokens_per_batch": 1024}}
-
-    @property
-    def plan(self) -> Plan:
-        return Plan(solves_again=True, min_choosing_rows=30)
 
     def check(self, task: Task) -> None:
         if not task.is_comparable:

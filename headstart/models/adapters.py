@@ -1,6 +1,6 @@
 """Small weights beside a frozen backbone: those of peft, and bottleneck adapters of our own.
 
-    wrap(model, peft_config)         peft's adapter around the encoder
+    wrap(model, "LoraConfig", r=8)   peft's adapter around the encoder
     insert(model, bottlenecks)       bottleneck adapters into it
     save(model, folder)              the adapter alone, a few MB; peft's own in peft's own format
     restore(model, folder)           ... and back onto a fresh backbone
@@ -64,8 +64,12 @@ def feed_forward_out(layers: dict[str, nn.Module], encoder: nn.Module) -> list[s
     return [name for name, m in layers.items() if m.weight.shape[1 if isinstance(m, nn.Linear) else 0] == width]  # type: ignore[index, union-attr]
 
 
-def wrap(model: Model, config: Any) -> None:
-    """Put peft's adapter around the encoder; the backbone freezes, the adapter and the head move."""
+def wrap(model: Model, kind: str, **options: Any) -> None:
+    """Put peft's adapter around the encoder; the backbone freezes, the adapter and the head move.
+
+    kind: the name of peft's configuration, such as "LoraConfig"; options: its own.
+    """
+    config = getattr(peft(), kind)(task_type="FEATURE_EXTRACTION", **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's and transformers' talk among themselves
         model.set_encoder(peft().get_peft_model(cast(Any, model.encoder), config))

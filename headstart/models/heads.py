@@ -16,7 +16,7 @@ from torch import nn
 
 from ..core import task
 from ..core.errors import SpecError, nearest, shorten
-from ..core.model import MAIN, Inputs
+from ..core.model import MAIN, Inputs, Model
 from ..core.values import LinearMap, Outputs
 from . import adapters, blocks
 
@@ -122,7 +122,26 @@ def put_on(linear: nn.Linear, solved: LinearMap) -> None:
             linear.bias.copy_(torch.from_numpy(solved.bias_K))
 
 
-class PooledModel(nn.Module):
+class _Headed(nn.Module):
+    """What both shapes of a model do alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more_heads = nn.ModuleDict()  # of other jobs
+        self.revision = 0
+
+    def below_output(self: Model) -> list[nn.Parameter]:
+        without = {id(p) for part in (self.output, self.more_heads) for p in part.parameters()}
+        return [p for p in self.parameters() if id(p) not in without]
+
+    def n_frozen(self: Model) -> int:
+        return blocks.n_frozen(self.encoder)
+
+    def as_pretrained(self: Model) -> AbstractContextManager[None]:
+        return adapters.disabled(self)
+
+
+class PooledModel(_Headed):
     """A pretrained encoder with a head of ours for each job.
 
     last_layers: the mean over the hidden states of so many of the last layers is what the heads read.
@@ -132,8 +151,7 @@ class PooledModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
-        self.more_heads = nn.ModuleDict()  # of other jobs
-        self.last_layers, self.revision = last_layers, 0
+        self.last_layers = last_layers
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler.requires_grad_(False)  # no gradient reaches it; it stays for those who load the encoder
 
@@ -156,16 +174,6 @@ class PooledModel(nn.Module):
     def set_encoder(self, encoder: nn.Module) -> None:
         self.encoder, self.revision = encoder, self.revision + 1
 
-    def below_output(self) -> list[nn.Parameter]:
-        without = {id(p) for part in (self.output, self.more_heads) for p in part.parameters()}
-        return [p for p in self.parameters() if id(p) not in without]
-
-    def n_frozen(self) -> int:
-        return blocks.n_frozen(self.encoder)
-
-    def as_pretrained(self) -> AbstractContextManager[None]:
-        return adapters.disabled(self)
-
     def own_head(self) -> nn.Module:
         return self.head
 
@@ -186,7 +194,7 @@ class PooledModel(nn.Module):
         return Outputs(head.out(features), features, hidden, attentions)
 
 
-class NativeModel(nn.Module):
+class NativeModel(_Headed):
     """A family's own classification model of transformers, as it is."""
 
     head = None
@@ -196,7 +204,6 @@ class NativeModel(nn.Module):
         super().__init__()
         self.model = model
         self.per_token = "TokenClassification" in type(model).__name__
-        self.revision = 0
 
     @property
     def encoder(self) -> nn.Module:
@@ -210,16 +217,6 @@ class NativeModel(nn.Module):
     def set_encoder(self, encoder: nn.Module) -> None:
         setattr(self.model, str(self.model.base_model_prefix), encoder)
         self.revision += 1
-
-    def below_output(self) -> list[nn.Parameter]:
-        without = {id(p) for p in self.output.parameters()}
-        return [p for p in self.parameters() if id(p) not in without]
-
-    def n_frozen(self) -> int:
-        return blocks.n_frozen(self.encoder)
-
-    def as_pretrained(self) -> AbstractContextManager[None]:
-        return adapters.disabled(self)
 
     def own_head(self) -> nn.Module:
         children = self.model.named_children()

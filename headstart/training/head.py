@@ -36,7 +36,7 @@ class HeadSolver:
             return {}
         # Features of test rows serve the baselines, and a method that does not train: its answers follow from them.
         parts = PARTS if with_baselines or not job.method.plan.trains else PARTS[:2]
-        with job.method.as_pretrained(job.model):
+        with job.model.as_pretrained():
             job.forward.remember_features([(job.windows[part], self._chosen(part)) for part in parts],
                                           job.spec.evaluate.tokens_per_batch)
             features = {part: self._features(part) for part in parts}

@@ -146,7 +146,7 @@ def test_a_method_moves_and_stores_a_family_or_says_why_not(family, method_name,
         assert "se lora" in raised.value.fix
         return
     method.prepare(model)
-    with torch.no_grad(), method.as_pretrained(model):
+    with torch.no_grad(), model.as_pretrained():
         torch.testing.assert_close(model(inputs).logits, pretrained)
     optimizer = torch.optim.Adam(method.groups(model, 1e-2, 0.0))
     losses = []
