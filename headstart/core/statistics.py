@@ -32,8 +32,8 @@ def bootstrap(score: Callable[[np.ndarray], float], systems: Sequence[np.ndarray
     return scores_SR
 
 
-def interval(values_R: np.ndarray, confidence: float = CONFIDENCE) -> list[float]:
-    """[low, high]: the central `confidence` of resampled values."""
-    tail = (1 - confidence) / 2
+def interval(values_R: np.ndarray) -> tuple[float, float]:
+    """(low, high): the central part of resampled values, CONFIDENCE of them."""
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values_R, [tail, 1 - tail])
-    return [float(low), float(high)]
+    return float(low), float(high)

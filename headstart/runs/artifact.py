@@ -92,8 +92,8 @@ class Artifact:
         resampled = statistics.bootstrap(lambda o: self.task.score(o)[metric], [outcomes],
                                       self.spec.evaluate.n_resamples, self.spec.seed if seed is None else seed)[0]
         scores = self.task.score(outcomes)
-        return {"metric": metric, "score": scores[metric], "interval": statistics.interval(resampled), "n": len(rows),
-                "scores": scores}
+        return {"metric": metric, "score": scores[metric], "interval": list(statistics.interval(resampled)),
+                "n": len(rows), "scores": scores}
 
     def check_gold(self, rows: Sequence[Row]) -> None:
         """Raise DataError for rows whose gold this artifact cannot mean, such as a label never seen."""

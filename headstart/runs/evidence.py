@@ -6,16 +6,15 @@ Source  Efron & Tibshirani 1993 (bootstrap); Koehn 2004, "Statistical Significan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core import statistics
-from ..core.scores import Cut, Gain, Interval, Score, Scores, Truncation
+from ..core.scores import Cut, Gain, Score, Scores, Truncation
 from ..core.task import Task
-from ..core.values import Prediction, Row
 
 TITLES = {  # of the baselines that no task brings: `Task.baseline_titles` has the others
     "before-training": "the model before training",
@@ -23,28 +22,23 @@ TITLES = {  # of the baselines that no task brings: `Task.baseline_titles` has t
 }
 
 
-def certify(task: Task, rows: Sequence[Row], fitted: Sequence[Prediction], baselines: Mapping[str, list[Prediction]], *,
-            method: str, n_resamples: int, seed: int) -> Scores:
-    """Score `fitted` and every baseline on the same `rows`; differences are taken resample by resample.
+def certify(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray], *, method: str, n_resamples: int,
+            seed: int) -> Scores:
+    """Score outcomes of the fitted model and of every baseline on the same rows; differences are taken resample by
+    resample.
 
     Returns  the comparison and its verdict: the heart of scores.json.
     """
-    metric, n = task.metric, len(rows)
-    systems = [task.outcomes(predictions, rows) for predictions in (fitted, *baselines.values())]
+    metric, n, systems = task.metric, len(fitted), [fitted, *baselines.values()]
     scores_SR = statistics.bootstrap(lambda o: task.score(o)[metric], systems, n_resamples, seed)
     all_S = [task.score(outcomes) for outcomes in systems]
-    scored = [Score(metrics[metric], _interval(scores_R), n, seed, metrics)
+    scored = [Score(metrics[metric], statistics.interval(scores_R), n, seed, metrics)
               for metrics, scores_R in zip(all_S, scores_SR, strict=True)]
-    gains = {name: Gain(scored[0].value - scored[s].value, _interval(scores_SR[0] - scores_SR[s]), n, seed)
+    gains = {name: Gain(scored[0].value - scored[s].value, statistics.interval(scores_SR[0] - scores_SR[s]), n, seed)
              for s, name in enumerate(baselines, 1)}
     of_baselines = dict(zip(baselines, scored[1:], strict=True))
     kind, verdict = judge(method, of_baselines, gains, TITLES | dict(task.baseline_titles))
     return Scores(metric, scored[0], of_baselines, gains, verdict, kind)
-
-
-def _interval(values_R: np.ndarray) -> Interval:
-    low, high = statistics.interval(values_R)
-    return low, high
 
 
 def judge(method: str, baselines: Mapping[str, Score], gains: Mapping[str, Gain],
@@ -74,13 +68,13 @@ def _points(gain: Gain) -> tuple[str, str]:
     return f"{100 * gain.difference:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def truncation(task: Task, predictions: Sequence[Prediction], rows: Sequence[Row], max_tokens: int,
-               n_cut_N: Mapping[str, np.ndarray], n_tokens: Mapping[str, int]) -> Truncation:
+def truncation(task: Task, outcomes: np.ndarray, max_tokens: int, n_cut_N: Mapping[str, np.ndarray],
+               n_tokens: Mapping[str, int]) -> Truncation:
     """What was cut of train and test, and the score on test rows that were cut and on those that were read whole.
 
+    outcomes: of the test rows.
     n_cut_N: for each split, how many tokens each row lost. n_tokens: for each split, how many tokens were read.
     """
-    outcomes = task.outcomes(predictions, rows)
     cut, whole = outcomes[n_cut_N["test"] > 0], outcomes[n_cut_N["test"] == 0]
     train, test = (Cut(len(n), int((n > 0).sum()), float(n.sum() / (n.sum() + n_tokens[part])))
                    for part, n in ((part, n_cut_N[part]) for part in ("train", "test")))

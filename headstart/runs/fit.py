@@ -85,8 +85,8 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         job = finished(job)
         learned = time.perf_counter()
         predictions = Evaluator(job).predictions("test")
-        scores = certify(job, predictions, baselines)
         outcomes = job.task.outcomes(predictions, job.rows("test"))
+        scores = certify(job, predictions, outcomes, baselines)
         fitted = publish(job, learner, scores, outcomes, final, began, learned)
     progress.end()
     return fitted
@@ -176,18 +176,19 @@ def finished(job: Job) -> Job:
     return dataclasses.replace(job, task=evaluator.calibrated(evaluator.predictions("validation")))
 
 
-def certify(job: Job, predictions: Sequence[Prediction], baselines: dict[str, list[Prediction]]) -> Scores:
+def certify(job: Job, predictions: Sequence[Prediction], outcomes: np.ndarray,
+            baselines: dict[str, list[Prediction]]) -> Scores:
     """Score the fitted model's answers and everything it must beat on the same test rows: the heart of scores.json."""
     spec, task, rows = job.spec, job.task, job.rows("test")
     others: dict[str, list[Prediction]] = {}
     if spec.evaluate.baselines:
         job.progress.begin("baselines", 1, "")
         others = dict(task.baselines(job.rows("train"), job.rows("validation"), rows, spec.seed)) | baselines
-    scores = evidence.certify(task, rows, predictions, others, method=job.method.name,
-                              n_resamples=spec.evaluate.n_resamples, seed=spec.seed)
+    scores = evidence.certify(task, outcomes, {name: task.outcomes(answers, rows) for name, answers in others.items()},
+                              method=job.method.name, n_resamples=spec.evaluate.n_resamples, seed=spec.seed)
     n_cut_N = {part: job.windows[part].n_cut_of_rows(len(job.rows(part))) for part in ("train", "test")}
     n_tokens = {part: int(job.windows[part].lengths_N.sum()) for part in n_cut_N}
-    truncation = evidence.truncation(task, predictions, rows, job.backbone.reader.max_tokens, n_cut_N, n_tokens)
+    truncation = evidence.truncation(task, outcomes, job.backbone.reader.max_tokens, n_cut_N, n_tokens)
     return dataclasses.replace(scores, details=Details.from_json(task.details(predictions, rows)),
                                truncation=truncation)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class HeadSolver:
         # Features of test rows serve the baselines, and a method that does not train: its answers follow from them.
         parts = PARTS if with_baselines or not job.method.plan.trains else PARTS[:2]
         with job.model.as_pretrained():
-            job.forward.remember_features([(job.windows[part], self._chosen(part)) for part in parts],
+            job.forward.remember_features([(job.windows[part], self._chosen[part]) for part in parts],
                                           job.spec.evaluate.tokens_per_batch)
             features = {part: self._features(part) for part in parts}
         output = job.model.output
@@ -58,19 +59,22 @@ class HeadSolver:
         """Solve the head on what the model computes by now, and put it on."""
         put_on(self.job.model.output, self._solved({part: self._features(part) for part in ("train", "validation")}))
 
-    def _chosen(self, part: str) -> np.ndarray:
-        """The numbers of the windows whose features are read: all but of very many train rows."""
-        windows = self.job.windows[part]
-        if part != "train":
-            return np.arange(len(windows))
-        if self.job.model.per_token:
-            return solve.enough(windows.lengths_N, None, self.job.spec.seed)
-        return solve.enough(np.ones(len(windows), np.int64), self.job.task.classes(windows.targets()),
-                            self.job.spec.seed)
+    @cached_property
+    def _chosen(self) -> dict[str, np.ndarray]:
+        """The numbers of the windows whose features are read, by part: all but of very many train rows."""
+        windows, seed = self.job.windows["train"], self.job.spec.seed
+        train_N = (solve.enough(windows.lengths_N, None, seed) if self.job.model.per_token else
+                   solve.enough(np.ones(len(windows), np.int64), self.job.task.classes(windows.targets()), seed))
+        return {**{part: np.arange(len(self.job.windows[part])) for part in PARTS}, "train": train_N}
+
+    @cached_property
+    def _targets(self) -> dict[str, np.ndarray]:
+        """Those of the chosen train windows."""
+        return self.job.windows["train"].targets(self._chosen["train"])
 
     def _features(self, part: str) -> np.ndarray:
         """What flows into the last linear layer now, for the chosen windows of `part`."""
-        job, chosen = self.job, self._chosen(part)
+        job, chosen = self.job, self._chosen[part]
         job.progress.begin(f"features of {part} rows", len(chosen), "rows")
         return extract(job.forward.features, job.model.output.in_features, job.windows[part], chosen,
                        job.work / f"features-{part}.bin", each=job.progress.advance, per_token=job.model.per_token,
@@ -84,16 +88,14 @@ class HeadSolver:
             return self.evaluator.scores(self.evaluator.decode("validation", head(features["validation"])))[
                 job.task.metric]
 
-        targets = job.windows["train"].targets(self._chosen("train"))
-        return job.task.solve(features["train"], targets, score, job.spec.train.class_weights)
+        return job.task.solve(features["train"], self._targets, score, job.spec.train.class_weights)
 
     def _solved_or_stored(self, features: Mapping[str, np.ndarray]) -> LinearMap:
         """The same, or what an earlier run solved for the same numbers."""
         job = self.job
         if job.spec.cache == "off":
             return self._solved(features)
-        targets = job.windows["train"].targets(self._chosen("train"))
-        words = [job.task, job.spec.train.class_weights, job.splits.validation.digest(), list(targets)]
-        numbers: Sequence[np.ndarray] = [features["train"], features["validation"], *targets.values()]
+        words = [job.task, job.spec.train.class_weights, job.splits.validation.digest(), list(self._targets)]
+        numbers = [features["train"], features["validation"], *self._targets.values()]
         return solve.solve_or_load(repr(words), numbers, job.model.output.in_features, lambda: self._solved(features),
                                    job.progress)

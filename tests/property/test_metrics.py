@@ -81,8 +81,8 @@ def certificate(fitted, **baselines):
     def made(n_wrong):
         return answers([flip[g] if i < n_wrong else g for i, g in enumerate(gold)])
 
-    return evidence.certify(TASK, rows, made(fitted), {name: made(n) for name, n in baselines.items()},
-                            method="fine-tuning", n_resamples=500, seed=0)
+    outcomes = {name: TASK.outcomes(made(n), rows) for name, n in {"": fitted, **baselines}.items()}
+    return evidence.certify(TASK, outcomes.pop(""), outcomes, method="fine-tuning", n_resamples=500, seed=0)
 
 
 def test_verdicts_in_words():
