@@ -111,6 +111,7 @@ class Task(abc.ABC):
     keeps_rows_whole: ClassVar[bool] = False  # whether a row's windows must stand in one batch: the loss compares them
     compares_rows: ClassVar[bool] = False  # whether the loss compares a batch's rows: it cannot be summed in pieces
     needs_windows: ClassVar[bool] = True  # whether `decode` looks at windows and not only at their logits
+    baseline_titles: ClassVar[Mapping[str, str]] = {}  # name -> its words in a verdict and a report
     examples: ClassVar[tuple[Row, ...]]  # rows that show the task; contract tests and docs run them
 
     @property
@@ -152,21 +153,21 @@ class Task(abc.ABC):
     def learn(self, rows: Sequence[Row]) -> Self:
         """The task with what only the data tells (labels, ranges). Raises DataError when they cannot be."""
 
-    @abc.abstractmethod
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         """(index, complaint) for rows whose gold this learned task cannot mean, such as a label never seen."""
+        return []
 
-    @abc.abstractmethod
     def stratum(self, row: Row) -> str:
-        """What splits keep in proportion."""
+        """What splits keep in proportion; "": nothing."""
+        return ""
 
     def labels_of(self, row: Row) -> list[str]:
         """The classes that a row's gold holds, one by one: what an audit counts."""
         return [stratum] if (stratum := self.stratum(row)) else []
 
-    @abc.abstractmethod
     def text(self, row: Row) -> str:
         """All that the model reads of a row, as one string: duplicates and baselines look at it."""
+        return "\n".join(str(row[column]) for column in self.columns.inputs if column in row)
 
     @abc.abstractmethod
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
@@ -250,11 +251,6 @@ class Task(abc.ABC):
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
         """(name, answers on `test`) of what a model must beat without any pretrained knowledge."""
         yield from ()
-
-    @property
-    def baseline_titles(self) -> Mapping[str, str]:
-        """Each of these baselines' names -> the words that stand for it in a verdict and a report."""
-        return {}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         """What the report shows beside the score: confusion, scores by label, worst mistakes. JSON values."""

@@ -8,7 +8,7 @@ of each label that enough of them have, one common cut for the others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -19,14 +19,12 @@ from ..core import metrics
 from ..core.errors import DataError, shorten
 from ..core.reader import Reader
 from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text, listed
-from ..core.values import Prediction, Row, Window
-from ..features import tfidf
-from .text_classification import USUAL_TEXT
+from ..core.values import LinearMap, Prediction, Row, Window
+from ..features import solve, tfidf
+from .text_classification import MAJORITY_AND_TF_IDF, USUAL_TEXT
 
 if TYPE_CHECKING:
     import torch
-
-    from ..core.values import LinearMap
 
 MIN_POSITIVES = 10  # validation rows with a label that its own threshold needs
 YES, NO = ("1", "true", "yes", "y", "是"), ("0", "false", "no", "n", "", "否")
@@ -34,7 +32,7 @@ YES, NO = ("1", "true", "yes", "y", "是"), ("0", "false", "no", "n", "", "否")
 
 @dataclass(frozen=True)
 class MultiLabelClassification(Task):
-    """Any number of labels for a text.
+    """Any number of labels for a text. One that no train row has is scored as one that was missed.
 
     separator:     parts the labels of a row where the file cannot hold a list, such as a CSV file.
     label_columns: one column a label, each with yes or no, in place of a column of labels.
@@ -46,6 +44,7 @@ class MultiLabelClassification(Task):
     options: ClassVar = ("separator", "label_columns")
     metric: ClassVar = "micro_f1"
     needs_windows: ClassVar = False
+    baseline_titles: ClassVar = MAJORITY_AND_TF_IDF
     examples: ClassVar = (
         {"text": "The room was clean, and breakfast was a joy.", "labels": ["food", "room"]},
         {"text": "Cold soup, twice.", "labels": ["food"]},
@@ -90,17 +89,8 @@ class MultiLabelClassification(Task):
                             "nothing to learn.", "Add rows without them.")
         return replace(self, labels=tuple(sorted(counts)))
 
-    def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
-        return []  # a label that no train row has is scored as one that was missed
-
-    def stratum(self, row: Row) -> str:
-        return ""  # sets of labels are too many to stand on every side
-
     def labels_of(self, row: Row) -> list[str]:
         return self._gold(row)
-
-    def text(self, row: Row) -> str:
-        return str(row["text"])
 
     def _gold(self, row: Row) -> list[str]:
         if self.label_columns:
@@ -142,8 +132,6 @@ class MultiLabelClassification(Task):
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from ..features import solve
-
         gold_NK = target["labels"].reshape(-1, len(self.labels))
         return solve.solve_yes_or_no(features_MD, gold_NK, score, class_weights)
 
@@ -201,8 +189,6 @@ class MultiLabelClassification(Task):
         from sklearn.dummy import DummyClassifier
         from sklearn.linear_model import LogisticRegression
 
-        from ..features import solve
-
         gold_NK = np.array([self._gold_K(row) for row in train])
         shares_K = gold_NK.mean(0)
         tuned = self.calibrate([self.answer(shares_K)] * len(validation), validation)
@@ -219,10 +205,6 @@ class MultiLabelClassification(Task):
         of_validation, of_test = (np.stack(columns, 1) for columns in zip(*shares, strict=True))
         tuned = self.calibrate([self.answer(shares_K) for shares_K in of_validation], validation)
         yield "tf-idf", [tuned.answer(shares_K) for shares_K in of_test]
-
-    @property
-    def baseline_titles(self) -> Mapping[str, str]:
-        return {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         n, outcomes = len(self.labels), self.outcomes(predictions, rows)

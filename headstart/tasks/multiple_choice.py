@@ -8,7 +8,7 @@ over the windows of one row.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -18,13 +18,12 @@ from ..core import metrics
 from ..core.errors import shorten
 from ..core.reader import Reader
 from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text, listed
-from ..core.values import Prediction, Row, Window
-from ..features import tfidf
+from ..core.values import LinearMap, Prediction, Row, Window
+from ..features import solve, tfidf
+from .text_classification import MAJORITY_AND_TF_IDF
 
 if TYPE_CHECKING:
     import torch
-
-    from ..core.values import LinearMap
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class MultipleChoice(Task):
     metric: ClassVar = "accuracy"
     keeps_rows_whole: ClassVar = True
     needs_windows: ClassVar = False
+    baseline_titles: ClassVar = MAJORITY_AND_TF_IDF
     examples: ClassVar = (
         {"question": "The phone fell. What is it now?", "choices": ["It is broken.", "It is kind."], "label": 0},
         {"question": "What is bread from last week?", "choices": ["fresh", "stale", "clever"], "label": 1},
@@ -76,12 +76,6 @@ class MultipleChoice(Task):
 
     def learn(self, rows: Sequence[Row]) -> Self:
         return self
-
-    def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
-        return []
-
-    def stratum(self, row: Row) -> str:
-        return ""
 
     def text(self, row: Row) -> str:
         return "\n".join([*(str(row[c]) for c in ("context", "question") if row.get(c)), *self._choices(row)])
@@ -126,8 +120,6 @@ class MultipleChoice(Task):
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
         """Logistic regression on "is this choice right?"; what rows share falls out when choices are compared."""
-        from ..features import solve
-
         return solve.solve_yes_or_no(features_MD, target["is_right"][:, None], score, class_weights)
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
@@ -163,10 +155,6 @@ class MultipleChoice(Task):
         ends = np.cumsum([len(self._choices(row)) for row in test])
         yield "tf-idf", [self.answer(row, shares_C / shares_C.sum())
                          for row, shares_C in zip(test, np.split(right_M, ends[:-1]), strict=True)]
-
-    @property
-    def baseline_titles(self) -> Mapping[str, str]:
-        return {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         outcomes_N3 = self.outcomes(predictions, rows)

@@ -17,15 +17,14 @@ from ..core import metrics
 from ..core.errors import DataError, Problem, shorten
 from ..core.reader import Reader
 from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
-from ..core.values import Prediction, Row, Window
-from ..features import tfidf
+from ..core.values import LinearMap, Prediction, Row, Window
+from ..features import solve, tfidf
 
 if TYPE_CHECKING:
     import torch
 
-    from ..core.values import LinearMap
-
 IN_SCOPE_KEPT = 0.95
+MAJORITY_AND_TF_IDF = {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
 USUAL_TEXT = ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
               "text_a", "sentence1", "question1", "premise", "文本", "评论", "内容")
 
@@ -42,6 +41,7 @@ class TextClassification(Task):
     name: ClassVar = "text-classification"
     metric: ClassVar = "accuracy"
     needs_windows: ClassVar = False
+    baseline_titles: ClassVar = MAJORITY_AND_TF_IDF
     options: ClassVar[tuple[str, ...]] = ("outside",)
     examples: ClassVar = (
         {"text": "The film was a delight from start to end.", "label": "positive"},
@@ -106,9 +106,6 @@ class TextClassification(Task):
     def _gold(self, row: Row) -> str:
         return str(row[self.columns.gold[0]])
 
-    def text(self, row: Row) -> str:
-        return "\n".join(str(row[column]) for column in ("text", "text_pair") if column in row)
-
     @cached_property
     def _index(self) -> dict[str, int]:
         return {label: k for k, label in enumerate(self.labels)}
@@ -133,8 +130,6 @@ class TextClassification(Task):
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from ..features import solve
-
         return solve.solve_head(features_MD, target["label"], self.n_outputs, score, class_weights)
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
@@ -185,10 +180,6 @@ class TextClassification(Task):
         scores_NK = tfidf.tf_idf_logistic_regression(
             [self.text(r) for r in train], gold_N, [self.text(r) for r in test], len(self.labels))
         yield "tf-idf", [self.answer(shares_K) for shares_K in scores_NK]
-
-    @property
-    def baseline_titles(self) -> Mapping[str, str]:
-        return {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         pairs_N2 = self._pairs(predictions, rows)

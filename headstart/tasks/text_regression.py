@@ -7,7 +7,7 @@ standard deviations from the train rows' mean: the scale stays outside the weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,14 +18,12 @@ from ..core import metrics
 from ..core.errors import DataError, shorten
 from ..core.reader import Reader
 from ..core.task import LARGEST, N_MISTAKES_SHOWN, Columns, Head, Task, finite_number, flaw_of_text
-from ..core.values import Prediction, Row, Window
-from ..features import tfidf
+from ..core.values import LinearMap, Prediction, Row, Window
+from ..features import solve, tfidf
 from .text_classification import columns_of_texts
 
 if TYPE_CHECKING:
     import torch
-
-    from ..core.values import LinearMap
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,9 @@ class TextRegression(Task):
     name: ClassVar = "text-regression"
     metric: ClassVar = "spearman"
     needs_windows: ClassVar = False
+    baseline_titles: ClassVar = {
+        "mean": "the mean of the train rows", "tf-idf-ridge": "TF-IDF + ridge regression",
+        "tf-idf-cosine": "the cosine of TF-IDF vectors"}
     examples: ClassVar = (
         {"text": "The film was a delight from start to end.", "score": 5.0},
         {"text": "It was fine, I suppose.", "score": 3},
@@ -81,12 +82,6 @@ class TextRegression(Task):
         return [(i, 'has no "text_pair", and the train rows are pairs') for i, row in enumerate(rows)
                 if self.has_pair and "text_pair" not in row]
 
-    def stratum(self, row: Row) -> str:
-        return ""
-
-    def text(self, row: Row) -> str:
-        return "\n".join(str(row[column]) for column in ("text", "text_pair") if column in row)
-
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         inputs, n_cut_tokens = reader.read(row["text"], row["text_pair"] if self.has_pair else None)
         target = {"score": (_gold(row) - self.mean) / self.spread} if "score" in row else {}
@@ -114,8 +109,6 @@ class TextRegression(Task):
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from ..features import solve
-
         return solve.solve_ridge(features_MD, target["score"], score)
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
@@ -150,11 +143,6 @@ class TextRegression(Task):
             of_train, of_test = tfidf.tf_idf([self.text(row) for row in train], [self.text(row) for row in test])
             score_M = Ridge(alpha=1.0).fit(of_train, gold_N).predict(of_test)
         yield "tf-idf-cosine" if self.has_pair else "tf-idf-ridge", [self.answer(score) for score in score_M]
-
-    @property
-    def baseline_titles(self) -> Mapping[str, str]:
-        return {"mean": "the mean of the train rows", "tf-idf-ridge": "TF-IDF + ridge regression",
-                "tf-idf-cosine": "the cosine of TF-IDF vectors"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         pairs_N2 = self.outcomes(predictions, rows)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -68,6 +68,8 @@ class QuestionAnswering(Task):
         (frozenset(("question", "context", "answers")), frozenset(("question", "context", "answer", "answer_start"))))
     options: ClassVar = ("stride", "max_answer_tokens")
     metric: ClassVar = "f1"
+    baseline_titles: ClassVar = {"no-answer": "never answering", "first-sentence": "the first sentence",
+                                 "best-sentence": "the sentence most like the question"}
     examples: ClassVar = (
         {"question": "What was broken?", "context": "We found the phone broken. It was cold.",
          "answers": {"text": ["phone", "the phone"], "answer_start": [13, 9]}},
@@ -118,9 +120,6 @@ class QuestionAnswering(Task):
 
     def stratum(self, row: Row) -> str:
         return "answer" if n_answers(row) else "no answer"
-
-    def text(self, row: Row) -> str:
-        return f"{row['question']}\n{row['context']}"
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         # A question takes half of a window at most; with more shared than a third, windows would hardly move on.
@@ -254,11 +253,6 @@ class QuestionAnswering(Task):
                      for sentence in _sentences(context)]
         n_with = Counter(word for words in sentences for word in words)
         yield "best-sentence", [_best_sentence(row, n_with, len(sentences)) for row in test]
-
-    @property
-    def baseline_titles(self) -> Mapping[str, str]:
-        return {"no-answer": "never answering", "first-sentence": "the first sentence",
-                "best-sentence": "the sentence most like the question"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         outcomes_N3 = self.outcomes(predictions, rows)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -75,6 +75,7 @@ class SentenceSimilarity(Task):
     keeps_rows_whole: ClassVar = True
     compares_rows: ClassVar = True
     needs_windows: ClassVar = False
+    baseline_titles: ClassVar = {"tf-idf-cosine": "the cosine of TF-IDF vectors"}
     examples: ClassVar = (
         {"text": "The staff was kind.", "text_pair": "The staff was warm and kind.", "score": 5.0},
         {"text": "We found the hotel quite loud.", "text_pair": "It was a loud hotel.", "score": 4},
@@ -157,9 +158,6 @@ class SentenceSimilarity(Task):
                 flaws.append((i, 'has no "score", and the train rows have one' if self.has_scores else
                              'has a "score", and the train rows have none'))
         return flaws
-
-    def stratum(self, row: Row) -> str:
-        return ""
 
     def text(self, row: Row) -> str:
         return "\n".join(str(row[column]) for column in ("text", "text_pair") if column in row)
@@ -287,10 +285,6 @@ class SentenceSimilarity(Task):
         _, first_ND, corpus_CD = tfidf.tf_idf(texts, first, corpus.texts)
         ranks = corpus.ranks(lambda chosen: (first_ND[chosen] @ corpus_CD.T).toarray())
         yield "tf-idf-cosine", [{"rank": float(rank), "best": best} for rank, best in zip(*ranks, strict=True)]
-
-    @property
-    def baseline_titles(self) -> Mapping[str, str]:
-        return {"tf-idf-cosine": "the cosine of TF-IDF vectors"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         if self.has_scores:

@@ -25,15 +25,14 @@ from ...core import metrics
 from ...core.errors import DataError
 from ...core.reader import Reader
 from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
-from ...core.values import IGNORE, Prediction, Row, Window
+from ...core.values import IGNORE, LinearMap, Prediction, Row, Window
+from ...features import solve
 from ...readers.words import join_tokens, places, split_words
 from .entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens, mistakes
 from .tags import PLAIN, Span, flaw_of_sequence, scheme_of, spans_to_tags, tags_to_spans, units_of, viterbi
 
 if TYPE_CHECKING:
     import torch
-
-    from ...core.values import LinearMap
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ class TokenClassification(Task):
          "entities": ("entities", "spans", "entity", "实体")},
         (frozenset(("tokens", "tags")), frozenset(("text", "entities"))))
     options: ClassVar = ("stride", "constrained")
+    baseline_titles: ClassVar = {"majority-tag": "the most frequent tag of each word"}
     examples: ClassVar = (
         {"tokens": ["Mira", "Holt", "moved", "to", "Lisbon", "."], "tags": ["B-PER", "I-PER", "O", "O", "B-LOC", "O"]},
         {"text": "The film was found in Quito today.", "entities": [{"start": 22, "end": 27, "label": "LOC"}]},
@@ -231,8 +231,6 @@ class TokenClassification(Task):
 
     def solve(self, features_MD: np.ndarray, target: dict[str, np.ndarray], score: Callable[[LinearMap], float],
               class_weights: str) -> LinearMap:
-        from ...features import solve
-
         has_gold_M = target["tags"] != IGNORE
         return solve.solve_head(features_MD[has_gold_M], target["tags"][has_gold_M], self.n_outputs, score,
                                 class_weights)
@@ -329,10 +327,6 @@ class TokenClassification(Task):
             best_W = [best.get(text[start:end], fallback) for start, end in words_W]
             answers.append(self._answer(row, _each(words_W), [k for k, _ in best_W], [share for _, share in best_W]))
         yield "majority-tag", answers
-
-    @property
-    def baseline_titles(self) -> Mapping[str, str]:
-        return {"majority-tag": "the most frequent tag of each word"}
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         both = [self._both(p, r) for p, r in zip(predictions, rows, strict=True)]
