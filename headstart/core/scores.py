@@ -30,6 +30,12 @@ class Score:
     seed: int | None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], n: int, seed: int | None) -> Score:
+        """As `to_json` writes it; n and seed are those of the file."""
+        ends = values.get("interval")
+        return cls(values["score"], (ends[0], ends[1]) if ends else None, n, seed, values.get("scores", {}))
+
     def to_json(self) -> dict[str, Any]:
         """Without n and seed: those of a file hold for all its scores."""
         return {"score": self.value, "interval": self.interval and list(self.interval), "scores": self.metrics}
@@ -122,12 +128,12 @@ class Details:
     @classmethod
     def from_json(cls, details: Mapping[str, Any]) -> Details:
         """What `Task.details` returns."""
-        parts = {"per_label": [_read(LabelScore, label) for label in details.get("per_label", ())],
-                 "mistakes": [_read(Mistake, mistake) for mistake in details.get("mistakes", ())],
-                 **{name: _read(kind, details[name]) for name, kind in (("groups", Groups), ("scatter", Scatter))
+        parts = {"per_label": [read_fields(LabelScore, label) for label in details.get("per_label", ())],
+                 "mistakes": [read_fields(Mistake, mistake) for mistake in details.get("mistakes", ())],
+                 **{name: read_fields(kind, details[name]) for name, kind in (("groups", Groups), ("scatter", Scatter))
                     if details.get(name)}}
         known = {field.name for field in fields(cls)}
-        return _read(cls, {**details, **parts, "other": {k: v for k, v in details.items() if k not in known}})
+        return read_fields(cls, {**details, **parts, "other": {k: v for k, v in details.items() if k not in known}})
 
     def to_json(self) -> dict[str, Any]:
         """Only what there is: tasks differ in what they show."""
@@ -162,8 +168,8 @@ class Truncation:
     @classmethod
     def from_json(cls, truncation: Mapping[str, Any]) -> Truncation:
         """As `Scores.to_json` writes it."""
-        splits = {name: _read(Cut, truncation[name]) for name in ("train", "test") if truncation.get(name)}
-        return _read(cls, {**truncation, **splits})
+        splits = {name: read_fields(Cut, truncation[name]) for name in ("train", "test") if truncation.get(name)}
+        return read_fields(cls, {**truncation, **splits})
 
 
 @dataclass(frozen=True)
@@ -235,23 +241,18 @@ class Scores:
                     else f"has format {shorten(values['format'])}; this version reads {FORMAT}")
             raise ArtifactError(where, f"{what}.", "Use the version of headstart that wrote it, or fit again.")
         n, seed = values["n_test"], values.get("seed")
-
-        def score(entry: Mapping[str, Any]) -> Score:
-            ends = entry.get("interval")
-            return Score(entry["score"], (ends[0], ends[1]) if ends else None, n, seed, entry.get("scores", {}))
-
         parts = {
-            "fitted": score(values),
-            "baselines": {name: score(entry) for name, entry in values.get("baselines", {}).items()},
+            "fitted": Score.from_json(values, n, seed),
+            "baselines": {name: Score.from_json(entry, n, seed) for name, entry in values.get("baselines", {}).items()},
             "gains": {name: Gain(entry["difference"], (entry["interval"][0], entry["interval"][1]), n, seed)
                       for name, entry in values.get("gain_over", {}).items()},
             "details": Details.from_json(values.get("details", {})),
             "truncation": Truncation.from_json(values["truncation"]) if values.get("truncation") else None,
-            "curve": [_read(Evaluation, entry) for entry in values.get("curve", ())],
-            "kept": _read(Kept, values["kept"]) if values.get("kept") else None,
-            "data": _read(DataCounts, values.get("data", {})), "cost": _read(Cost, values.get("cost", {})),
+            "curve": [read_fields(Evaluation, entry) for entry in values.get("curve", ())],
+            "kept": read_fields(Kept, values["kept"]) if values.get("kept") else None,
+            "data": read_fields(DataCounts, values.get("data", {})), "cost": read_fields(Cost, values.get("cost", {})),
         }
-        return _read(cls, {**values, **parts})
+        return read_fields(cls, {**values, **parts})
 
     def to_json(self) -> dict[str, Any]:
         """The values of scores.json."""
@@ -270,7 +271,7 @@ class Scores:
         }
 
 
-def _read(kind: type[T], values: Mapping[str, Any]) -> T:
+def read_fields(kind: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass of the keys that it has as fields; others are passed over."""
     names = [part.name for part in fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: values[name] for name in names if name in values})

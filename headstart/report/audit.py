@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.files import write_file
-from .page import markdown_page, page
+from .page import markdown_page, write_study
 from .run import Headline, Section
 from .run import Table as Shown
 from .wording import clean, cut, percent
@@ -21,10 +19,7 @@ def write(result: Mapping[str, Any], out: Path) -> None:
     """audit.json, audit.html and audit.md into the folder `out`."""
     shown = clean(result)
     top, facts, parts = headline(shown), [("Task", shown["task"]), ("Data", shown["source"])], sections(shown)
-    write_file(out / "audit.json", [json.dumps(result, ensure_ascii=False, indent=1)])
-    footer = "Written by headstart audit from audit.json, which lies beside this page."
-    write_file(out / "audit.html", [page(top, facts, parts, "", "headstart audit", footer)])
-    write_file(out / "audit.md", [markdown_page(top, facts, parts)])
+    write_study("audit", result, top, facts, parts, out)
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -79,6 +79,15 @@ def markdown_page(top: Headline, facts: Sequence[tuple[str, str]], sections: Seq
     return "\n\n".join(line for line in lines if line) + "\n"
 
 
+def write_study(verb: str, values: Mapping[str, Any], top: Headline, facts: Sequence[tuple[str, str]],
+                sections: Sequence[Section], out: Path) -> None:
+    """`values` and the sections made of them as VERB.json, VERB.html and VERB.md in the folder `out`."""
+    footer = f"Written by headstart {verb} from {verb}.json, which lies beside this page."
+    write_file(out / f"{verb}.json", [json.dumps(values, ensure_ascii=False, indent=1)])
+    write_file(out / f"{verb}.html", [page(top, facts, sections, "", f"headstart {verb}", footer)])
+    write_file(out / f"{verb}.md", [markdown_page(top, facts, sections)])
+
+
 def _markdown_table(table: Table) -> str:
     rule = ["---"] * table.n_words + ["---:"] * (len(table.columns) - table.n_words)
     rows = [table.columns, *table.rows]

@@ -20,7 +20,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -29,9 +29,11 @@ import numpy as np
 
 from .. import tasks
 from ..core import statistics
+from ..core.comparison import CellResult, Comparison, Costs, Pair, Size, System
 from ..core.errors import SpecError
 from ..core.files import disk_errors, refuse_existing, write_file
 from ..core.progress import Progress
+from ..core.scores import read_fields
 from ..core.spec import Spec, parse_set
 from ..data import splits
 from ..data.table import read_splits
@@ -103,9 +105,9 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
                  for method in wanted]
         _run_missing(cells, out, parts, layers, progress, jobs or LocalJobs())
         finished = _finished(out)
-        table = _summarize([(cell, finished[cell.name]) for cell in cells], wanted, out, spec)
-        write(table, out)
-    return table
+        comparison = _summarize([finished[cell.name] for cell in cells], wanted, out, spec)
+        write(comparison, out)
+    return comparison.to_json()
 
 
 def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], layers: Layers, progress: Progress,
@@ -114,7 +116,7 @@ def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], lay
     finished = _finished(out)
     missing = [cell for cell in cells if cell.name not in finished]
     if missing:  # a line that was cut off by a kill would take the next one with it
-        write_file(out / "cells.jsonl", (json.dumps(result) + "\n" for result in finished.values()))
+        write_file(out / "cells.jsonl", (json.dumps(result.to_json()) + "\n" for result in finished.values()))
 
     def orders() -> Iterator[dict[str, Any]]:
         for cell in missing:
@@ -147,14 +149,12 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
         artifact.predict([row])
         seconds.append(time.perf_counter() - began)
     scores = artifact.certificate
-    fitted, cost = scores.fitted, scores.cost
+    cost = scores.cost
     shutil.rmtree(folder)
-    return {"name": cell.name, **asdict(cell), "metric": scores.metric, "score": fitted.value,
-            "interval": fitted.interval, "n_test": fitted.n,
-            "baselines": {name: score.to_json() for name, score in scores.baselines.items()},
-            "seconds": cost.model_seconds, "bytes": cost.artifact_bytes, "latency_s": median(seconds[5:]),
-            "peak_rss_mb": cost.peak_rss_mb, "n_trainable": cost.n_trainable, "machine": scores.machine,
-            "versions": scores.versions}
+    costs = read_fields(Costs, {**asdict(cost), "seconds": cost.model_seconds, "bytes": cost.artifact_bytes,
+                                "latency_s": median(seconds[5:])})
+    return CellResult(cell.name, cell.method, cell.rows, scores.metric, scores.fitted, scores.baselines, costs,
+                      scores.machine, scores.versions).to_json()
 
 
 def _columns(path: str) -> dict[str, str]:
@@ -183,71 +183,66 @@ def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]
         return {name: str(folder / f"{name}.jsonl") for name in PARTS}, sum(1 for _ in file)
 
 
-def _finished(out: Path) -> dict[str, dict[str, Any]]:
+def _finished(out: Path) -> dict[str, CellResult]:
     path = out / "cells.jsonl"
     if not path.exists():
         return {}
-    results = (json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}"))
-    return {result["name"]: result for result in results if (out / "outcomes" / f"{result['name']}.npy").exists()}
+    results = (CellResult.from_json(json.loads(line)) for line in path.read_text("utf-8").splitlines()
+               if line.endswith("}"))
+    return {result.name: result for result in results if (out / "outcomes" / f"{result.name}.npy").exists()}
 
 
 # ---- what it means ---------------------------------------------------------------------------------------------------
 
 
-def _summarize(runs: Sequence[tuple[Cell, dict[str, Any]]], wanted: Sequence[str], out: Path,
-               spec: Spec) -> dict[str, Any]:
+def _summarize(results: Sequence[CellResult], wanted: Sequence[str], out: Path, spec: Spec) -> Comparison:
     """Scores with intervals, costs, the Pareto fronts, and every pair of methods tested on the same rows."""
-    tables = []
-    for n in dict.fromkeys(cell.rows for cell, _ in runs):
-        chosen = {m: [(cell, result) for cell, result in runs if cell.rows == n and cell.method == m] for m in wanted}
-        tables.append({"rows": n, **_one_size(chosen, out, spec)})
-    _, first = runs[0]
-    return {"metric": first["metric"], "n_test": first["n_test"], "seeds": sorted({c.seed for c, _ in runs}),
-            "backbone": spec.backbone, "task": spec.task["name"], "data": spec.data.train, "sizes": tables,
-            "machine": first["machine"], "versions": first["versions"]}
+    sizes = [_one_size(n, {m: [r for r in results if r.rows == n and r.method == m] for m in wanted}, out, spec)
+             for n in dict.fromkeys(result.rows for result in results)]
+    first, seeds = results[0], sorted({result.score.seed or 0 for result in results})
+    return Comparison(first.metric, first.score.n, seeds, spec.backbone, spec.task["name"], spec.data.train, sizes,
+                      first.machine, first.versions)
 
 
-def _one_size(chosen: Mapping[str, Sequence[tuple[Cell, dict[str, Any]]]], out: Path,
-              spec: Spec) -> dict[str, Any]:
-    outcomes = {m: [np.load(out / "outcomes" / f"{cell.name}.npy", allow_pickle=False) for cell, _ in results]
-                for m, results in chosen.items()}
-    seeds_of = {m: len(of_seeds) for m, of_seeds in outcomes.items()}
+def _one_size(n: int, results: Mapping[str, Sequence[CellResult]], out: Path, spec: Spec) -> Size:
     task = resolve.learned(spec, out / "data" / "train.jsonl")
-    flat = [outcome for of_seeds in outcomes.values() for outcome in of_seeds]
+    flat = [np.load(out / "outcomes" / f"{result.name}.npy", allow_pickle=False)
+            for of_seeds in results.values() for result in of_seeds]
     scores_SR = statistics.bootstrap(lambda o: task.score(o)[task.metric], flat, spec.evaluate.n_resamples, spec.seed)
-    ends = np.cumsum(list(seeds_of.values()))
-    resampled = {m: scores_SR[end - seeds_of[m] : end].mean(0) for m, end in zip(outcomes, ends, strict=True)}
+    ends = np.cumsum([len(of_seeds) for of_seeds in results.values()])
+    resampled = {m: of_method_SR.mean(0)
+                 for m, of_method_SR in zip(results, np.split(scores_SR, ends[:-1]), strict=True)}
     systems = []
-    for m, results in chosen.items():
-        scores = [result["score"] for _, result in results]
-        systems.append({"method": m, "score": mean(scores), "interval": statistics.interval(resampled[m]),
-                        "scores": scores, "deviation": stdev(scores) if len(scores) > 1 else None,
-                        **{key: median(result[key] for _, result in results)
-                           for key in (*BUDGETS, "peak_rss_mb", "n_trainable")}})
-    for budget in BUDGETS:
-        for system in systems:
-            system.setdefault("fronts", {})[budget] = not any(
-                other["score"] >= system["score"] and other[budget] <= system[budget]
-                and (other["score"], -other[budget]) != (system["score"], -system[budget]) for other in systems)
-    baselines = next(results[0][1]["baselines"] for results in chosen.values() if results[0][1]["baselines"])
-    return {"systems": systems, "baselines": baselines, "pairs": _pairs(resampled, systems)}
+    for m, of_seeds in results.items():
+        scores = [result.score.value for result in of_seeds]
+        costs = Costs(*map(median, zip(*(astuple(result.costs) for result in of_seeds), strict=True)))
+        systems.append(System(m, mean(scores), statistics.interval(resampled[m]), scores,
+                              stdev(scores) if len(scores) > 1 else None, costs, {}))
+    systems = [replace(system, fronts={budget: not any(_beats(other, system, budget) for other in systems)
+                                       for budget in BUDGETS}) for system in systems]
+    baselines = next(of_seeds[0].baselines for of_seeds in results.values() if of_seeds[0].baselines)
+    return Size(n, systems, baselines, _pairs(resampled, {system.method: system.score for system in systems}))
 
 
-def _pairs(resampled: Mapping[str, np.ndarray], systems: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _beats(a: System, b: System, budget: str) -> bool:
+    """Whether `a` is no worse than `b` and no dearer, and not the same in both."""
+    cost_a, cost_b = a.costs.budgets[budget], b.costs.budgets[budget]
+    return a.score >= b.score and cost_a <= cost_b and (a.score, cost_a) != (b.score, cost_b)
+
+
+def _pairs(resampled: Mapping[str, np.ndarray], scores: Mapping[str, float]) -> list[Pair]:
     """Every pair, tested on the same resamples; p values after Holm's correction for many comparisons.
 
     Source  Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
     """
-    score = {system["method"]: system["score"] for system in systems}
     pairs = []
-    for a, b in itertools.combinations(sorted(score, key=lambda m: -score[m]), 2):
+    for a, b in itertools.combinations(sorted(scores, key=lambda m: -scores[m]), 2):
         difference_R = resampled[a] - resampled[b]
         tail = min((difference_R <= 0).sum(), (difference_R >= 0).sum())
-        pairs.append({"better": a, "worse": b, "difference": score[a] - score[b],
-                      "interval": statistics.interval(difference_R),
-                      "p": float(min(1.0, 2 * (tail + 1) / (len(difference_R) + 1)))})
+        p = float(min(1.0, 2 * (tail + 1) / (len(difference_R) + 1)))
+        pairs.append(Pair(a, b, scores[a] - scores[b], statistics.interval(difference_R), p, p))
     worst = 0.0
-    for rank, pair in enumerate(sorted(pairs, key=lambda pair: pair["p"])):
-        worst = max(worst, min(1.0, pair["p"] * (len(pairs) - rank)))
-        pair["p_holm"] = worst
+    for rank, i in enumerate(sorted(range(len(pairs)), key=lambda i: pairs[i].p)):
+        worst = max(worst, min(1.0, pairs[i].p * (len(pairs) - rank)))
+        pairs[i] = replace(pairs[i], p_holm=worst)
     return pairs

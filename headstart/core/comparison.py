@@ -1,0 +1,126 @@
+"""What a comparison of methods found, typed: compare.json, and the lines of cells.jsonl, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .scores import Interval, Score, read_fields
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a fit took, and what it leaves behind. latency_s: of one text. A unit ends a name; bytes are stored ones."""
+
+    seconds: float
+    bytes: float
+    latency_s: float
+    peak_rss_mb: float
+    n_trainable: float
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Those that methods are chosen by, by name."""
+        return {"seconds": self.seconds, "bytes": self.bytes, "latency_s": self.latency_s}
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one fit of a comparison is worth; `score` has the seed of the fit, `baselines` may be empty."""
+
+    name: str
+    method: str
+    rows: int
+    metric: str
+    score: Score
+    baselines: Mapping[str, Score]
+    costs: Costs
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CellResult:
+        """A line of cells.jsonl."""
+        n, seed = values["n_test"], values["seed"]
+        baselines = {name: Score.from_json(entry, n, seed) for name, entry in values["baselines"].items()}
+        return read_fields(cls, {**values, "score": Score.from_json(values, n, seed), "baselines": baselines,
+                                 "costs": read_fields(Costs, values)})
+
+    def to_json(self) -> dict[str, Any]:
+        """As `from_json` takes it."""
+        score = self.score
+        return {"name": self.name, "method": self.method, "rows": self.rows, "seed": score.seed, "metric": self.metric,
+                "score": score.value, "interval": score.interval and list(score.interval), "n_test": score.n,
+                "baselines": {name: baseline.to_json() for name, baseline in self.baselines.items()},
+                **asdict(self.costs), "machine": self.machine, "versions": self.versions}
+
+
+@dataclass(frozen=True)
+class System:
+    """A method over all seeds: the mean of its scores, the medians of its costs.
+
+    deviation: of the seeds' scores; None of one seed.
+    fronts:    for each budget, whether no other method is both cheaper and better.
+    """
+
+    method: str
+    score: float
+    interval: Interval
+    scores: Sequence[float]
+    deviation: float | None
+    costs: Costs
+    fronts: Mapping[str, bool]
+
+    def to_json(self) -> dict[str, Any]:
+        """With the costs among the other values."""
+        values = {part.name: getattr(self, part.name) for part in fields(self) if part.name not in ("costs", "fronts")}
+        return {**values, "interval": list(self.interval), **asdict(self.costs), "fronts": self.fronts}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods, tested on the same resamples; p_holm: after Holm's correction for many comparisons."""
+
+    better: str
+    worse: str
+    difference: float
+    interval: Interval
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """All methods with one number of train rows."""
+
+    rows: int
+    systems: Sequence[System]
+    baselines: Mapping[str, Score]
+    pairs: Sequence[Pair]
+
+    def to_json(self) -> dict[str, Any]:
+        """One of the sizes of compare.json."""
+        return {"rows": self.rows, "systems": [system.to_json() for system in self.systems],
+                "baselines": {name: score.to_json() for name, score in self.baselines.items()},
+                "pairs": [{**asdict(pair), "interval": list(pair.interval)} for pair in self.pairs]}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several methods on the same test rows, with each number of train rows."""
+
+    metric: str
+    n_test: int
+    seeds: Sequence[int]
+    backbone: str
+    task: str
+    data: str
+    sizes: Sequence[Size]
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The values of compare.json."""
+        return {**{part.name: getattr(self, part.name) for part in fields(self)},
+                "sizes": [size.to_json() for size in self.sizes]}
