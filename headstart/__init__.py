@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .runs.artifact import Artifact, load
     from .runs.fit import fit
 
-# Nobody is told what runs here: onnxruntime (since 1.29) and huggingface_hub look at these when they are first imported.
+# Nobody is told what runs here. onnxruntime (since 1.29) and huggingface_hub look at these when first imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

@@ -220,7 +220,8 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
         base_model=hub_id(spec.backbone), head=spec.head.model_dump(),
         curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
         kept=learner.kept if learner else None,
-        data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test)),
+        data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test),
+                        validation_sha256=parts.validation.digest()),
         machine=machine.describe(job.device), versions=machine.versions(), spec_sha256=spec.identity(),
         backbone_sha256=job.backbone.sha256, created=datetime.now(UTC).isoformat(timespec="seconds"))
     steps = job.work / "steps.jsonl"

@@ -112,15 +112,13 @@ def test_without_texts_no_file_of_an_artifact_holds_one(tmp_path, backbone, revi
     rows = [row["text"] for row in tiny.rows(300)]
     run = headstart.fit(tiny.spec(reviews, backbone, data={"keep_texts": False}, train={"max_steps": 2}),
                         out=tmp_path / "run")
-    exported = headstart.export(run.folder)
-    files = [path for folder in (run.folder, exported.folder) for path in folder.rglob("*") if path.is_file()]
-    assert len(files) > 15
+    files = [path for path in run.folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
     for path in files:
         content = path.read_bytes()
         assert not [text for text in rows if text.encode() in content], path.name
     golden = [json.loads(line)["row"] for line in (run.folder / "golden.jsonl").read_text("utf-8").splitlines()]
     assert golden == run.task.made_up({"text": "x"})
-    assert headstart.load(exported.folder).predict(["a lovely room"])
 
 
 def test_an_export_leaves_texts_out_that_the_run_has(run, exported):
