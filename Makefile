@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow coverage golden fuzz lint types check docs bench bench-quick clean
+.PHONY: setup demo test slow coverage golden fuzz lint types check docs lock bench bench-quick clean
 
 setup: .venv/ready  ## the environment: pinned dependencies, the demo's model and data
 
@@ -44,6 +44,11 @@ check: lint types test  ## what CI runs, less the README's own commands
 docs: setup  ## the pages that are generated from the code
 	$(BIN)/python -c "from headstart import methods; print(methods.reference(), end='')" > docs/methods.md
 	$(BIN)/python docs/architecture.py
+
+lock:  ## the versions of the serving image with their hashes; needs uv
+	uv pip compile pyproject.toml --extra runtime --extra serve --constraint constraints.txt --generate-hashes \
+	  --python-version 3.11 --index-url https://pypi.org/simple --no-annotate \
+	  --custom-compile-command 'make lock' --output-file deploy/requirements.txt
 
 bench-quick: setup  ## does the bench still run? one cell, seconds
 	$(BIN)/python -m bench start --quick

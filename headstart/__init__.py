@@ -11,6 +11,7 @@ Nothing heavy runs at import; torch is loaded when a model is.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from .exporters.export import export
     from .runs.artifact import Artifact, load
     from .runs.fit import fit
+
+# Nobody is told what runs here. onnxruntime (since 1.29) and huggingface_hub look at these when first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Artifact", "HeadstartError", "Spec", "export", "fit", "load"]

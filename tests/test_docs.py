@@ -62,3 +62,12 @@ def test_the_changelog_names_this_version():
     import headstart
 
     assert f"## {headstart.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_serving_image_has_the_versions_that_are_tested_each_by_its_hash():
+    tested = set(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE))
+    locked = re.findall(r"^([\w.-]+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}.*\n?)+)",
+                        (ROOT / "deploy" / "requirements.txt").read_text("utf-8"), re.MULTILINE)
+    assert len(locked) > 20
+    assert {(name.lower().replace("_", "-"), version) for name, version, _ in locked} <= {
+        (name.lower().replace("_", "-"), version) for name, version in tested}, "run make lock"

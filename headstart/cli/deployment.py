@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Encoding, Json, Overwrite, RunArgument, Set, data_settings
+from .options import Encoding, Json, NoTexts, Overwrite, RunArgument, Set, data_settings
 
 
 def export(
@@ -19,6 +19,7 @@ def export(
         help="Rows to compare on; the run's own validation rows when absent.")] = None,
     max_loss: Annotated[float, typer.Option(help="Points of the metric that 8 bits may cost.")] = 0.5,
     overwrite: Overwrite = False,
+    no_texts: NoTexts = False,
     encoding: Encoding = None,
     set_: Set = [],  # noqa: B006
     as_json: Json = False,
@@ -29,7 +30,7 @@ def export(
     from ..runs.artifact import export_facts
 
     artifact = export.export(run, int8=int8, out=out, rows=rows, max_loss=max_loss, overwrite=overwrite,
-                             settings=data_settings(encoding, set_), progress=Progress())
+                             settings=data_settings(encoding, set_), progress=Progress(), texts=not no_texts)
     facts = export_facts(artifact.folder)
     print(f"{artifact.folder}: {facts['precision']}, {facts['model_bytes'] / 1e6:.1f} MB, passed its gate")
     if as_json:

@@ -16,6 +16,7 @@ OutFile = Annotated[Path | None, typer.Option(help="Write the JSON to this file,
 SpecOrData = Annotated[str, typer.Argument(metavar="SPEC_OR_DATA", help="A Spec (.yaml), or labelled rows.")]
 TaskName = Annotated[str | None, typer.Option(help="The kind of question, such as text-classification.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace what is at --out.")]
+NoTexts = Annotated[bool, typer.Option("--no-texts", help="Leave users' texts out of what is written.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 

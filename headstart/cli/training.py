@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import SpecError
-from .options import Encoding, Json, Overwrite, Set, SpecOrData, TaskName
+from .options import Encoding, Json, NoTexts, Overwrite, Set, SpecOrData, TaskName
 
 
 def fit(
@@ -25,6 +25,7 @@ def fit(
     set_: Set = [],  # noqa: B006 - typer copies it
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
+    no_texts: NoTexts = False,
     as_json: Json = False,
     help_spec: Annotated[bool, typer.Option("--help-spec", help="Print every field of a Spec, and exit.")] = False,
 ) -> None:
@@ -37,8 +38,8 @@ def fit(
     if source is None:
         raise typer.BadParameter("name a Spec or a data file", param_hint="SPEC_OR_DATA")
     options = {"backbone": backbone, "method": method, "task": task, "seed": seed,
-               "data": {"encoding": encoding} if encoding else None}
-    overrides = {key: value for key, value in options.items() if value is not None}
+               "data": {**({"encoding": encoding} if encoding else {}), **({"keep_texts": False} if no_texts else {})}}
+    overrides = {key: value for key, value in options.items() if value not in (None, {})}
     from ..core.progress import Progress
     from ..runs import evidence, fit
 

@@ -174,7 +174,10 @@ class Truncation:
 
 @dataclass(frozen=True)
 class DataCounts:
-    """Where the rows came from, how many there are, and what was counted on the way."""
+    """Where the rows came from, how many there are, and what was counted on the way.
+
+    validation_sha256: of the validation rows in their order, by which an export knows them again; "" in older runs.
+    """
 
     source: str | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
@@ -182,6 +185,7 @@ class DataCounts:
     n_validation: int | None = None
     n_test: int | None = None
     languages: Sequence[str] = ()
+    validation_sha256: str = ""
 
 
 @dataclass(frozen=True)

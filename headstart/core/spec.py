@@ -52,6 +52,8 @@ class DataSpec(_Part):
     normalize_labels: bool = Field(False, description="strip blanks and lower the case of labels")
     max_tokens: int = Field(256, ge=4, description="longest window; what does not fit is cut and counted")
     max_chars: int = Field(1_000_000, ge=1, description="longest text that is read at all")
+    keep_texts: bool = Field(
+        True, description="false: no row's text stands in the artifact; golden inputs are made up, mistakes left out")
     max_bytes: int = Field(4_000_000_000, ge=1, description="largest file, decompressed, that is read at all")
 
 

@@ -213,6 +213,16 @@ class Task(abc.ABC):
         """A row without its answer."""
         return {column: value for column, value in row.items() if column not in self.columns.gold}
 
+    def made_up(self, row: Row) -> list[Row]:
+        """Rows with the columns that a model reads of `row`, and not a word of it: from `examples`."""
+        blind = self.without_gold(row)
+        examples = [self.without_gold(example) for example in self.examples]
+        nearest = max(len(blind.keys() & example.keys()) for example in examples)
+        filled = {column: "another text" if isinstance(value, str) else ["another text"]
+                  for column, value in blind.items() if isinstance(value, str | list)}
+        return [{column: value for column, value in {**filled, **example}.items() if column in blind}
+                for example in examples if len(blind.keys() & example.keys()) == nearest]
+
     @property
     def is_solvable(self) -> bool:
         """Whether this task has a `solve`."""

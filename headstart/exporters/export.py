@@ -41,7 +41,7 @@ COPIED = ("tokenizer.json", "task.json", "scores.json")
 
 def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None, rows: str | None = None,
            max_loss: float = MAX_LOSS, overwrite: bool = False, settings: Mapping[str, Any] | None = None,
-           progress: Progress | None = None) -> Artifact:
+           progress: Progress | None = None, texts: bool = True) -> Artifact:
     """Export a finished run to a folder that answers without torch, proven to answer as the run does.
 
     int8:     weights in 8 bits; what the gate needs stays in 32.
@@ -49,6 +49,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     rows:     a source of rows to compare on; absent: the run's validation rows, read again, or its golden inputs.
     max_loss: points of the task's metric that 8 bits may cost; see parity.
     settings: how `rows` is read, where it is not read as the run's own data.
+    texts:    False: golden inputs are made up and mistakes are left out, so that no row's text goes along.
 
     Returns  the exported artifact, read back with its golden inputs answered.
     Raises   ParityError when the gate is not passed; `out` is then as it was.
@@ -76,7 +77,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
         progress.say(f"fp32: every answer agrees; numbers to {results['fp32']['largest_difference']:.1g}")
         if int8:
             exported, results["int8"] = _in_8_bits(gate, folder / graph.file("model"), max_loss, spec, progress)
-        _fill(folder, loaded, exported, results)
+        _fill(folder, loaded, exported, results, texts)
         del exported
         files.seal(folder)
         read = artifact.read_back(folder)  # its golden inputs are answered before anyone sees it
@@ -94,8 +95,9 @@ def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | No
             raise DataError("-", "standard input cannot be read twice.")
         question = tasks.build(loaded.spec.task)
         tables = read_splits(loaded.spec.data, question)
-        rows = splits.make(tables, loaded.spec.data, question, loaded.spec.seed).validation.rows[:MAX_ROWS]
-        if parity.blind(loaded.task, rows[: len(golden)]) != golden:
+        table = splits.make(tables, loaded.spec.data, question, loaded.spec.seed).validation
+        rows, sha256 = table.rows[:MAX_ROWS], loaded.certificate.data.validation_sha256
+        if sha256 != table.digest() if sha256 else parity.blind(loaded.task, rows[: len(golden)]) != golden:
             raise DataError(loaded.spec.data.train, "no longer holds the rows that the run was fitted on.")
         return Rows(rows, "the run's validation rows", is_labelled=True)
     except HeadstartError as error:
@@ -177,11 +179,18 @@ def _better_range(gate: Gate, path: Path, candidate: Path, plan: graph.Plan) -> 
     return min(distances, key=distances.__getitem__)  # of equals the first
 
 
-def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mapping[str, Any]) -> None:
+def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mapping[str, Any],
+          texts: bool) -> None:
     """The files beside the graphs: all that serving reads, as JSON, and a page for people."""
     for name in COPIED:
         (folder / name).write_bytes((loaded.folder / name).read_bytes())
     golden, is_int8 = artifact.golden(loaded.folder), "int8" in results
+    rows = [entry["row"] for entry in golden]
+    if not texts:
+        rows = loaded.task.made_up(rows[0])
+        details = {**loaded.scores.get("details", {}), "mistakes": []}
+        scores = json.dumps({**loaded.scores, "details": details}, ensure_ascii=False, indent=1)
+        (folder / "scores.json").write_text(scores, "utf-8")
     graphs = {name: {"file": graph.file(name), "inputs": opened.inputs, "outputs": opened.outputs}
               for name, opened in exported.graphs.items()}
     facts = {"format": files.FORMAT, "precision": "int8" if is_int8 else "fp32",
@@ -191,9 +200,8 @@ def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mappin
              "run_manifest_sha256": files.identity(loaded.folder),
              "model_bytes": sum((folder / graph.file(name)).stat().st_size for name in graphs),
              "versions": machine.versions(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
-    if is_int8:  # in 32 bits the answers must stay those of the run itself
-        rows = [entry["row"] for entry in golden]
-        answers = predict(loaded.task, rows, loaded.reader, exported,
+    if is_int8 or not texts:  # in 32 bits the answers must stay those of the run itself
+        answers = predict(loaded.task, rows, loaded.reader, exported if is_int8 else loaded.runtime,
                           tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
         golden = [{"row": row, "prediction": answer} for row, answer in zip(rows, answers, strict=True)]
     lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in golden)

@@ -189,8 +189,10 @@ def certify(job: Job, predictions: Sequence[Prediction], outcomes: np.ndarray,
     n_cut_N = {part: job.windows[part].n_cut_of_rows(len(job.rows(part))) for part in ("train", "test")}
     n_tokens = {part: int(job.windows[part].lengths_N.sum()) for part in n_cut_N}
     truncation = evidence.truncation(task, outcomes, job.backbone.reader.max_tokens, n_cut_N, n_tokens)
-    return dataclasses.replace(scores, details=Details.from_json(task.details(predictions, rows)),
-                               truncation=truncation)
+    details = Details.from_json(task.details(predictions, rows))
+    if not spec.data.keep_texts:
+        details = dataclasses.replace(details, mistakes=())
+    return dataclasses.replace(scores, details=details, truncation=truncation)
 
 
 def cost(job: Job, learner: Learner | None, model_seconds: float, total_seconds: float) -> Cost:
@@ -219,13 +221,15 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
         base_model=hub_id(spec.backbone), head=spec.head.model_dump(),
         curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
         kept=learner.kept if learner else None,
-        data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test)),
+        data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test),
+                        validation_sha256=parts.validation.digest()),
         machine=machine.describe(job.device), versions=machine.versions(), spec_sha256=spec.identity(),
         backbone_sha256=job.backbone.sha256, created=datetime.now(UTC).isoformat(timespec="seconds"))
     steps = job.work / "steps.jsonl"
     spec_yaml = to_yaml(spec, job.origins)
     with files.write_folder(final) as folder:
-        golden = parts.validation.rows[: artifact.N_GOLDEN]
+        rows = parts.validation.rows[: artifact.N_GOLDEN]
+        golden = rows if spec.data.keep_texts else job.task.made_up(rows[0])
         weights.save(folder, job.model, job.task, job.backbone, golden, job.method.plan.stores_backbone)
         measured = cost(job, learner, learned - began, time.perf_counter() - began)
         n_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
