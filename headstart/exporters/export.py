@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import tasks
-from ..core import files, machine
+from ..core import files, machine, manifest
 from ..core.errors import ArtifactError, DataError, HeadstartError, ParityError, SpecError
 from ..core.model import Model
 from ..core.predict import predict
@@ -78,7 +78,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
             exported, results["int8"] = _in_8_bits(gate, folder / graph.file("model"), max_loss, spec, progress)
         _fill(folder, loaded, exported, results)
         del exported
-        files.seal(folder)
+        manifest.seal(folder)
         read = artifact.read_back(folder)  # its golden inputs are answered before anyone sees it
     return dataclasses.replace(read, folder=final)
 
@@ -184,11 +184,11 @@ def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mappin
     golden, is_int8 = artifact.golden(loaded.folder), "int8" in results
     graphs = {name: {"file": graph.file(name), "inputs": opened.inputs, "outputs": opened.outputs}
               for name, opened in exported.graphs.items()}
-    facts = {"format": files.FORMAT, "precision": "int8" if is_int8 else "fp32",
+    facts = {"format": manifest.FORMAT, "precision": "int8" if is_int8 else "fp32",
              "tolerance": INT8_TOLERANCE if is_int8 else GOLDEN_TOLERANCE,
              "reader": loaded.reader.facts,
              "spec": loaded.spec.model_dump(), "graphs": graphs, "gate": results,
-             "run_manifest_sha256": files.identity(loaded.folder),
+             "run_manifest_sha256": manifest.identity(loaded.folder),
              "model_bytes": sum((folder / graph.file(name)).stat().st_size for name in graphs),
              "versions": machine.versions(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     if is_int8:  # in 32 bits the answers must stay those of the run itself

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import tasks
-from ..core import files, statistics
+from ..core import manifest, statistics
 from ..core.errors import ArtifactError, DataError, Problem, shorten
 from ..core.predict import is_close, predict
 from ..core.reader import Reader
@@ -133,7 +133,7 @@ def load(folder: str | Path, device: str | None = None, n_threads: int | None = 
         raise ArtifactError(str(folder), what,
                             "Finish it with the same headstart fit command and --resume." if unfinished
                             else "Make one: headstart fit DATA --out FOLDER")
-    problems = files.verify(folder)
+    problems = manifest.verify(folder)
     if problems:
         raise ArtifactError(str(folder), "; ".join(problems[:10]) + ".", "Copy the folder again, or fit it again.")
     return read_back(folder, device, n_threads)
@@ -142,9 +142,9 @@ def load(folder: str | Path, device: str | None = None, n_threads: int | None = 
 def read_back(folder: Path, device: str | None = None, n_threads: int | None = None) -> Artifact:
     """`load` for a folder whose hashes this process has just written or checked: they are not computed again."""
     described = json.loads((folder / "task.json").read_text("utf-8"))
-    if described.get("format") != files.FORMAT:
+    if described.get("format") != manifest.FORMAT:
         raise ArtifactError(str(folder), f"has format {shorten(described.get('format'))}; this version reads "
-                            f"{files.FORMAT}.",
+                            f"{manifest.FORMAT}.",
                             "Use the version of headstart that wrote it (versions in scores.json).")
     task, tolerance = tasks.restore(described["name"], described["fields"]), GOLDEN_TOLERANCE
     if (folder / EXPORT).exists():
@@ -185,10 +185,10 @@ def _graph_files(folder: Path, facts: dict[str, Any]) -> dict[str, Path]:
         names = {name: str(graph["file"]) for name, graph in graphs.items()}
     except (AttributeError, KeyError, TypeError):
         names = {}
-    hashes = files.read_manifest(folder)
+    hashes = manifest.read_manifest(folder)
     if "model" not in names or not all(GRAPH_FILE.fullmatch(name) and name in hashes for name in names.values()):
         raise ArtifactError(str(folder / EXPORT), f"lists graphs that cannot be opened: {shorten(graphs)}; "
-                            f"\"model\" is one, and each a file of this folder that {files.MANIFEST} holds.",
+                            f"\"model\" is one, and each a file of this folder that {manifest.MANIFEST} holds.",
                             "Export the run again.")
     return {name: folder / file for name, file in names.items()}
 

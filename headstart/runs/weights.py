@@ -19,7 +19,7 @@ except ImportError as error:
     raise MissingExtraError("opening a run's own weights", error.name or "torch", "train") from None
 
 from .. import methods
-from ..core import files
+from ..core import manifest
 from ..core.model import Model
 from ..core.predict import predict
 from ..core.reader import Reader
@@ -52,7 +52,7 @@ def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
         raise ArtifactError(str(folder), "is exported and holds no weights to open.",
                             "Name the run that it was exported from.")
     n_extra_tokens = methods.build(spec.method).plan.n_extra_tokens
-    sha256 = files.read_manifest(folder).get(WEIGHTS)  # None: the weights are those of the backbone itself
+    sha256 = manifest.read_manifest(folder).get(WEIGHTS)  # None: the weights are those of the backbone itself
     backbone = load_backbone(str(folder.absolute()) if sha256 else spec.backbone, spec.data.max_tokens,
                               n_extra_tokens, sha256)
     if not sha256:
@@ -99,7 +99,7 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
         if (backbone.folder / name).is_file():
             shutil.copyfile(backbone.folder / name, folder / name)
     backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))
-    described = {"format": files.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
+    described = {"format": manifest.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
     (folder / "task.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
     blind = [task.without_gold(row) for row in golden]
     answers = predict(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu")))

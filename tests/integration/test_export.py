@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 import headstart
 from headstart import methods, tasks
 from headstart.core.errors import ArtifactError, DataError, ParityError, RunFolderError, SpecError
-from headstart.core.files import seal
+from headstart.core.manifest import seal
 from headstart.core.progress import Progress
 from headstart.core.values import Runtime
 from headstart.exporters import fusions, graph, parity
