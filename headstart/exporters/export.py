@@ -35,7 +35,7 @@ from .parity import Gate, Rows
 
 MAX_LOSS = 0.5  # points
 MAX_ROWS = 2_000
-INT8_TOLERANCE = 1e-2  # of a golden score: sums of rounded numbers differ a little more between machines
+INT8_TOLERANCE = artifact.MAX_TOLERANCE  # of a golden score: sums of rounded numbers differ more between machines
 COPIED = ("tokenizer.json", "task.json", "scores.json")
 
 
@@ -217,8 +217,9 @@ def page(loaded: Artifact, facts: Mapping[str, Any]) -> str:
     return "\n\n".join([
         f"# {_plain(str(scores.get('backbone', 'a model')))}, fitted for {loaded.task.name}, exported in "
         f"{facts['precision']}", f"{_plain(scores['metric'])} {scores['score']:.4f} on {scores['n_test']:,} test rows.",
-        *proof, "```sh\npip install 'headstart[runtime]'\nheadstart predict . rows.csv\n```",
-        '```python\nimport headstart\n\nartifact = headstart.load(".")\nartifact.predict(rows)\n```',
+        *proof, "From outside of this folder, called FOLDER here: Python imports what lies where it is "
+        "started.", "```sh\npip install 'headstart[runtime]'\nheadstart predict FOLDER rows.csv\n```",
+        '```python\nimport headstart\n\nartifact = headstart.load("FOLDER")\nartifact.predict(rows)\n```',
         "It answers without torch. Its golden inputs are answered again at every load."]) + "\n"
 
 

@@ -41,7 +41,8 @@ ADAPTED = ["lora", "ia3", "prefix-tuning", "prompt-tuning", "adapter"]
 
 
 NOT_FUSED = ("gpt2",)  # transformers 5.23 fuses it to a graph that onnxruntime 1.32 does not load
-SKIPPING = ("albert", "bert", "distilbert", "electra", "roberta")  # the others have no attention that is fused
+SKIPPING = ("albert", "bert", "camembert", "distilbert", "electra", "roberta",
+            "xlm-roberta")  # the others have no attention that is fused
 QUICK = ("relation-extraction", "prefix-tuning", "gpt2")  # of each kind, what is hardest to export; others are slow
 
 

@@ -193,10 +193,10 @@ def test_a_folder_that_its_writer_sealed_is_sealed_again_only_if_it_changed(tmp_
 def test_a_missing_file_a_missing_manifest_and_a_path_outside(copy):
     (copy / "config.json").unlink()
     assert manifest.verify(copy) == ["config.json is missing"]
-    (copy / "MANIFEST.json").write_text(json.dumps({"sha256": {"../x": "0"}}))
-    assert manifest.verify(copy) == ["MANIFEST.json names a path outside the folder"]
+    (copy / "MANIFEST.json").write_text(json.dumps({"format": 1, "sha256": {"../x": "0"}}))
+    assert manifest.verify(copy) == ['MANIFEST.json names a path outside the folder: "../x"']
     (copy / "MANIFEST.json").write_text("[]")
-    assert manifest.verify(copy) == ["MANIFEST.json is damaged"]
+    assert manifest.verify(copy) == ['MANIFEST.json holds []; a JSON object is wanted here']
 
 
 def test_an_artifact_that_answers_otherwise_does_not_load(copy):
