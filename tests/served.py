@@ -32,7 +32,7 @@ def finished_run(out: Path, backbone: Path, name: str, rows: Sequence[dict[str, 
     with sealed.write_folder(out) as folder:
         weights.save(folder, backbones.build_model(loaded, task, spec.head.pooling, 0), task, loaded, rows)
         (folder / "spec.yaml").write_text(specs.to_yaml(spec, origins), "utf-8")
-        (folder / "scores.json").write_text(json.dumps({"metric": task.metric, "score": 0.5}), "utf-8")
+        (folder / "scores.json").write_text(json.dumps({"metric": task.metric, "score": 0.5, "n_test": 8}), "utf-8")
     return out
 
 

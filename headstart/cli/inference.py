@@ -25,7 +25,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer new rows: one JSON object a line, in the order of the rows."""
-    from ..core import files
+    from ..core import files, manifest
     from ..use import answers, triples
 
     if out is not None:
@@ -43,7 +43,7 @@ def predict(
         for line in lines():
             print(line)
     else:
-        runs = [files.identity(folder) for folder in (run, entities) if folder]
+        runs = [manifest.identity(folder) for folder in (run, entities) if folder]
         n_rows = files.write_lines(out, lines, {"runs": runs, "source": source, "settings": settings}, resume=resume,
                                 overwrite=overwrite)
         if as_json:

@@ -31,6 +31,8 @@ def cache(
 def report(run: RunArgument, as_json: Json = False) -> None:
     """Write the report of a finished run again, and name it."""
     from ..report.page import write
+    from ..runs.artifact import check_seal
 
+    check_seal(run)
     path = write(run)
     print(json.dumps({"report": str(path)}) if as_json else path)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .scores import Interval, Score, read_fields
+from .errors import RunFolderError
+from .scores import Interval, Score, score_fields
+from .untrusted import instance
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,15 @@ class CellResult:
     versions: Mapping[str, str]
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> CellResult:
-        """A line of cells.jsonl."""
-        n, seed = values["n_test"], values["seed"]
-        baselines = {name: Score.from_json(entry, n, seed) for name, entry in values["baselines"].items()}
-        return read_fields(cls, {**values, "score": Score.from_json(values, n, seed), "baselines": baselines,
-                                 "costs": read_fields(Costs, values)})
+    def from_json(cls, values: Mapping[str, Any], where: str) -> CellResult:
+        """A line of cells.jsonl. Raises RunFolderError for one that is not as `to_json` writes it."""
+        try:
+            shared = {"n": values["n_test"], "seed": values["seed"]}
+            parts = {"score": score_fields(values, shared), "costs": values,
+                     "baselines": {name: score_fields(entry, shared) for name, entry in values["baselines"].items()}}
+        except (AttributeError, KeyError, TypeError):
+            raise RunFolderError(where, "is no result of a comparison.", "Start anew: --overwrite") from None
+        return instance(cls, {**values, **parts}, where, RunFolderError)
 
     def to_json(self) -> dict[str, Any]:
         """As `from_json` takes it."""

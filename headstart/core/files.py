@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -19,9 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import HeadstartError, ResourceError, RunFolderError
-
-MANIFEST = "MANIFEST.json"
-FORMAT = 1  # of a run's folder; its task.json holds it
+from .manifest import fsync, is_sealed, seal
 
 
 @contextmanager
@@ -38,7 +35,7 @@ def write_folder(final: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            if not _is_sealed(temporary):
+            if not is_sealed(temporary):
                 seal(temporary)
             replace(temporary, final)
         finally:
@@ -157,25 +154,6 @@ def _whole_lines(file: IO[bytes]) -> int:
     return n
 
 
-def seal(folder: Path) -> None:
-    """Make all files in `folder` durable, and write the manifest of what lies there then."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    for path in files:
-        _fsync(path)
-    hashes = {str(p.relative_to(folder)): sha256(p) for p in files}
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"format": 1, "sha256": hashes}, indent=1) + "\n", "utf-8")
-    _fsync(manifest)
-    _fsync(folder)
-
-
-def _is_sealed(folder: Path) -> bool:
-    """Whether no file was written after the manifest."""
-    manifest = folder / MANIFEST
-    return manifest.exists() and all(path.stat().st_mtime_ns <= manifest.stat().st_mtime_ns
-                                     for path in folder.rglob("*"))
-
-
 def replace(source: Path, final: Path) -> None:
     """Put `source` in the place of `final`; an old `final` is moved aside first and removed last."""
     old = final.with_name(final.name + ".old")
@@ -183,57 +161,8 @@ def replace(source: Path, final: Path) -> None:
     if final.exists():
         final.rename(old)
     source.rename(final)
-    _fsync(final.parent)
+    fsync(final.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def read_manifest(folder: Path) -> dict[str, str]:
-    """The sha256 (hex) of each file of a sealed folder, by its path in it."""
-    hashes = json.loads((folder / MANIFEST).read_text("utf-8"))["sha256"]
-    return {str(name): str(value) for name, value in hashes.items()}
-
-
-def verify(folder: Path) -> list[str]:
-    """What is wrong with a sealed folder: "model.safetensors is missing" and so on; empty when it is whole.
-
-    Cost  reads every byte.
-    """
-    try:
-        hashes = read_manifest(folder)
-    except FileNotFoundError:
-        return [f"{MANIFEST} is missing"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return [f"{MANIFEST} is damaged"]
-    problems = []
-    for name, expected in hashes.items():
-        path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            problems.append(f"{MANIFEST} names a path outside the folder")
-        elif not path.is_file():
-            problems.append(f"{name} is missing")
-        elif sha256(path) != expected:
-            problems.append(f"{name} is damaged (its sha256 is not the manifest's)")
-    return problems
-
-
-def identity(folder: str | Path) -> str:
-    """sha256 (hex) of a sealed folder's manifest: equal for equal folders. "" where there is none."""
-    manifest = Path(folder) / MANIFEST
-    return sha256(manifest) if manifest.is_file() else ""
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_existing(out: Path, allowed: bool) -> None:

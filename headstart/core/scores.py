@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from .errors import ArtifactError, shorten
+from .untrusted import instance
 
 FORMAT = 1
 
 Interval = tuple[float, float]  # low, high
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,6 @@ class Score:
     n: int
     seed: int | None
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], n: int, seed: int | None) -> Score:
-        """As `to_json` writes it; n and seed are those of the file."""
-        ends = values.get("interval")
-        return cls(values["score"], (ends[0], ends[1]) if ends else None, n, seed, values.get("scores", {}))
 
     def to_json(self) -> dict[str, Any]:
         """Without n and seed: those of a file hold for all its scores."""
@@ -128,12 +122,7 @@ class Details:
     @classmethod
     def from_json(cls, details: Mapping[str, Any]) -> Details:
         """What `Task.details` returns."""
-        parts = {"per_label": [read_fields(LabelScore, label) for label in details.get("per_label", ())],
-                 "mistakes": [read_fields(Mistake, mistake) for mistake in details.get("mistakes", ())],
-                 **{name: read_fields(kind, details[name]) for name, kind in (("groups", Groups), ("scatter", Scatter))
-                    if details.get(name)}}
-        known = {field.name for field in fields(cls)}
-        return read_fields(cls, {**details, **parts, "other": {k: v for k, v in details.items() if k not in known}})
+        return instance(cls, _details(details), "details", ArtifactError)
 
     def to_json(self) -> dict[str, Any]:
         """Only what there is: tasks differ in what they show."""
@@ -164,12 +153,6 @@ class Truncation:
     score_cut: float | None = None
     n_whole: int | None = None
     score_whole: float | None = None
-
-    @classmethod
-    def from_json(cls, truncation: Mapping[str, Any]) -> Truncation:
-        """As `Scores.to_json` writes it."""
-        splits = {name: read_fields(Cut, truncation[name]) for name in ("train", "test") if truncation.get(name)}
-        return read_fields(cls, {**truncation, **splits})
 
 
 @dataclass(frozen=True)
@@ -244,19 +227,12 @@ class Scores:
             what = (f"has no {', '.join(missing)}; a certificate has" if missing
                     else f"has format {shorten(values['format'])}; this version reads {FORMAT}")
             raise ArtifactError(where, f"{what}.", "Use the version of headstart that wrote it, or fit again.")
-        n, seed = values["n_test"], values.get("seed")
-        parts = {
-            "fitted": Score.from_json(values, n, seed),
-            "baselines": {name: Score.from_json(entry, n, seed) for name, entry in values.get("baselines", {}).items()},
-            "gains": {name: Gain(entry["difference"], (entry["interval"][0], entry["interval"][1]), n, seed)
-                      for name, entry in values.get("gain_over", {}).items()},
-            "details": Details.from_json(values.get("details", {})),
-            "truncation": Truncation.from_json(values["truncation"]) if values.get("truncation") else None,
-            "curve": [read_fields(Evaluation, entry) for entry in values.get("curve", ())],
-            "kept": read_fields(Kept, values["kept"]) if values.get("kept") else None,
-            "data": read_fields(DataCounts, values.get("data", {})), "cost": read_fields(Cost, values.get("cost", {})),
-        }
-        return read_fields(cls, {**values, **parts})
+        try:
+            parts = _parts(values)
+        except (AttributeError, KeyError, TypeError):
+            raise ArtifactError(where, "is no certificate: its scores and gains are not as headstart writes them.",
+                                "Copy the folder again, or fit again.") from None
+        return instance(cls, {**values, **parts}, where, ArtifactError)
 
     def to_json(self) -> dict[str, Any]:
         """The values of scores.json."""
@@ -275,7 +251,23 @@ class Scores:
         }
 
 
-def read_fields(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass of the keys that it has as fields; others are passed over."""
-    names = [part.name for part in fields(kind)]  # type: ignore[arg-type]
-    return kind(**{name: values[name] for name in names if name in values})
+def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of Scores that scores.json has in another shape: n and seed stand there once."""
+    shared = {"n": values["n_test"], "seed": values.get("seed")}
+    return {"fitted": score_fields(values, shared),
+            "baselines": {name: score_fields(entry, shared) for name, entry in values.get("baselines", {}).items()},
+            "gains": {name: {**entry, **shared} for name, entry in values.get("gain_over", {}).items()},
+            "details": _details(values.get("details", {})),
+            "truncation": values.get("truncation") or None, "kept": values.get("kept") or None}
+
+
+def score_fields(entry: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Score as `to_json` writes them. shared: n and seed, which hold for all scores of a file."""
+    return {"value": entry["score"], "interval": entry.get("interval") or None, "metrics": entry.get("scores", {}),
+            **shared}
+
+
+def _details(values: Mapping[str, Any]) -> dict[str, Any]:
+    known = {field.name for field in fields(Details)}
+    return {**values, "groups": values.get("groups") or None, "scatter": values.get("scatter") or None,
+            "other": {key: value for key, value in values.items() if key not in known}}

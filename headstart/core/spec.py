@@ -50,7 +50,7 @@ class DataSpec(_Part):
     rare_labels: Literal["error", "skip", "train"] = Field(
         "error", description="labels with too few rows to split: train keeps them there, skip leaves them out")
     normalize_labels: bool = Field(False, description="strip blanks and lower the case of labels")
-    max_tokens: int = Field(256, ge=4, description="longest window; what does not fit is cut and counted")
+    max_tokens: int = Field(256, ge=4, le=1_000_000, description="longest window; what does not fit is cut and counted")
     max_chars: int = Field(1_000_000, ge=1, description="longest text that is read at all")
     keep_texts: bool = Field(
         True, description="false: no row's text stands in the artifact; golden inputs are made up, mistakes left out")
@@ -92,9 +92,10 @@ class TrainSpec(_Part):
 class EvaluateSpec(_Part):
     """How the certificate is computed."""
 
-    n_resamples: int = Field(2000, ge=100, description="bootstrap resamples behind every interval")
+    n_resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples behind every interval")
     baselines: bool = Field(True, description="also fit and score what the model must beat")
-    tokens_per_batch: int = Field(1024, ge=1, description="padded tokens in one forward pass; a GPU likes more")
+    tokens_per_batch: int = Field(
+        1024, ge=1, le=10_000_000, description="padded tokens in one forward pass; a GPU likes more")
 
 
 NAMED = ("task", "method")  # fields that are {name: ..., option: value}

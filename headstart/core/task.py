@@ -153,6 +153,13 @@ class Task(abc.ABC):
     def learn(self, rows: Sequence[Row]) -> Self:
         """The task with what only the data tells (labels, ranges). Raises DataError when they cannot be."""
 
+    def flaw_of_learned(self) -> str | None:
+        """What cannot be together among the fields of a learned task, in words; None when nothing is.
+
+        An artifact's task.json may say anything; the fields' own types and ranges were checked before.
+        """
+        return None
+
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         """(index, complaint) for rows whose gold this learned task cannot mean, such as a label never seen."""
         return []
@@ -274,6 +281,13 @@ class Task(abc.ABC):
         """Write to an artifact's folder what lets another library load it; called where the weights stand there whole
         and the head is ours. output: its last linear layer."""
         return
+
+
+def flaw_of_labels(labels: Sequence[str]) -> str | None:
+    """What is wrong with the labels that a task learned, in words; None when nothing is."""
+    if not labels or not all(label.strip() for label in labels):
+        return f"labels are {shorten(list(labels))}; there must be some, and none empty"
+    return "labels hold one twice" if len(set(labels)) < len(labels) else None
 
 
 def flaw_of_text(column: str, value: Any) -> str | None:

@@ -6,16 +6,20 @@ A pipe, a device or a file without end never blocks a reader: the kind of file i
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .errors import HeadstartError, shorten
+from .errors import MAX_PROBLEMS_SHOWN, HeadstartError, shorten
 
 MAX_JSON_BYTES = 20_000_000
 MAX_JSON_DEPTH = 64
+T = TypeVar("T")
+
 KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISCHR, "a device"),
          (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket"))
 
@@ -55,7 +59,7 @@ def read_text(path: Path, error: type[HeadstartError], max_bytes: int = MAX_JSON
 def parse_json(text: str | bytes, where: str, error: type[HeadstartError], max_depth: int = MAX_JSON_DEPTH) -> Any:
     """A JSON value. Raises `error` for what is not JSON: a key twice, NaN and Infinity, deep nesting, huge numbers."""
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise error(where, "is nested too deeply.", "The file is damaged; fetch it again.") from None
     except ValueError as reason:
@@ -75,12 +79,43 @@ def read_json(path: Path, error: type[HeadstartError], max_bytes: int = MAX_JSON
     return value
 
 
+def instance(kind: type[T], value: Any, where: str, error: type[HeadstartError]) -> T:
+    """A JSON value as a `kind` (a dataclass or a pydantic model), checked against its annotations, nothing converted.
+
+    Raises `error` with all that does not fit. Keys that `kind` does not have are passed over, unless it forbids them.
+    """
+    import pydantic
+
+    try:
+        checked: T = _adapter(kind).validate_json(json.dumps(value), strict=True)  # type: ignore[arg-type]
+        return checked
+    except pydantic.ValidationError as reason:
+        problems = [f"{'.'.join(map(str, problem['loc'])) or 'the whole'}: {shorten(problem['input'])} is not allowed; "
+                    f"it {problem['msg'].removeprefix('Input ')}" for problem in reason.errors()]
+        more = len(problems) - MAX_PROBLEMS_SHOWN
+        problems[MAX_PROBLEMS_SHOWN:] = [f"... and {more:,} more"] if more > 0 else []
+        raise error(where, "\n".join(problems) + ".", "The file is damaged; fetch it again.") from None
+
+
+@cache
+def _adapter(kind: type) -> Any:
+    import pydantic
+
+    return pydantic.TypeAdapter(kind)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {shorten(next(key for key in keys if keys.count(key) > 1))} stands twice")
     return values
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{shorten(text)[1:-1]} is beyond what a number can be")
+    return value
 
 
 def _no_constant(name: str) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import tasks
-from ..core import files, machine
+from ..core import files, machine, manifest
 from ..core.errors import ArtifactError, DataError, HeadstartError, ParityError, SpecError
 from ..core.model import Model
 from ..core.predict import predict
@@ -35,7 +35,7 @@ from .parity import Gate, Rows
 
 MAX_LOSS = 0.5  # points
 MAX_ROWS = 2_000
-INT8_TOLERANCE = 1e-2  # of a golden score: sums of rounded numbers differ a little more between machines
+INT8_TOLERANCE = artifact.MAX_TOLERANCE  # of a golden score: sums of rounded numbers differ more between machines
 COPIED = ("tokenizer.json", "task.json", "scores.json")
 
 
@@ -79,7 +79,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
             exported, results["int8"] = _in_8_bits(gate, folder / graph.file("model"), max_loss, spec, progress)
         _fill(folder, loaded, exported, results, texts)
         del exported
-        files.seal(folder)
+        manifest.seal(folder)
         read = artifact.read_back(folder)  # its golden inputs are answered before anyone sees it
     return dataclasses.replace(read, folder=final)
 
@@ -193,11 +193,11 @@ def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mappin
         (folder / "scores.json").write_text(scores, "utf-8")
     graphs = {name: {"file": graph.file(name), "inputs": opened.inputs, "outputs": opened.outputs}
               for name, opened in exported.graphs.items()}
-    facts = {"format": files.FORMAT, "precision": "int8" if is_int8 else "fp32",
+    facts = {"format": manifest.FORMAT, "precision": "int8" if is_int8 else "fp32",
              "tolerance": INT8_TOLERANCE if is_int8 else GOLDEN_TOLERANCE,
              "reader": loaded.reader.facts,
              "spec": loaded.spec.model_dump(), "graphs": graphs, "gate": results,
-             "run_manifest_sha256": files.identity(loaded.folder),
+             "run_manifest_sha256": manifest.identity(loaded.folder),
              "model_bytes": sum((folder / graph.file(name)).stat().st_size for name in graphs),
              "versions": machine.versions(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     if is_int8 or not texts:  # in 32 bits the answers must stay those of the run itself
@@ -225,8 +225,9 @@ def page(loaded: Artifact, facts: Mapping[str, Any]) -> str:
     return "\n\n".join([
         f"# {_plain(str(scores.get('backbone', 'a model')))}, fitted for {loaded.task.name}, exported in "
         f"{facts['precision']}", f"{_plain(scores['metric'])} {scores['score']:.4f} on {scores['n_test']:,} test rows.",
-        *proof, "```sh\npip install 'headstart[runtime]'\nheadstart predict . rows.csv\n```",
-        '```python\nimport headstart\n\nartifact = headstart.load(".")\nartifact.predict(rows)\n```',
+        *proof, "From outside of this folder, called FOLDER here: Python imports what lies where it is "
+        "started.", "```sh\npip install 'headstart[runtime]'\nheadstart predict FOLDER rows.csv\n```",
+        '```python\nimport headstart\n\nartifact = headstart.load("FOLDER")\nartifact.predict(rows)\n```',
         "It answers without torch. Its golden inputs are answered again at every load."]) + "\n"
 
 

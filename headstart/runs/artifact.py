@@ -24,27 +24,36 @@ Nothing here imports torch: weights.py does, where the folder is not an exported
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from .. import tasks
-from ..core import files, statistics
+from ..core import manifest, statistics
 from ..core.errors import ArtifactError, DataError, Problem, shorten
 from ..core.predict import is_close, predict
 from ..core.reader import Reader
 from ..core.scores import Scores
-from ..core.spec import Spec, read_spec
+from ..core.spec import Spec, read_spec, resolve_layers
 from ..core.task import Task
+from ..core.untrusted import instance, parse_json, read_json, read_text
 from ..core.values import Prediction, Row, Runtime
 from ..readers.text import TextReader
 from . import runtime
 
 N_GOLDEN = 10
 GOLDEN_TOLERANCE = 1e-3  # of a score, between machines; on one machine answers are equal to the last bit
+MAX_TOLERANCE = 1e-2  # of an export in 8 bits
+MAX_GOLDEN_BYTES = 50_000_000  # ten rows of a million characters each
+MAX_TOKENIZER_BYTES = 200_000_000
 EXPORT = "export.json"
+# What headstart writes. Nothing that Python imports or unpickles, whatever a manifest says.
+KINDS = (".json", ".jsonl", ".yaml", ".txt", ".md", ".npy", ".safetensors", ".onnx")
 FORMER_GRAPHS = {"model": {"file": "model.onnx"}}  # of a folder that was exported before export.json listed them
 GRAPH_FILE = re.compile(r"[a-z][a-z0-9_-]*\.onnx")
 
@@ -133,76 +142,145 @@ def load(folder: str | Path, device: str | None = None, n_threads: int | None = 
         raise ArtifactError(str(folder), what,
                             "Finish it with the same headstart fit command and --resume." if unfinished
                             else "Make one: headstart fit DATA --out FOLDER")
-    problems = files.verify(folder)
-    if problems:
-        raise ArtifactError(str(folder), "; ".join(problems[:10]) + ".", "Copy the folder again, or fit it again.")
+    check_seal(folder)
     return read_back(folder, device, n_threads)
 
 
-def read_back(folder: Path, device: str | None = None, n_threads: int | None = None) -> Artifact:
-    """`load` for a folder whose hashes this process has just written or checked: they are not computed again."""
-    described = json.loads((folder / "task.json").read_text("utf-8"))
-    if described.get("format") != files.FORMAT:
-        raise ArtifactError(str(folder), f"has format {shorten(described.get('format'))}; this version reads "
-                            f"{files.FORMAT}.",
-                            "Use the version of headstart that wrote it (versions in scores.json).")
-    task, tolerance = tasks.restore(described["name"], described["fields"]), GOLDEN_TOLERANCE
-    if (folder / EXPORT).exists():
-        spec, reader, answer, tolerance = _exported(folder, device, n_threads)
-    else:
-        from . import weights  # torch
+def check_seal(folder: Path) -> None:
+    """Raise ArtifactError unless what lies in `folder` is what was sealed, and nothing that Python runs."""
+    problems = manifest.verify(folder)
+    if problems:
+        raise ArtifactError(str(folder), "; ".join(problems[:10]) + ".", "Copy the folder again, or fit it again. "
+                            f"Beside what is sealed may lie: {', '.join(manifest.FREE)}.")
+    foreign = [name for name in manifest.read_manifest(folder) if PurePosixPath(name).suffix not in KINDS
+               and not manifest.is_free(name)]
+    if foreign:
+        raise ArtifactError(str(folder), f"holds {shorten(foreign[0])}, a kind of file that headstart does not write.",
+                            "Take the folder from where it was made.")
 
-        spec = Spec.model_validate(read_spec(folder / "spec.yaml"))
-        reader, answer = weights.runtime(folder, task, spec, device)
-    scores = json.loads((folder / "scores.json").read_text("utf-8"))
+
+def read_back(folder: Path, device: str | None = None, n_threads: int | None = None) -> Artifact:
+    """`load` for a folder whose hashes this process has just written or checked: they are not computed again.
+
+    Hashes say that a file is as it was written, not by whom: what each one says is checked before it is used.
+    """
+    where = str(folder / "task.json")
+    described = read_json(folder / "task.json", ArtifactError)
+    if described.get("format") != manifest.FORMAT:
+        raise ArtifactError(where, f"has format {shorten(described.get('format'))}; this version reads "
+                            f"{manifest.FORMAT}.",
+                            "Use the version of headstart that wrote it (versions in scores.json).")
+    task = tasks.restore(described.get("name"), described.get("fields"), where)
+    scores, inputs = read_json(folder / "scores.json", ArtifactError), golden(folder)
+    Scores.from_json(scores, str(folder / "scores.json"))
+    if (folder / EXPORT).exists():
+        facts = _exported(folder)
+        if device not in (None, "cpu"):
+            raise ArtifactError(str(folder), f"is exported and answers on the CPU, not on {shorten(device)}.",
+                                "Load the run that it was exported from.")
+        opened = runtime.open_runtime(_graph_files(folder), n_threads, task.head)
+        artifact = Artifact(folder, task, facts.spec, _reader(folder, facts.reader), opened, scores)
+        seconds, n_bytes = _limits(artifact, inputs)
+        with runtime.limited(opened, seconds, n_bytes) as bounded:
+            _answer_golden(replace(artifact, runtime=bounded), inputs, facts.tolerance)
+        return artifact
+    from . import weights  # torch
+
+    spec, _ = resolve_layers((str(folder / "spec.yaml"), read_spec(folder / "spec.yaml")))
+    reader, answer = weights.runtime(folder, task, spec, device)
     artifact = Artifact(folder, task, spec, reader, answer, scores)
-    _answer_golden(artifact, tolerance)
+    _answer_golden(artifact, inputs, GOLDEN_TOLERANCE)
     return artifact
 
 
-def _exported(folder: Path, device: str | None, n_threads: int | None) -> tuple[Spec, Reader, Runtime, float]:
+@dataclass(frozen=True)
+class _ReaderFacts:
+    max_tokens: Annotated[int, Field(ge=4, le=1_000_000)]
+    pad_id: Annotated[int, Field(ge=0)]
+    has_types: bool = False
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """What of export.json decides how the artifact answers."""
+
+    format: Literal[1]
+    reader: _ReaderFacts
+    spec: Spec
+    tolerance: Annotated[float, Field(ge=0, le=MAX_TOLERANCE)]
+
+
+def _exported(folder: Path) -> _Exported:
+    return instance(_Exported, export_facts(folder), str(folder / EXPORT), ArtifactError)
+
+
+def _reader(folder: Path, facts: _ReaderFacts) -> Reader:
     from tokenizers import Tokenizer
 
-    if device not in (None, "cpu"):
-        raise ArtifactError(str(folder), f"is exported and answers on the CPU, not on {shorten(device)}.",
-                            "Load the run that it was exported from.")
-    facts = export_facts(folder)
-    reader = TextReader(Tokenizer.from_file(str(folder / "tokenizer.json")), **facts["reader"])
-    return (Spec.model_validate(facts["spec"]), reader, runtime.open_runtime(_graph_files(folder, facts), n_threads),
-            float(facts["tolerance"]))
+    path = folder / "tokenizer.json"
+    text = read_text(path, ArtifactError, MAX_TOKENIZER_BYTES)
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except BaseException as error:  # the library raises plain Exception, and panics, which are none
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise ArtifactError(str(path), f"is no tokenizer that can be read: {shorten(str(error), 160)}.",
+                            "Export the run again.") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return TextReader(tokenizer, facts.max_tokens, facts.pad_id, facts.has_types)
 
 
 def export_facts(folder: Path) -> dict[str, Any]:
-    """What export.json of an exported run holds."""
-    facts: dict[str, Any] = json.loads((folder / EXPORT).read_text("utf-8"))
-    return facts
+    """What export.json of an exported run holds, as it stands there."""
+    return read_json(folder / EXPORT, ArtifactError)
 
 
-def _graph_files(folder: Path, facts: dict[str, Any]) -> dict[str, Path]:
+def _graph_files(folder: Path) -> dict[str, Path]:
     """The file of each graph. Raises ArtifactError for one that the manifest does not hold, or that leads elsewhere."""
-    graphs = facts.get("graphs", FORMER_GRAPHS)
-    try:
-        names = {name: str(graph["file"]) for name, graph in graphs.items()}
-    except (AttributeError, KeyError, TypeError):
-        names = {}
-    hashes = files.read_manifest(folder)
-    if "model" not in names or not all(GRAPH_FILE.fullmatch(name) and name in hashes for name in names.values()):
+    graphs = export_facts(folder).get("graphs", FORMER_GRAPHS)
+    hashes = manifest.read_manifest(folder)
+    names: dict[str, str] = {}
+    if isinstance(graphs, dict) and all(isinstance(graph, dict) for graph in graphs.values()):
+        names = {name: str(graph.get("file")) for name, graph in graphs.items()}
+    if "model" not in names or not all(GRAPH_FILE.fullmatch(file) and file in hashes for file in names.values()):
         raise ArtifactError(str(folder / EXPORT), f"lists graphs that cannot be opened: {shorten(graphs)}; "
-                            f"\"model\" is one, and each a file of this folder that {files.MANIFEST} holds.",
+                            f"\"model\" is one, and each a file of this folder that {manifest.MANIFEST} holds.",
                             "Export the run again.")
     return {name: folder / file for name, file in names.items()}
 
 
+def _limits(artifact: Artifact, inputs: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
+    """Seconds and bytes that no honest model needs to answer its golden inputs.
+
+    A large encoder takes a tenth of the seconds on a slow core; 256 bytes for each two tokens of a window are 64 heads.
+    """
+    n_chars = sum(len(json.dumps(entry["row"], ensure_ascii=False)) for entry in inputs)
+    longest = min(artifact.reader.max_tokens, n_chars)
+    n_bytes = (1 << 31) + 256 * longest * max(longest, artifact.spec.evaluate.tokens_per_batch)
+    return 60 + 0.1 * n_chars, min(n_bytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
 def golden(folder: Path) -> list[dict[str, Any]]:
-    """The artifact's own inputs, each {"row": ..., "prediction": ...}."""
-    with (folder / "golden.jsonl").open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """The artifact's own inputs, each {"row": ..., "prediction": ...}; there is one at least."""
+    path, fix = folder / "golden.jsonl", "Copy the folder again, or make it again."
+    lines = read_text(path, ArtifactError, MAX_GOLDEN_BYTES).split("\n")
+    entries = [parse_json(line, f"{path}:{i}", ArtifactError) for i, line in enumerate(lines, 1) if line.strip()]
+    for i, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), dict) for key in ("row", "prediction")):
+            raise ArtifactError(str(path), f"input {i} is {shorten(entry)}; each has a row and its prediction.", fix)
+    if not entries:
+        raise ArtifactError(str(path), "holds no inputs: nothing proves that this folder answers as it did.", fix)
+    return entries
 
 
-def _answer_golden(artifact: Artifact, tolerance: float) -> None:
+def _answer_golden(artifact: Artifact, inputs: Sequence[Mapping[str, Any]], tolerance: float) -> None:
     """Raise ArtifactError when a golden input is not answered as it was when the artifact was made."""
-    inputs = golden(artifact.folder)
-    answers = artifact.predict([entry["row"] for entry in inputs])
+    try:
+        answers = artifact.predict([entry["row"] for entry in inputs])
+    except DataError as error:
+        raise ArtifactError(str(artifact.folder / "golden.jsonl"), f"{error.where}: {error.what}",
+                            "Copy the folder again, or make it again.") from None
     for i, (entry, answer) in enumerate(zip(inputs, answers, strict=True)):
         if not is_close(entry["prediction"], answer, tolerance):
             raise ArtifactError(str(artifact.folder), f"golden input {i + 1} was answered "

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import tasks
-from ..core import files, machine
+from ..core import files, machine, manifest
 from ..core.errors import DataError, Problem, RunFolderError, shorten
 from ..core.method import Method
 from ..core.progress import Progress
@@ -241,7 +241,7 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
             (folder / name).write_text(text, "utf-8")
         in_source_order = np.argsort(parts.test.lines_N, kind="stable")  # so that runs with other seeds line up
         np.save(folder / "outcomes.npy", outcomes[in_source_order], allow_pickle=False)
-        files.seal(folder)
+        manifest.seal(folder)
         fitted = artifact.read_back(folder, "cpu")  # its golden inputs are answered before anyone sees it
     write_report(final)
     remove(job.work)

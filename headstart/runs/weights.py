@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..core.errors import ArtifactError, MissingExtraError, shorten
+from ..core.errors import ArtifactError, MissingExtraError, ModelError, shorten
 
 try:
     import torch
@@ -19,12 +19,13 @@ except ImportError as error:
     raise MissingExtraError("opening a run's own weights", error.name or "torch", "train") from None
 
 from .. import methods
-from ..core import files
+from ..core import manifest
 from ..core.model import Model
 from ..core.predict import predict
 from ..core.reader import Reader
 from ..core.spec import Spec
 from ..core.task import Task
+from ..core.untrusted import check_regular, parse_json, read_json, read_text
 from ..core.values import Row, Runtime
 from ..models import adapters, blocks, trust
 from ..models.backbone import TOKENIZER_FILES, Backbone, build_model, load_backbone
@@ -46,30 +47,70 @@ def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[R
 
 def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
     """The torch model of a finished run whose hashes were checked, on the CPU, and its reader."""
-    from safetensors.torch import load_file
-
     if (folder / EXPORT).exists():
         raise ArtifactError(str(folder), "is exported and holds no weights to open.",
                             "Name the run that it was exported from.")
     n_extra_tokens = methods.build(spec.method).plan.n_extra_tokens
-    sha256 = files.read_manifest(folder).get(WEIGHTS)  # None: the weights are those of the backbone itself
+    sha256 = manifest.read_manifest(folder).get(WEIGHTS)  # None: the weights are those of the backbone itself
+    if pooling_is_ours := spec.head.pooling != "native":
+        _check_head(folder, task)  # before anything of its size is made
     backbone = load_backbone(str(folder.absolute()) if sha256 else spec.backbone, spec.data.max_tokens,
                               n_extra_tokens, sha256)
     if not sha256:
         _check_backbone(folder, backbone)
+    if not pooling_is_ours and task.n_outputs * backbone.config.hidden_size > MAX_NATIVE_HEAD:
+        raise ArtifactError(str(folder / "task.json"), f"has {task.n_outputs:,} labels; a native head of "
+                            f"{backbone.config.hidden_size:,} numbers wide has at most "
+                            f"{MAX_NATIVE_HEAD // backbone.config.hidden_size:,}.", "Copy the folder again.")
     model = build_model(backbone, task, spec.head.pooling, spec.seed)
     if (folder / ADAPTER).is_dir():
         adapters.restore(model, folder / ADAPTER)
     if (folder / HEAD).exists():
-        model.own_head().load_state_dict(load_file(folder / HEAD))
+        _load_head(model.own_head(), folder / HEAD)
     return model, backbone.reader
+
+
+MAX_NATIVE_HEAD = 1 << 28  # weights of a head of transformers' own: a gigabyte
+
+
+def _check_head(folder: Path, task: Task) -> None:
+    """The head's file has as many outputs as the task has. Reads its list of tensors and nothing else."""
+    from safetensors import SafetensorError, safe_open
+
+    check_regular(folder / HEAD, ArtifactError)
+    try:
+        with safe_open(folder / HEAD, "pt") as tensors:
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ArtifactError(str(folder / HEAD), f"is damaged: {shorten(str(error), 160)}.",
+                            "Copy the folder again, or fit it again.") from None
+    n_outputs = shapes.get("out.weight", [0])[0]
+    if task.n_outputs and n_outputs != task.n_outputs:
+        raise ArtifactError(str(folder / HEAD), f"has {n_outputs:,} outputs, and the task in task.json has "
+                            f"{task.n_outputs:,}.", "Copy the folder again, or fit it again.")
+
+
+def _load_head(head: torch.nn.Module, path: Path) -> None:
+    """The head's weights, each of the name and the shape that it must have, and finite."""
+    from safetensors.torch import load_file
+
+    tensors, wanted = load_file(path), head.state_dict()
+    for name in sorted(tensors.keys() | wanted.keys()):
+        came, rule = tensors.get(name), wanted.get(name)
+        if came is None or rule is None or came.shape != rule.shape or not came.is_floating_point() or not bool(
+                torch.isfinite(came).all()):
+            came_as = "nothing" if came is None else f"{str(came.dtype).removeprefix('torch.')} {tuple(came.shape)}"
+            raise ArtifactError(str(path), f"has {came_as} for {shorten(name)}; the model reads "
+                                f"{'nothing' if rule is None else f'finite numbers {tuple(rule.shape)}'} there.",
+                                "Copy the folder again, or fit it again.")
+    head.load_state_dict(tensors)
 
 
 def _check_backbone(folder: Path, backbone: Backbone) -> None:
     """What was learned is only right on the very weights that it was learned on."""
-    wanted = json.loads((folder / "scores.json").read_text("utf-8"))["backbone_sha256"]
+    wanted = str(read_json(folder / "scores.json", ArtifactError).get("backbone_sha256"))
     if backbone.sha256 != wanted:
-        raise ArtifactError(str(folder), f"was learned on a backbone with sha256 {wanted[:12]}…; "
+        raise ArtifactError(str(folder), f"was learned on a backbone with sha256 {shorten(wanted[:12])[1:-1]}…; "
                             f"{shorten(backbone.name)} now has {backbone.sha256[:12]}….",
                             "Bring that backbone back, or fit again with --set method.alone=false.")
 
@@ -96,13 +137,33 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
             save_file(model.head.state_dict(), folder / HEAD)
             task.extra_files(folder, model.output, model.head.pooling, backbone.reader)
     for name in TOKENIZER_FILES:
-        if (backbone.folder / name).is_file():
-            shutil.copyfile(backbone.folder / name, folder / name)
+        if (text := _text_to_copy(backbone, name)) is not None:
+            (folder / name).write_text(text, "utf-8")
     backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))
-    described = {"format": files.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
+    described = {"format": manifest.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
     (folder / "task.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
     blind = [task.without_gold(row) for row in golden]
     answers = predict(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu")))
     with (folder / "golden.jsonl").open("w", encoding="utf-8") as file:
         for row, answer in zip(blind, answers, strict=True):
             file.write(json.dumps({"row": row, "prediction": answer}, ensure_ascii=False) + "\n")
+
+
+def _text_to_copy(backbone: Backbone, name: str) -> str | None:
+    """What a file of the tokenizer holds, if it is one; headstart itself reads tokenizer.json alone.
+
+    A model folder is somebody else's: a link in it may lead to any file of ours, and an artifact is for publishing. A
+    hub's cache has links, too, to its blobs.
+    """
+    path, root = backbone.folder / name, backbone.folder.resolve()
+    if name == "tokenizer.json" or not path.is_file():
+        return None
+    is_inside = any(path.resolve().is_relative_to(folder) for folder in (root, root.parent.parent / "blobs"))
+    try:
+        text = read_text(path, ModelError) if is_inside else ""
+        if name.endswith(".json"):
+            return text if isinstance(parse_json(text, str(path), ModelError), dict) else None
+    except ModelError:
+        return None
+    vocabulary = backbone.reader.tokenizer.get_vocab(True)
+    return text if text and all(line in vocabulary for line in text.rstrip("\n").split("\n")) else None

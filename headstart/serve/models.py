@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ArtifactError, HeadstartError
-from ..core.files import sha256
+from ..core.manifest import sha256
 from ..core.task import Task
 from ..core.values import Row
 from ..runs.artifact import Artifact, golden, load

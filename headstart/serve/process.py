@@ -235,6 +235,7 @@ class Supervisor:
     def run(self) -> None:
         """Until a signal says to end. Raises SystemExit(2) when the artifacts cannot be served at all."""
         start_log()
+        os.environ["PYTHONSAFEPATH"] = "1"  # workers do not import what lies where we were started
         with tempfile.TemporaryDirectory(prefix="headstart-metrics-") as shared:
             os.environ[SHARED_FOLDER] = shared
             woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

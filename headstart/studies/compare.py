@@ -20,7 +20,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, fields, astuple, dataclass, replace
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -33,7 +33,6 @@ from ..core.comparison import CellResult, Comparison, Costs, Pair, Size, System
 from ..core.errors import SpecError
 from ..core.files import disk_errors, refuse_existing, write_file
 from ..core.progress import Progress
-from ..core.scores import read_fields
 from ..core.spec import Spec, parse_set
 from ..data import splits
 from ..data.table import read_splits
@@ -151,8 +150,9 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
     scores = artifact.certificate
     cost = scores.cost
     shutil.rmtree(folder)
-    costs = read_fields(Costs, {**asdict(cost), "seconds": cost.model_seconds, "bytes": cost.artifact_bytes,
-                                "latency_s": median(seconds[5:])})
+    values = {**asdict(cost), "seconds": cost.model_seconds, "bytes": cost.artifact_bytes,
+              "latency_s": median(seconds[5:])}
+    costs = Costs(**{part.name: values[part.name] for part in fields(Costs)})
     return CellResult(cell.name, cell.method, cell.rows, scores.metric, scores.fitted, scores.baselines, costs,
                       scores.machine, scores.versions).to_json()
 
@@ -187,7 +187,7 @@ def _finished(out: Path) -> dict[str, CellResult]:
     path = out / "cells.jsonl"
     if not path.exists():
         return {}
-    results = (CellResult.from_json(json.loads(line)) for line in path.read_text("utf-8").splitlines()
+    results = (CellResult.from_json(json.loads(line), str(path)) for line in path.read_text("utf-8").splitlines()
                if line.endswith("}"))
     return {result.name: result for result in results if (out / "outcomes" / f"{result.name}.npy").exists()}
 

@@ -66,7 +66,8 @@ class LocalJobs:
 
 
 def _start() -> Worker:
-    command = [sys.executable, "-c", "from headstart.studies.jobs import serve; serve()"]
+    # -P: a file that lies where we were started is not imported.
+    command = [sys.executable, "-P", "-c", "from headstart.studies.jobs import serve; serve()"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

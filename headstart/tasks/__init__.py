@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from ..core import registry
-from ..core.errors import SpecError
+from ..core.errors import ArtifactError, SpecError, nearest, shorten
 from ..core.task import Task
+from ..core.untrusted import instance
 
 
 def find(name: str, where: str = "task.name") -> type[Task]:
@@ -31,14 +31,18 @@ def options_of(task: Task) -> dict[str, Any]:
     return {"name": task.name, **{option: getattr(task, option) for option in task.options}}
 
 
-def restore(name: str, values: Mapping[str, Any]) -> Task:
-    """A learned task from its fields as JSON keeps them: lists for tuples."""
-    kind = find(name)
-    return kind(**{f.name: _tuples(values[f.name]) for f in fields(kind) if f.name in values})  # type: ignore[arg-type]
+def restore(name: Any, values: Any, where: str = "task.json") -> Task:
+    """A learned task from its fields as JSON keeps them, lists for tuples.
 
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    Raises ArtifactError for values that its fields cannot have, or that do not fit each other.
+    """
+    if name not in names():
+        raise ArtifactError(where, f"names the task {shorten(name)}, which is none; {nearest(str(name), names())}",
+                            "Use the version of headstart that wrote it, or install the package that has this task.")
+    task = instance(find(name, where), values, where, ArtifactError)
+    if flaw := task.flaw_of_learned():
+        raise ArtifactError(where, f"{flaw}.", "The file is damaged; copy the folder again, or fit again.")
+    return task
 
 
 def by_columns(header: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from ..core import metrics
 from ..core.errors import DataError, shorten
 from ..core.reader import Reader
-from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text, listed
+from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text, listed
 from ..core.values import LinearMap, Prediction, Row, Window
 from ..features import solve, tfidf
 from .text_classification import MAJORITY_AND_TF_IDF, USUAL_TEXT
@@ -88,6 +88,12 @@ class MultiLabelClassification(Task):
             raise DataError("labels", f"every row has all labels ({shorten(', '.join(sorted(counts)))}); there is "
                             "nothing to learn.", "Add rows without them.")
         return replace(self, labels=tuple(sorted(counts)))
+
+    def flaw_of_learned(self) -> str | None:
+        if flaw := flaw_of_labels(self.labels):
+            return flaw
+        is_whole = len(self.thresholds) in (0, len(self.labels)) and all(abs(cut) <= 1 for cut in self.thresholds)
+        return None if is_whole else f"thresholds are {shorten(self.thresholds)}; each label has one, a probability"
 
     def labels_of(self, row: Row) -> list[str]:
         return self._gold(row)

@@ -16,7 +16,7 @@ import numpy as np
 from ..core import metrics
 from ..core.errors import DataError, Problem, shorten
 from ..core.reader import Reader
-from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
+from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
 from ..core.values import LinearMap, Prediction, Row, Window
 from ..features import solve, tfidf
 
@@ -90,6 +90,12 @@ class TextClassification(Task):
             raise DataError("task.outside", f"is {shorten(self.outside)}; no train row has this label.",
                             f"Labels: {shorten(', '.join(sorted(counts)))}. Leave it out where no row is out of scope.")
         return replace(self, labels=tuple(sorted(counts)), has_pair=any("text_pair" in row for row in rows))
+
+    def flaw_of_learned(self) -> str | None:
+        if flaw := flaw_of_labels(self.labels):
+            return flaw
+        return f"outside is {shorten(self.outside)}, which is none of the labels" if (
+            self.outside and self.outside not in self.labels) else None
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         flaws = []

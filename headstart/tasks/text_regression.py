@@ -78,6 +78,10 @@ class TextRegression(Task):
         return replace(self, mean=float(scores_N.mean()), spread=float(scores_N.std()), low=float(scores_N.min()),
                        high=float(scores_N.max()), has_pair=any("text_pair" in row for row in rows))
 
+    def flaw_of_learned(self) -> str | None:
+        is_sound = self.low < self.high and self.spread > 0
+        return None if is_sound else f"low, high and spread are {self.low}, {self.high} and {self.spread}"
+
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         return [(i, 'has no "text_pair", and the train rows are pairs') for i, row in enumerate(rows)
                 if self.has_pair and "text_pair" not in row]

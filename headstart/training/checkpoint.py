@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.files import verify, write_folder
+from ..core.files import write_folder
+from ..core.manifest import verify
 
 if TYPE_CHECKING:
     import torch

@@ -45,14 +45,14 @@ def test_a_file_becomes_an_artifact_that_answers(name, method, backbone, tmp_pat
 
 
 def run_the_card(folder):
-    """Run the Python of the model card as a reader would: in the folder, line by line. Its last line answers."""
+    """Run the Python of the model card as a reader would: beside the folder, line by line. Its last line answers."""
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.DOTALL)
     assert blocks
     before = os.getcwd()
-    os.chdir(folder)
+    os.chdir(folder.parent)
     try:
         for block in blocks:
-            *lines, last = block.strip().splitlines()
+            *lines, last = block.replace("FOLDER", folder.name).strip().splitlines()
             names: dict[str, object] = {}
             exec("\n".join(lines), names)
             if last.startswith("artifact.predict"):

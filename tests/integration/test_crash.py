@@ -17,7 +17,7 @@ import tiny
 import yaml
 from forked import Command
 
-from headstart.core.files import verify
+from headstart.core.manifest import verify
 from headstart.training.checkpoint import checkpoints
 
 LONG = {"epochs": 4, "checkpoint_every_s": 0.05, "tokens_per_batch": 128, "evaluations_per_epoch": 2, "patience": 99}

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 import headstart
 from headstart import methods, tasks
 from headstart.core.errors import ArtifactError, DataError, ParityError, RunFolderError, SpecError
-from headstart.core.files import seal
+from headstart.core.manifest import seal
 from headstart.core.progress import Progress
 from headstart.core.values import Runtime
 from headstart.exporters import fusions, graph, parity
@@ -41,7 +41,8 @@ ADAPTED = ["lora", "ia3", "prefix-tuning", "prompt-tuning", "adapter"]
 
 
 NOT_FUSED = ("gpt2",)  # transformers 5.23 fuses it to a graph that onnxruntime 1.32 does not load
-SKIPPING = ("albert", "bert", "distilbert", "electra", "roberta")  # the others have no attention that is fused
+SKIPPING = ("albert", "bert", "camembert", "distilbert", "electra", "roberta",
+            "xlm-roberta")  # the others have no attention that is fused
 QUICK = ("relation-extraction", "prefix-tuning", "gpt2")  # of each kind, what is hardest to export; others are slow
 
 

@@ -28,6 +28,7 @@ from served import Server, finished_run, wait_for
 import headstart
 from headstart import tasks
 from headstart.core import files as sealed
+from headstart.core import manifest
 from headstart.core.predict import is_close
 from headstart.exporters import export as exporting
 from headstart.runs import artifact
@@ -372,7 +373,7 @@ def replaced(live: Path, source: Path, damage: bool = False, **scores: float) ->
     shutil.copytree(source, new)
     known = json.loads((new / "scores.json").read_text("utf-8"))
     (new / "scores.json").write_text(json.dumps({**known, **scores}), "utf-8")
-    sealed.seal(new)
+    manifest.seal(new)
     if damage:
         (new / "model.onnx").write_bytes((new / "model.onnx").read_bytes()[:-100] + b"rubbish")
     sealed.replace(new, live)

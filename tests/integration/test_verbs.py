@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import headstart
 from headstart.cli.app import app
-from headstart.core import files
+from headstart.core import files, manifest
 from headstart.core.errors import ArtifactError, DataError, HeadstartError
 
 
@@ -160,7 +160,7 @@ def test_report_is_written_again(copy):
     (copy / "report.html").unlink()
     assert json.loads(cli("report", copy, "--json")[0]) == {"report": str(copy / "report.html")}
     assert "certificate" in (copy / "report.html").read_text("utf-8").lower()
-    assert files.verify(copy) == []
+    assert manifest.verify(copy) == []
 
 
 def test_the_notebook_fragment(run):
@@ -181,22 +181,22 @@ def test_a_damaged_artifact_does_not_load(copy, name):
 def test_a_folder_that_its_writer_sealed_is_sealed_again_only_if_it_changed(tmp_path, changes):
     with files.write_folder(tmp_path / "out") as folder:
         (folder / "weights").write_text("one")
-        files.seal(folder)
+        manifest.seal(folder)
         time.sleep(0.02)  # clocks of file systems tick in hundredths
-        before = (folder / files.MANIFEST).stat().st_mtime_ns
+        before = (folder / manifest.MANIFEST).stat().st_mtime_ns
         if changes:
             (folder / "weights").write_text("two")
-    assert files.verify(tmp_path / "out") == []
-    assert ((tmp_path / "out" / files.MANIFEST).stat().st_mtime_ns > before) == changes
+    assert manifest.verify(tmp_path / "out") == []
+    assert ((tmp_path / "out" / manifest.MANIFEST).stat().st_mtime_ns > before) == changes
 
 
 def test_a_missing_file_a_missing_manifest_and_a_path_outside(copy):
     (copy / "config.json").unlink()
-    assert files.verify(copy) == ["config.json is missing"]
-    (copy / "MANIFEST.json").write_text(json.dumps({"sha256": {"../x": "0"}}))
-    assert files.verify(copy) == ["MANIFEST.json names a path outside the folder"]
+    assert manifest.verify(copy) == ["config.json is missing"]
+    (copy / "MANIFEST.json").write_text(json.dumps({"format": 1, "sha256": {"../x": "0"}}))
+    assert manifest.verify(copy) == ['MANIFEST.json names a path outside the folder: "../x"']
     (copy / "MANIFEST.json").write_text("[]")
-    assert files.verify(copy) == ["MANIFEST.json is damaged"]
+    assert manifest.verify(copy) == ['MANIFEST.json holds []; a JSON object is wanted here']
 
 
 def test_an_artifact_that_answers_otherwise_does_not_load(copy):
@@ -204,7 +204,7 @@ def test_an_artifact_that_answers_otherwise_does_not_load(copy):
     assert len(golden) == 10
     golden[3]["prediction"]["scores"]["positive"] = 0.123
     (copy / "golden.jsonl").write_text("\n".join(map(json.dumps, golden)), "utf-8")
-    files.seal(copy)
+    manifest.seal(copy)
     with pytest.raises(ArtifactError) as caught:
         headstart.load(copy)
     assert "golden input 4 was answered" in str(caught.value)

@@ -57,7 +57,8 @@ def test_one_column_a_label(tmp_path):
     assert [task._gold(row) for row in table.rows] == [["loud"], ["rude"], []]
     assert task.learn(table.rows).labels == ("loud", "rude")
     assert task.columns.gold == ("rude", "loud")
-    assert tasks.restore(task.name, dataclasses.asdict(task)).columns == task.columns
+    learned = task.learn(table.rows)
+    assert tasks.restore(task.name, dataclasses.asdict(learned)).columns == task.columns
     assert TASK.columns.gold == ("labels",)
     source.write_text("text,rude,loud\nhello,0,maybe\n", "utf-8")
     with pytest.raises(DataError, match='column "loud" is "maybe"; it must be yes or no'):

@@ -1,5 +1,6 @@
 """The report shows what scores.json holds, and nothing that stands in it can act on the page."""
 
+import dataclasses
 import json
 import os
 import re
@@ -198,7 +199,7 @@ def test_markdown_links_tables_and_fences_cannot_be_broken_by_data():
 
 
 def test_control_characters_surrogates_and_overrides_are_replaced():
-    scores = scores_with(backbone="a\x1b[31m\u202eb\ud800c\x00")
+    scores = dataclasses.replace(scores_with(), backbone="a\x1b[31m\u202eb\ud800c\x00")
     page = report.render_html(scores, STEPS, "x: \u202e\n")
     assert page.encode("utf-8")
     assert "a\ufffd[31m\ufffdb\ufffdc\ufffd" in page

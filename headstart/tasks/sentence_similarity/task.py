@@ -149,6 +149,9 @@ class SentenceSimilarity(Task):
         # A sample need not hold both ends of its scale: 0 is one where nothing is less, 1 where nothing is more.
         return replace(self, has_scores=True, low=min(0.0, *scores), high=max(1.0, *scores))
 
+    def flaw_of_learned(self) -> str | None:
+        return None if self.low < self.high else f"low and high are {self.low} and {self.high}"
+
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         flaws = []
         for i, row in enumerate(rows):

@@ -19,6 +19,7 @@ from ...core.reader import Piece
 Span = tuple[int, int, str]  # [start, end) and a label
 
 PLAIN = "plain"  # tags without a scheme
+SCHEMES = ("IOB1", "IOB2", "BIOES", "BILOU", "BMES", PLAIN)
 LETTERS = {"IOB": "BI", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES"}  # what tags of a family may begin with
 SINGLE = {"BIOES": "S", "BILOU": "U", "BMES": "S"}
 INSIDE = {"BIOES": "I", "BILOU": "I", "BMES": "M"}

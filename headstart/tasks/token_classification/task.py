@@ -22,14 +22,14 @@ import numpy as np
 from pydantic import Field
 
 from ...core import metrics
-from ...core.errors import DataError
+from ...core.errors import DataError, shorten
 from ...core.reader import Reader
-from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
+from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
 from ...core.values import IGNORE, LinearMap, Prediction, Row, Window
 from ...features import solve
 from ...readers.words import join_tokens, places, split_words
 from .entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens, mistakes
-from .tags import PLAIN, Span, flaw_of_sequence, scheme_of, spans_to_tags, tags_to_spans, units_of, viterbi
+from .tags import PLAIN, SCHEMES, Span, flaw_of_sequence, scheme_of, spans_to_tags, tags_to_spans, units_of, viterbi
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +112,11 @@ class TokenClassification(Task):
             raise DataError("tags", "hold no entity at all; all words are \"O\".", "Is this the right column? "
                             "--set data.columns.tags=NAME")
         return replace(task, labels=tuple(sorted(labels)))
+
+    def flaw_of_learned(self) -> str | None:
+        if self.scheme not in SCHEMES:
+            return f"scheme is {shorten(self.scheme)}; known: {', '.join(SCHEMES)}"
+        return flaw_of_labels(self.labels)
 
     def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
         """A label that no train row has is no complaint: it counts as missed."""
