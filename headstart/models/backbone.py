@@ -169,10 +169,11 @@ def _config(folder: Path) -> transformers.PretrainedConfig:
     values, path = trust.read_config(folder), folder / "config.json"
     kind = transformers.CONFIG_MAPPING[values["model_type"]]
     defaults = kind().to_dict()
-    known = {key: value for key, value in values.items() if key in {*defaults, *families.FORMER_KEYS, *trust.LABELS}}
+    allowed = {*defaults, *families.FORMER_KEYS, *trust.LABELS, *trust.ONLY_CHECKED}
+    known = {key: value for key, value in values.items() if key in allowed}
     trust.check_values(known, defaults, ACT2FN, path)
     with library_errors(str(path), "is not accepted", ModelError, trust.FIX):
-        config = kind.from_dict({key: value for key, value in known.items() if key not in ("dtype", "torch_dtype")})
+        config = kind.from_dict({key: value for key, value in known.items() if key not in trust.ONLY_CHECKED})
         config.dtype = torch.float32
     return config  # type: ignore[no-any-return]
 
@@ -208,8 +209,12 @@ def _converted(folder: Path, config: transformers.PretrainedConfig) -> str:
     with library_errors(str(folder), "has no tokenizer that can be read", ModelError,
                         "A model folder holds tokenizer.json beside its weights."):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True,
-                                                               trust_remote_code=False)
-        return str(tokenizer.backend_tokenizer.to_str())
+                                                               trust_remote_code=False).backend_tokenizer
+        n_tokens, text = tokenizer.get_vocab_size(), str(tokenizer.to_str())
+    if n_tokens < config.vocab_size // 2:  # it could not read the vocabulary, and made up what a few tokens are
+        raise ModelError(str(folder), f"has a tokenizer of {n_tokens:,} tokens, but the embedding has "
+                         f"{config.vocab_size:,} rows (vocab_size).", "Save it as tokenizer.json beside the weights.")
+    return text
 
 
 def _longest(folder: Path, config: transformers.PretrainedConfig) -> int:

@@ -79,9 +79,11 @@ def check_fit(model: Any, entries: Mapping[str, Entry], path: Path) -> None:
     names = [_as_now(name).removeprefix(f"{model.base_model_prefix}.") for name in entries]
     in_file = dict(zip(names, entries.values(), strict=True))
     twice = [name for name, n in Counter(names).items() if n > 1]
+    weights = dict(encoder.named_parameters(remove_duplicate=False))
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     shared: dict[int, list[str]] = {}  # weights that have several names: one of them is enough
-    shapes = {name: tuple(weight.shape) for name, weight in encoder.named_parameters(remove_duplicate=False)
-              if shared.setdefault(id(weight), []).append(name) is None}
+    for name, weight in weights.items():
+        shared.setdefault(id(weight), []).append(name)
     missing = [names[0] for names in shared.values()
                if not any(name in in_file or name.startswith("pooler.") for name in names)]
     read = [name for name in shapes if name in in_file]

@@ -31,6 +31,7 @@ MAX_LAYERS = 256  # twice those of the deepest there is
 MAX_LABELS = 100_000
 MAX_ROPE = 1e9
 LABELS = ("id2label", "label2id", "problem_type")  # of the model's own head; any family may have them
+ONLY_CHECKED = ("dtype", "torch_dtype", "position_embedding_type")  # weights are read in fp32
 FIX = "The file is damaged or made up; fetch the model again."
 
 Check = Callable[[Any], bool]
@@ -52,7 +53,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise ModelError(str(path), f'model_type {shorten(family)} is not a supported encoder; '
-                         + nearest(str(family), FAMILIES))
+                         + nearest(str(family), FAMILIES), "Take a model of one of these families.")
     return config
 
 
@@ -105,6 +106,9 @@ _RULES: tuple[tuple[str, tuple[Check, str]], ...] = (
     ("initializer_.*", _number(0, 1e4)),
     ("id2label|label2id", (_is_labels, f"at most {MAX_LABELS:,} ids with their labels")),
     ("rope_.*", (_is_rope, f"an object of numbers above 0 and up to {MAX_ROPE:g}")),
+    ("problem_type", (lambda v: v is None or v in ("regression", "single_label_classification",
+                                                   "multi_label_classification"), "a kind of problem, or null")),
+    ("position_embedding_type", (lambda v: v in (None, "absolute"), "\"absolute\": transformers has no others now")),
     ("architectures", (lambda v: v is None or (isinstance(v, list) and all(isinstance(name, str) for name in v)),
                        "a list of names")),
     ("dtype|torch_dtype", (lambda v: v is None or isinstance(v, str), "a name")),
@@ -138,7 +142,8 @@ def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any], activat
                                      f"one of {', '.join(sorted(activations))}")
     for key, value in values.items():
         default = defaults.get(key)
-        rules = (*_RULES, ("(.*_)?(act|activation|activation_function)", activation), (".*", _as_default(default)))
+        rules = (*_RULES, ("(?!is_)(.*_)?(act|activation|activation_function)", activation),
+                 (".*", _as_default(default)))
         is_right, wanted = next(rule for pattern, rule in rules if re.fullmatch(pattern, key, re.DOTALL))
         if not is_right(value) and not (value is None and default is None):
             raise ModelError(str(path), f"{shorten(key)} is {shorten(value)}; wanted is {wanted}.", FIX)

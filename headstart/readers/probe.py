@@ -10,7 +10,7 @@ import json
 import resource
 import sys
 
-CPU_S, MEMORY_BYTES = 2, 2**31
+CPU_S, MEMORY_BYTES = 1, 2**31
 MAX_GROWTH = 32  # pieces a character; Unicode's normal forms make 18 of one
 
 

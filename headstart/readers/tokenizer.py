@@ -24,7 +24,7 @@ from ..core.untrusted import library_errors, parse_json, read_text
 MAX_BYTES = 100_000_000  # the largest vocabularies, of 260,000 tokens, take 35 MB
 MAX_SPECIAL_TOKENS = 16  # around one pair of texts
 MAX_WORD_CHARS = 1000  # WordPiece takes quadratic time of a word
-PROBE_S = 10.0  # what a busy machine may take for two seconds of work
+PROBE_S = 10.0  # what a busy machine may take for a second of work
 FIX = "Take tokenizer.json from where the weights are from; headstart opens none that could hang or fail later."
 TRIED = "pieces of a text 好 \U0010fffd a1!"
 
@@ -91,14 +91,14 @@ def _steps(part: Any) -> Iterator[Mapping[str, Any]]:
 
 def _is_safe(step: Mapping[str, Any]) -> bool:
     """Whether a step is one of the known ones, or a pattern inside of such a one."""
-    pattern, content = step.get("pattern"), step.get("content", "")
-    if step.get("type") in SAFE:
+    kind, pattern, content = str(step.get("type")), step.get("pattern"), step.get("content", "")
+    if kind in SAFE:
         return True
-    if step.get("type") == "Prepend":
+    if kind == "Prepend":
         return isinstance(step.get("prepend"), str) and len(step["prepend"]) <= 1
-    if step.get("type") in ("Replace", "Split") and isinstance(pattern, dict) and isinstance(content, str):
+    if kind in ("Replace", "Split") and isinstance(pattern, dict) and isinstance(content, str):
         text = pattern.get("String")
-        return (pattern.get("Regex") in SAFE_PATTERNS and len(content) <= 1) or (
+        return (str(pattern.get("Regex")) in SAFE_PATTERNS and len(content) <= 1) or (
             isinstance(text, str) and len(content) <= len(text) != 0)
     return "type" not in step and ("Regex" in step or "String" in step)  # it was looked at in the step around it
 
@@ -109,7 +109,8 @@ def _probe(steps: str) -> str:
     described = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None,
                  "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}, **json.loads(steps)}
     characters = dict.fromkeys([*"a \n1!é好", *(c for step in _steps(json.loads(steps)) for c in str(step))][:96])
-    texts = [TRIED, steps[:2000], *(text for c in characters for text in (c * 3000 + "!", (c * 24 + "!\n") * 20))]
+    behind = "!\n" + "".join(characters)  # a pattern that needs a character is not tried where there is none
+    texts = [TRIED, steps[:2000], *(text for c in characters for text in (c * 3000 + behind, (c * 24 + behind) * 20))]
     try:
         ended = subprocess.run([sys.executable, "-I", str(Path(__file__).with_name("probe.py"))],
                                input=json.dumps([described, texts]), capture_output=True, text=True, timeout=PROBE_S,
@@ -126,15 +127,16 @@ def _check_ids(tokenizer: Any, where: str, n_ids: int | None, error: type[Headst
     with library_errors(where, "cannot read a short text", error, FIX):
         highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         n_special = tokenizer.num_special_tokens_to_add(True)
-        text, other = (tokenizer.encode(TRIED, add_special_tokens=False) for _ in range(2))
-        single, pair = tokenizer.post_process(text), tokenizer.post_process(text, other)
+        alone, first, second = (tokenizer.encode(TRIED, add_special_tokens=False) for _ in range(3))
+        n_tokens = len(alone)  # now: what is post-processed is used up
+        single, pair = tokenizer.post_process(alone), tokenizer.post_process(first, second)
         highest = max([highest, *single.ids, *pair.ids])
-        n_kept = [len(single) - tokenizer.num_special_tokens_to_add(False), len(pair) - n_special - len(other),
+        n_kept = [len(single) - tokenizer.num_special_tokens_to_add(False), len(pair) - n_special - n_tokens,
                   pair.sequence_ids.count(1)]
     if n_ids is not None and highest >= n_ids:
         raise error(where, f"has token id {highest:,}, but the embedding has {n_ids:,} rows (vocab_size).",
                     "Tokenizer and weights are of different models; take both from one.")
-    if n_special > MAX_SPECIAL_TOKENS or n_kept != [len(text)] * 3:
-        raise error(where, f"adds {n_special:,} special tokens to a pair and keeps {n_kept} of {len(text)} tokens of "
+    if not n_tokens or n_special > MAX_SPECIAL_TOKENS or n_kept != [n_tokens] * 3:
+        raise error(where, f"adds {n_special:,} special tokens to a pair and keeps {n_kept} of {n_tokens} tokens of "
                     f"a text alone, and of each of a pair; wanted are at most {MAX_SPECIAL_TOKENS}, and all tokens.",
                     FIX)

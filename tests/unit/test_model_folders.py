@@ -88,7 +88,8 @@ def test_configs_that_do_not_fit(folder, keys, expected):
 
 
 @pytest.mark.parametrize(("content", "expected"), [
-    (b"", "is not valid JSON"), (b"[1]", "a JSON object is wanted here"), (b"{" + b'"a":[' * 60_000, "is not valid JSON"),
+    (b"", "is not valid JSON"), (b"[1]", "a JSON object is wanted here"),
+    (b"{" + b'"a":[' * 60_000, "is not valid JSON"),
     (b" " * 5_000_001, "the limit is 5,000,000"),
 ])
 def test_configs_that_are_none(folder, content, expected):
