@@ -9,7 +9,8 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,3 +135,19 @@ def _depth(value: Any, limit: int) -> int:
 
 def _members(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
+
+
+@contextmanager
+def library_errors(where: str, what: str, error: type[HeadstartError], fix: str = "") -> Iterator[None]:
+    """Whatever a library raises inside becomes one `error`: `where` `what`: the library's words.
+
+    A panic of a Rust library is a BaseException, so all are caught. Errors of ours and signals pass as they are. Put
+    nothing inside but calls of libraries: a bug of ours keeps its traceback.
+    """
+    try:
+        yield
+    except (HeadstartError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as reason:  # noqa: BLE001 - see above
+        words = shorten(str(reason).strip() or type(reason).__name__, 200)
+        raise error(where, f"{what}: {words}.", fix) from None

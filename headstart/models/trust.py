@@ -1,40 +1,49 @@
 """What a model folder may hold and say before anything in it is loaded.
 
 Weights come as safetensors only, and code that came with a model never runs. config.json is read by us first: keys
-that carry code or switches are refused, keys that the family's own configuration does not know are left out.
+that carry code or switches are refused, keys that the family's own configuration does not know are left out, and
+each value of the others must be of its kind and within its range.
 (CVE-2026-4372 and CVE-2026-5241 were both a key in config.json.)
 """
 
 from __future__ import annotations
 
-import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import ModelError, nearest, shorten
+from ..core.untrusted import check_regular, read_json
+from ..readers.tokenizer import MAX_BYTES as MAX_TOKENIZER_BYTES
+from . import tensors
 from .families import FAMILIES
+from .tensors import Entry
 
 REFUSED_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code", "_attn_implementation_internal",
                 "attn_implementation", "_attn_implementation", "quantization_config")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.joblib", "*.ckpt")
 MAX_CONFIG_BYTES = 5_000_000
-MAX_SIZE = 1_000_000  # no honest width, depth or vocabulary of a text encoder is larger
+MAX_SIZE = 1_000_000  # no honest width or vocabulary of a text encoder is larger
+MAX_LAYERS = 256  # twice those of the deepest there is
+MAX_LABELS = 100_000
+MAX_ROPE = 1e9
+LABELS = ("id2label", "label2id", "problem_type")  # of the model's own head; any family may have them
+ONLY_CHECKED = ("dtype", "torch_dtype", "position_embedding_type")  # weights are read in fp32
+FIX = "The file is damaged or made up; fetch the model again."
+
+Check = Callable[[Any], bool]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder, once nothing in it is refused. Raises ModelError."""
+    """config.json of a model folder, once nothing in it is refused. Its values are not checked. Raises ModelError."""
     path = folder / "config.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ModelError(str(folder), "has no config.json; a model folder holds config.json, tokenizer.json and "
                          "model.safetensors.", "Name a folder written by save_pretrained, or a hub id.")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ModelError(str(path), f"has {path.stat().st_size:,} bytes; the limit is {MAX_CONFIG_BYTES:,}.")
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(str(path), f"is not valid JSON: {shorten(str(error), 120)}.") from None
-    if not isinstance(config, dict):
-        raise ModelError(str(path), "is not a JSON object.")
+    config = read_json(path, ModelError, MAX_CONFIG_BYTES)
     refused = sorted(set(_keys(config)) & set(REFUSED_KEYS))
     if refused:
         raise ModelError(str(path), f"has {', '.join(map(shorten, refused))}, which can run code or change how the "
@@ -42,12 +51,9 @@ def read_config(folder: Path) -> dict[str, Any]:
                          "Take the model from a source that needs no code of its own, or remove the key if you trust "
                          "that the model works without it.")
     family = config.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ModelError(str(path), f'model_type {shorten(family)} is not a supported encoder; '
-                         + nearest(str(family), FAMILIES))
-    for key, value in config.items():
-        if isinstance(value, int) and not isinstance(value, bool) and not -MAX_SIZE <= value <= MAX_SIZE:
-            raise ModelError(str(path), f'{shorten(key)} is {value:,}; sizes are at most {MAX_SIZE:,}.')
+                         + nearest(str(family), FAMILIES), "Take a model of one of these families.")
     return config
 
 
@@ -57,11 +63,107 @@ def _keys(value: Any) -> list[str]:
     return [k for v in value for k in _keys(v)] if isinstance(value, list) else []
 
 
+def _whole(low: int, high: int = MAX_SIZE) -> tuple[Check, str]:
+    return lambda v: type(v) is int and low <= v <= high, f"a whole number from {low:,} to {high:,}"
+
+
+def _number(low: float, high: float) -> tuple[Check, str]:
+    return lambda v: type(v) in (int, float) and low <= v <= high, f"a number from {low:g} to {high:g}"
+
+
+def _optional(rule: tuple[Check, str]) -> tuple[Check, str]:
+    return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
+
+
+def _is_labels(value: Any) -> bool:
+    """id2label or label2id."""
+    return value is None or (isinstance(value, dict) and len(value) <= MAX_LABELS and all(
+        (type(v) is int and 0 <= v < MAX_LABELS) or (isinstance(v, str) and key.isdecimal())
+        for key, v in value.items()))
+
+
+def _is_rope(value: Any) -> bool:
+    """Settings of rotary positions: numbers above 0, names, and lists and objects of those."""
+    if isinstance(value, dict | list):
+        return all(map(_is_rope, value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, str | bool) or (type(value) in (int, float) and 0 < value <= MAX_ROPE)
+
+
+# What a key's value must be, by the first pattern that its whole name fits; for all others see `_as_default`.
+_RULES: tuple[tuple[str, tuple[Check, str]], ...] = (
+    ("num_(hidden_)?layers|n_layers?|num_decoder_layers", _whole(1, MAX_LAYERS)),
+    ("inner_group_num|num_hidden_groups", _whole(1, 16)),
+    ("chunk_size_feed_forward", _whole(0, 0)),
+    ("type_vocab_size", _whole(0)),
+    ("max_relative_positions|position_buckets", _whole(-1)),
+    ("sparse_pred_ignore_index", _whole(-MAX_SIZE)),
+    ("n_inner|head_dim|num_key_value_heads|pretraining_tp", _optional(_whole(1))),
+    ("eos_token_id", (lambda v: v is None or all(type(i) is int and -1 <= i <= MAX_SIZE
+                                                 for i in (v if isinstance(v, list) else [v])), "token ids")),
+    (".*_token_id", _optional(_whole(-1))),
+    (".*(dropout|pdrop).*", _optional(_number(0, 0.999))),
+    (".*_eps(ilon)?", _number(1e-30, 1)),
+    ("initializer_.*", _number(0, 1e4)),
+    ("id2label|label2id", (_is_labels, f"at most {MAX_LABELS:,} ids with their labels")),
+    ("rope_.*", (_is_rope, f"an object of numbers above 0 and up to {MAX_ROPE:g}")),
+    ("problem_type", (lambda v: v is None or v in ("regression", "single_label_classification",
+                                                   "multi_label_classification"), "a kind of problem, or null")),
+    ("position_embedding_type", (lambda v: v in (None, "absolute"), "\"absolute\": transformers has no others now")),
+    ("architectures", (lambda v: v is None or (isinstance(v, list) and all(isinstance(name, str) for name in v)),
+                       "a list of names")),
+    ("dtype|torch_dtype", (lambda v: v is None or isinstance(v, str), "a name")),
+)
+
+
+def _as_default(default: Any) -> tuple[Check, str]:
+    """The rule for a value whose name says nothing: it is of its default's kind, and sizes are sizes."""
+    if isinstance(default, bool):
+        return lambda v: isinstance(v, bool), "true or false"
+    if isinstance(default, int):
+        return _whole(1)
+    if isinstance(default, float):
+        return _number(-1e9, 1e9)
+    if isinstance(default, str):
+        return lambda v: isinstance(v, str) and len(v) <= 1000, "a string"
+    if isinstance(default, dict | list):
+        words = "a list" if isinstance(default, list) else "an object"
+        return lambda v: v is None or isinstance(v, type(default)), words
+    return lambda v: not isinstance(v, dict) and not (isinstance(v, float) and not math.isfinite(v)), "no object"
+
+
+def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any], activations: Mapping[str, Any],
+                 path: Path) -> None:
+    """Raise ModelError for a value of config.json that cannot be.
+
+    defaults:    of the family's configuration; what a value is measured by.
+    activations: those that there are.
+    """
+    activation: tuple[Check, str] = (lambda v: isinstance(v, str) and v in activations,
+                                     f"one of {', '.join(sorted(activations))}")
+    for key, value in values.items():
+        default = defaults.get(key)
+        rules = (*_RULES, ("(?!is_)(.*_)?(act|activation|activation_function)", activation),
+                 (".*", _as_default(default)))
+        is_right, wanted = next(rule for pattern, rule in rules if re.fullmatch(pattern, key, re.DOTALL))
+        if not is_right(value) and not (value is None and default is None):
+            raise ModelError(str(path), f"{shorten(key)} is {shorten(value)}; wanted is {wanted}.", FIX)
+
+
+def check_sizes(config: Any, entries: Mapping[str, Entry], path: Path) -> None:
+    """Raise ModelError for sizes that no weights of the file could have, before a model of that size is thought of."""
+    if config.model_type != "albert" and config.num_hidden_layers > len(entries):
+        raise ModelError(str(path), f"asks for {config.num_hidden_layers:,} layers, but model.safetensors has only "
+                         f"{len(entries):,} tensors.", FIX)
+    if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
+        raise ModelError(str(path), f"pad_token_id is {config.pad_token_id:,}, but the vocabulary has "
+                         f"{config.vocab_size:,} ids (vocab_size).", FIX)
+
+
 def weights_file(folder: Path) -> Path:
     """The one safetensors file of a model folder, checked for whole, sound and finite tensors. Raises ModelError."""
     path = folder / "model.safetensors"
-    if path.is_file():
-        _check_tensors(path)
+    if os.path.lexists(path):
+        tensors.check_finite(path, tensors.read_header(path))
         return path
     if (folder / "model.safetensors.index.json").exists():
         raise ModelError(str(folder), "holds its weights in several files; headstart reads one model.safetensors.",
@@ -74,16 +176,8 @@ def weights_file(folder: Path) -> Path:
     raise ModelError(str(folder), "has no model.safetensors.", "Name a folder written by save_pretrained.")
 
 
-def _check_tensors(path: Path) -> None:
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                tensor = tensors.get_tensor(name)
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                    raise ModelError(str(path), f'tensor {shorten(name)} holds nan or inf.',
-                                     "The file is damaged or training diverged; fetch it again.")
-    except SafetensorError as error:
-        raise ModelError(str(path), f"is damaged: {shorten(str(error), 160)}.", "Fetch the file again.") from None
+def check_other_files(folder: Path) -> None:
+    """Raise ModelError where a file that a library may look into is a pipe, a device, or too large."""
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".txt", ".model", ".jinja"):
+            check_regular(path, ModelError, MAX_TOKENIZER_BYTES)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from ..core.errors import ModelError
 from ..core.reader import Piece
+from ..core.untrusted import library_errors
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,8 @@ class TextReader:
         n_cut_tokens).
         """
         if text_pair is None:
-            return self._fitted(self.tokenizer.encode(text, add_special_tokens=False))
-        first = self.tokenizer.encode(text, add_special_tokens=False)
-        second = self.tokenizer.encode(text_pair, add_special_tokens=False)
+            return self._fitted(self._encode(text))
+        first, second = self._encode(text), self._encode(text_pair)
         room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(True)
         keep, keep_pair = _fit(len(first), len(second), room)
         n_cut = len(first) - keep + len(second) - keep_pair
@@ -54,7 +55,14 @@ class TextReader:
 
     def read_all(self, texts: Sequence[str]) -> list[tuple[dict[str, list[int]], int]]:
         """`read` of each single text, several at a time on several cores."""
-        return [*map(self._fitted, self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False))]
+        with library_errors("tokenizer", f"cannot read one of {len(texts):,} texts", ModelError):
+            encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [*map(self._fitted, encodings)]
+
+    def _encode(self, text: str) -> Any:
+        """The tokens of a text, without special ones. Raises ModelError where the library fails or panics."""
+        with library_errors("tokenizer", f"cannot read a text of {len(text):,} characters", ModelError):
+            return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _fitted(self, encoding: Any) -> tuple[dict[str, list[int]], int]:
         """One text's tokens, without special ones, as `read` gives them."""
@@ -68,11 +76,11 @@ class TextReader:
 
         `before` is cut to half of the window when it is longer.
         """
-        of_text = self.tokenizer.encode(text, add_special_tokens=False)
+        of_text = self._encode(text)
         room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(before is not None)
         first, n_cut = None, 0
         if before is not None:
-            first = self.tokenizer.encode(before, add_special_tokens=False)
+            first = self._encode(before)
             n_cut = max(0, len(first) - room // 2)
             first.truncate(min(len(first), room // 2))
             room -= len(first)

@@ -78,7 +78,7 @@ def test_unknown_keys_are_not_passed_on(folder):
 @pytest.mark.parametrize(("keys", "expected"), [
     ({"model_type": "bertt"}, 'model_type "bertt" is not a supported encoder; did you mean "bert"?'),
     ({"model_type": None}, "model_type None is not a supported encoder"),
-    ({"hidden_size": 10**9}, '"hidden_size" is 1,000,000,000; sizes are at most 1,000,000.'),
+    ({"hidden_size": 10**9}, '"hidden_size" is 1000000000; wanted is a whole number from 1 to 1,000,000.'),
     ({"hidden_size": 48}, "model.safetensors: has another shape for"),
     ({"num_hidden_layers": 3}, "model.safetensors: lacks 16 tensors that config.json asks for"),
 ])
@@ -88,7 +88,8 @@ def test_configs_that_do_not_fit(folder, keys, expected):
 
 
 @pytest.mark.parametrize(("content", "expected"), [
-    (b"", "is not valid JSON"), (b"[1]", "is not a JSON object"), (b"{" + b'"a":[' * 60_000, "is not valid JSON"),
+    (b"", "is not valid JSON"), (b"[1]", "a JSON object is wanted here"),
+    (b"{" + b'"a":[' * 60_000, "is not valid JSON"),
     (b" " * 5_000_001, "the limit is 5,000,000"),
 ])
 def test_configs_that_are_none(folder, content, expected):
