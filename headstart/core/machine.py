@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("headstart", "torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "numpy", "onnxruntime")
+PACKAGES = ("headstart", "torch", "transformers", "tokenizers", "accelerate", "peft", "scikit-learn", "numpy",
+            "onnxruntime")
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import resource
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,11 +20,12 @@ import numpy as np
 
 from .. import tasks
 from ..core import files, machine, manifest
-from ..core.errors import DataError, Problem, RunFolderError, shorten
+from ..core.errors import DataError, Problem, RunFolderError, SpecError, shorten
+from ..core.files import write_file
 from ..core.method import Method
 from ..core.progress import Progress
 from ..core.scores import Cost, DataCounts, Details, Evaluation, Scores
-from ..core.spec import Origins, Spec, leaves, to_yaml
+from ..core.spec import DEFAULT, Origins, Spec, leaves, to_yaml
 from ..core.task import Task
 from ..core.values import Prediction, Row
 from ..core.windows import store
@@ -45,6 +47,7 @@ from ..training.signals import Stop, signals
 from . import artifact, evidence, resolve, weights
 from .artifact import Artifact
 from .folder import opened, remove
+from .request import changed, check_same, request
 
 
 def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None = None, resume: bool = False,
@@ -66,11 +69,13 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     source = resolve.stack([resolve.first_layer(spec_or_path), *layers, (resolve.CALL, overrides)])
     (spec, origins), method = source.resolve(), source.method
     final = Path(out) if out is not None else Path("runs") / _name(spec_or_path)
+    _check_names(spec, origins)
     if resume and final.exists() and not final.with_name(final.name + ".partial").exists():
-        progress.say(f"{final} is finished already.")
-        return artifact.load(final)
+        return _finished_already(final, spec, origins, progress)
     with (signals() as stop, files.disk_errors(final),
           opened(final, resume=resume, overwrite=overwrite) as work):
+        replaced = _inode(final)
+        _clear(work)
         job = prepare(spec, origins, method, work, stop, progress, source)
         evaluator = Evaluator(job)
         head = HeadSolver(job, evaluator)
@@ -87,6 +92,9 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         predictions = Evaluator(job).predictions("test")
         outcomes = job.task.outcomes(predictions, job.rows("test"))
         scores = certify(job, predictions, outcomes, baselines)
+        if _inode(final) != replaced:
+            raise RunFolderError(str(final), "came to be there, or was exchanged, while the run trained; it is not "
+                                 "replaced.", "Move it away, then continue with the same command and --resume")
         fitted = publish(job, learner, scores, outcomes, final, began, learned)
     progress.end()
     return fitted
@@ -96,6 +104,42 @@ def _name(spec_or_path: str | Path | Mapping[str, Any]) -> str:
     if isinstance(spec_or_path, Mapping):
         spec_or_path = str(spec_or_path.get("data", {}).get("train", "run"))
     return Path(str(spec_or_path).rpartition(":")[2]).name.split(".")[0] or "run"
+
+
+def _check_names(spec: Spec, origins: Origins) -> None:
+    """Raise SpecError for a text, such as the name of a file, that no file of the artifact could hold."""
+    for path, value in (*leaves(spec.model_dump()), *origins.items()):
+        try:
+            str(value).encode("utf-8")
+        except UnicodeEncodeError:
+            raise SpecError(f"Spec: {path}", f"{shorten(value)} is not UTF-8; the artifact notes it in files that are.",
+                            "Rename the file, or make a link to it that has another name.") from None
+
+
+def _finished_already(final: Path, spec: Spec, origins: Origins, progress: Progress) -> Artifact:
+    """The run that is there, which is to be the one that is asked for, as far as the caller wrote it down."""
+    fitted = artifact.load(final)
+    before = dict(leaves(fitted.spec.model_dump()))
+    defaults = (DEFAULT, f"task {spec.task['name']}", f"method {spec.method['name']}")
+    now = {path: value for path, value in leaves(spec.model_dump()) if origins.get(path, DEFAULT) not in defaults}
+    if changes := changed({path: before.get(path) for path in now}, now):
+        raise RunFolderError(str(final), f"is finished already, and of another Spec: {changes}.",
+                             "Choose another --out, or replace it: --overwrite")
+    progress.say(f"{final} is finished already.")
+    return fitted
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    return (path.stat().st_dev, path.stat().st_ino) if path.exists() else None
+
+
+def _clear(work: Path) -> None:
+    """Take away what a resumed run makes again, whatever became of it."""
+    for path in (work / "windows", *work.glob("features-*.bin")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, progress: Progress,
@@ -125,11 +169,14 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     spec, origins = layers.resolve(
         (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
         (f"chosen for {len(parts.train):,} rows", {"train": chosen} if trains(method, task) else {}))
-    _check_same_run(work, spec, origins, parts)
     accelerate = accelerator(spec.train.precision)
+    now = request(spec, parts, backbone, accelerate)
+    check_same(work, now)
+    write_file(work / "spec.yaml", [to_yaml(spec, origins)])
     model.to(accelerate.device)
     forward = CachedForward(model, accelerate.device, spec.cache, progress)
-    return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work, stop, progress)
+    return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work,
+               now.identity, stop, progress)
 
 
 def _tell(parts: Splits, progress: Progress) -> None:
@@ -138,23 +185,6 @@ def _tell(parts: Splits, progress: Progress) -> None:
     for name, n in parts.counts.items():
         if n and name not in ("n_read", "n_rows"):
             progress.say(f"data: {name.removeprefix('n_').replace('_', ' ')}: {n:,}")
-
-
-def _check_same_run(work: Path, spec: Spec, origins: Origins, parts: Splits) -> None:
-    """A resumed run must ask the same of the same rows; otherwise it would not be one run."""
-    request = {"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS}}
-    path = work / "asked.json"
-    if path.exists():
-        before = dict(leaves(json.loads(path.read_text("utf-8"))))
-        now = dict(leaves(json.loads(json.dumps(request))))
-        changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        if changed:
-            changes = "; ".join(f"{key.removeprefix('spec.')} was {shorten(before.get(key))} and is now "
-                             f"{shorten(now.get(key))}" for key in changed[:5])
-            raise RunFolderError(str(work), f"cannot be resumed: {changes}.",
-                                 "Resume with the Spec and the data of the interrupted run, or start anew: --overwrite")
-    path.write_text(json.dumps(request), "utf-8")
-    (work / "spec.yaml").write_text(to_yaml(spec, origins), "utf-8")
 
 
 def store_frozen(job: Job) -> None:

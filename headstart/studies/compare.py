@@ -43,6 +43,7 @@ from ..training.job import PARTS
 from .jobs import Jobs, LocalJobs
 
 RUN_CELL = "headstart.studies.compare:run_cell"
+REQUEST = "request.json"
 N_LATENCY = 30  # single texts answered one by one, after five to warm up
 
 # How our own split files are read, whatever the Spec says of the user's.
@@ -91,7 +92,7 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
     if len(set(wanted)) < len(wanted) or not wanted:
         raise SpecError("--methods", f"names {', '.join(wanted) or 'nothing'}; each once is the rule.",
                         "For example: --methods linear-probe,lora,fine-tuning")
-    if not (resume and out.is_dir() and (out / "asked.json").exists()):
+    if not (resume and out.is_dir() and (out / REQUEST).exists()):
         refuse_existing(out, overwrite)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ class Job:
     forward: the model as training and evaluation call it.
     windows: of each of PARTS; those of validation and test hold what `decode` reads.
     work:    the run's folder while it runs.
+    request: identity of what the run was asked to do; a checkpoint of another one is not used.
     """
 
     spec: Spec
@@ -45,6 +46,7 @@ class Job:
     windows: dict[str, WindowStore]
     accelerator: Any
     work: Path
+    request: str
     stop: Stop
     progress: Progress
 

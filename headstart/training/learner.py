@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 import torch
 
-from ..core.errors import SpecError
+from ..core.errors import RunFolderError, SpecError
+from ..core.files import write_file
 from ..core.scores import Kept
 from ..core.values import Batch, Prediction
 from ..models import blocks
 from . import batches, checkpoint, loop
 from .averaging import FIRST, SOUP, TRAINED, Weights, candidates, include
-from .checkpoint import TrainState
+from .checkpoint import Checkpoint, TrainState
 from .evaluator import Evaluator
 from .head import HeadSolver
 from .job import Job
@@ -38,7 +41,8 @@ class Learner:
         self.job, self.evaluator, self.head = job, evaluator, head
         self.moving = {name: p for name, p in job.model.named_parameters() if p.requires_grad}
         self.optimizer = self._new_optimizer()
-        self.state = TrainState()
+        self.state = TrainState(request=job.request)
+        self.log_file = job.work / "steps.jsonl"
         self.kept: Kept | None = None
         self.can_choose = len(job.rows("validation")) >= job.method.plan.min_choosing_rows
 
@@ -48,10 +52,9 @@ class Learner:
         if plan.solves_again:
             self.head.solve_again()
         first = self._copy()
-        if resume:
-            self._restore()
+        write_file(self.log_file, [self._restore() if resume else ""])
         job.stop.deferred = True
-        with self._log() as log:
+        with self.log_file.open("a", encoding="utf-8", buffering=1) as log:
             self._learn_once(first, log)
             while plan.average == "soup":
                 self._include(self.state.best)
@@ -90,7 +93,6 @@ class Learner:
             self._average(evaluate_at, n_steps)
             evaluated = self._evaluate_if_due(evaluate_at)
             if evaluated or time.monotonic() - saved > settings.checkpoint_every_s or job.stop.signum:
-                log.flush()
                 self._save()
                 saved = time.monotonic()
             if job.stop.signum:
@@ -159,7 +161,8 @@ class Learner:
         state.step = step.n
         state.seconds += step.seconds
         state.n_tokens += step.n_tokens
-        log.write(json.dumps(asdict(step)) + "\n")
+        values = {name: value if math.isfinite(value) else None for name, value in asdict(step).items()}
+        log.write(json.dumps(values) + "\n")
         self.job.progress.advance(1, f"loss {step.loss:.3f}, {step.n_tokens / step.seconds:,.0f} tokens/s")
 
     def _evaluate_if_due(self, evaluate_at: dict[int, float]) -> bool:
@@ -252,28 +255,54 @@ class Learner:
             self.state.scaler = self.job.accelerator.scaler.state_dict()
         tensors = {f"{i}.{key}": value for i, values in entries.items() for key, value in values.items()
                    if isinstance(value, torch.Tensor)}
-        checkpoint.save(self.job.work, self.state, dict(self.moving), tensors)
+        checkpoint.save(self.job.work, self.state, dict(self.moving), tensors, self.log_file)
 
-    def _restore(self) -> None:
-        latest = checkpoint.latest(self.job.work)
-        if latest is None:
-            return
-        self.state, weights, optimizer = latest
+    def _restore(self) -> str:
+        """Go on from the newest checkpoint that is whole and fits, or begin. Returns the log up to there."""
+        paths = checkpoint.checkpoints(self.job.work)
+        for path in reversed(paths):
+            try:
+                saved = checkpoint.read(path, self.job.request)
+                self._check_fits(saved, path)
+            except RunFolderError as error:
+                where = "" if error.where == str(path) else f"{Path(error.where).name} "
+                checkpoint.set_aside(path, f"checkpoint is damaged and was not used: {where}{error.what}")
+                continue
+            self._set(saved)
+            self.job.progress.say(f"resuming after step {self.state.step}")
+            return saved.steps
+        if paths:
+            checkpoint.warn(f"{self.job.work}: no checkpoint can be used; training begins anew at step 1.")
+        return ""
+
+    def _check_fits(self, saved: Checkpoint, path: Path) -> None:
+        """Raise RunFolderError unless this job's weights and optimizer can take what a checkpoint holds."""
+        state, metric = saved.state, self.job.task.metric
+        checkpoint.check_tensors("weights", saved.weights, self.moving)
+        for name, tensors, is_there in (("best", state.best, state.best_step), ("mean", state.mean, state.n_mean)):
+            if tensors or is_there:
+                checkpoint.check_tensors(name, tensors, self.moving)
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        places = {place.partition(".")[0] for place in saved.optimizer}
+        name = self.job.spec.train.optimizer
+        wanted = {f"{i}.{key}": tensor for i, weight in enumerate(weights) if str(i) in places
+                  for key, tensor in loop.state_after_a_step(name, weight).items()}
+        checkpoint.check_tensors("optimizer", saved.optimizer, wanted)
+        scaler = self.job.accelerator.scaler
+        if state.scaler and (scaler is None or scaler.state_dict().keys() != state.scaler.keys()):
+            raise RunFolderError(str(path), "is of a loss scaler that this run has not.")
+        if not saved.optimizer or any(entry["scores"].get(metric) is None for entry in state.curve):
+            raise RunFolderError(str(path), f"lacks the optimizer or a validation {metric}.")
+
+    def _set(self, saved: Checkpoint) -> None:
+        self.state = saved.state
         self.state.mean = {name: p.to(self.job.device) for name, p in self.state.mean.items()}
-        self._put(weights)
+        self._put(saved.weights)
         entries: dict[int, dict[str, torch.Tensor]] = {}
-        for place, tensor in optimizer.items():
+        for place, tensor in saved.optimizer.items():
             i, _, key = place.partition(".")
             entries.setdefault(int(i), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
         if self.job.accelerator.scaler is not None and self.state.scaler:
             self.job.accelerator.scaler.load_state_dict(self.state.scaler)
-        self.job.progress.say(f"resuming after step {self.state.step}")
-
-    def _log(self) -> TextIO:
-        """steps.jsonl, cut back to the steps that the checkpoint holds."""
-        path = self.job.work / "steps.jsonl"
-        lines = path.read_text("utf-8").splitlines(keepends=True)[: self.state.step] if path.exists() else []
-        path.write_text("".join(lines), "utf-8")
-        return path.open("a", encoding="utf-8")

@@ -101,6 +101,18 @@ def optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     raise ValueError(name)
 
 
+def state_after_a_step(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors that an optimizer by name keeps of a weight of this shape, on the CPU: what a checkpoint must hold.
+
+    Cost  a few copies of the weight, for a moment.
+    """
+    like = torch.zeros_like(weight, device="cpu", requires_grad=True)
+    like.grad = torch.zeros_like(like)
+    of_like = optimizer(name, [{"params": [like], "lr": 0.0}])
+    of_like.step()
+    return {key: value for key, value in of_like.state[like].items() if isinstance(value, torch.Tensor)}
+
+
 def schedule(name: str, n_steps: int, warmup_share: float) -> Callable[[int], float]:
     """Step number (from 1) to a multiple of the peak rate: up over the warmup, then down to 0 (or not, "constant").
 

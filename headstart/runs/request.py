@@ -1,0 +1,130 @@
+"""What a run was asked to do: what is resumed must be what was started.
+
+    WORK/request.json   {"format": 1, "sha256": of the rest, "same": {path: value}, "noted": {path: value}}
+
+`same` holds what decides the weights to the last bit: the Spec, the rows, the files of the backbone and its tokenizer,
+the versions that compute, precision and kind of device. A change refuses. `noted` (processor, threads, other versions)
+may move a last bit at most; a change is told. Every checkpoint holds the identity of `same`, so a damaged file is
+written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core import machine
+from ..core.errors import RunFolderError, shorten
+from ..core.files import sha256, write_file
+from ..core.spec import Spec, leaves
+from ..core.untrusted import read_json
+from ..data.splits import Splits
+from ..models.backbone import TOKENIZER_FILES, Backbone
+from ..training import checkpoint
+from ..training.job import PARTS
+
+FILE, FORMER_FILE = "request.json", "asked.json"
+FORMAT = 1  # raised when the same request no longer means the same weights
+EXACT = ("headstart", "torch", "transformers", "accelerate", "peft")  # tokenizers: judged by what it reads its file as
+FIX = "Resume with what began it, or start anew: --overwrite"
+
+
+@dataclass(frozen=True)
+class Request:
+    """same: values by dotted path that a resumed run must share.  noted: values whose change is told."""
+
+    same: dict[str, Any]
+    noted: dict[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """sha256 (hex) of `same`."""
+        return _digest(self.same)
+
+
+def request(spec: Spec, parts: Splits, backbone: Backbone, accelerator: Any) -> Request:
+    """What this process was asked to do, with what it computes on."""
+    versions = machine.versions()
+    same = {"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS},
+            "backbone": hashes(backbone), "precision": accelerator.mixed_precision, "device": accelerator.device.type,
+            "version": {name: versions.pop(name, None) for name in EXACT}}
+    noted = {"machine": machine.describe(accelerator.device), "version": versions}
+    return Request(_flat(same), _flat(noted))
+
+
+def hashes(backbone: Backbone) -> dict[str, str]:
+    """sha256 (hex) of all that a backbone is: its weights, its other files, and its tokenizer as it was read."""
+    names = ("config.json", *TOKENIZER_FILES)
+    of_files = {name: sha256(backbone.folder / name) for name in names if (backbone.folder / name).is_file()}
+    return {"weights": backbone.sha256, **of_files,
+            "tokenizer": _digest([backbone.reader.tokenizer.to_str(), backbone.reader.facts])}
+
+
+def check_same(work: Path, now: Request) -> None:
+    """Refuse to go on in `work` unless it was begun by the same request; then note this one there.
+
+    Raises RunFolderError that names what changed.
+    """
+    path = work / FILE
+    if (work / FORMER_FILE).exists() and not path.exists():
+        raise RunFolderError(str(work), "was begun by an earlier headstart, which noted neither its backbone nor its "
+                             "tokenizer.", "Finish it with that version, or start anew: --overwrite")
+    if path.exists() or path.is_symlink() or checkpoint.checkpoints(work):
+        try:
+            before = _read(path)
+        except RunFolderError as error:
+            _check_checkpoints(work, now, error)
+            if path.exists() or path.is_symlink():
+                checkpoint.set_aside(path, f"{error.what.rstrip('.')}; it is written again")
+        else:
+            if changes := changed(before.same, now.same):
+                raise RunFolderError(str(work), f"cannot be resumed: {changes}.", FIX)
+            if changes := changed(before.noted, now.noted):
+                checkpoint.warn(f"{work}: {changes}; the last bits of the weights may differ.")
+    write_file(path, [json.dumps({"format": FORMAT, "sha256": _digest(asdict(now)), **asdict(now)})])
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """"train.lr was 0.003 and is now 0.5; ...", the first five; "" where nothing changed."""
+    paths = sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
+    more = [f"and {len(paths) - 5} more"] if len(paths) > 5 else []
+    return "; ".join([f"{shorten(path.removeprefix('spec.'))[1:-1]} was {shorten(before.get(path))} and is now "
+                      f"{shorten(now.get(path))}" for path in paths[:5]] + more)
+
+
+def _check_checkpoints(work: Path, now: Request, error: RunFolderError) -> None:
+    """Where the file cannot be read: whole checkpoints tell whether they are of this request, but not what changed."""
+    identities = []
+    for folder in checkpoint.checkpoints(work):
+        try:
+            identities.append(checkpoint.identity(folder))
+        except RunFolderError:
+            continue  # it is named and set aside when training would go on from it
+    if identities and now.identity not in identities:
+        raise RunFolderError(str(work / FILE), f"{error.what.rstrip('.')}; and the checkpoints beside it are of "
+                             "another Spec, other rows, another backbone or other versions.", FIX)
+
+
+def _read(path: Path) -> Request:
+    values = read_json(path, RunFolderError)
+    if values.get("format") != FORMAT:
+        raise RunFolderError(str(path), f"has format {shorten(values.get('format'))}, not {FORMAT}.")
+    request = Request(values.get("same", {}), values.get("noted", {}))
+    is_whole = (values.keys() == {"format", "sha256", "same", "noted"} and values["sha256"] == _digest(asdict(request))
+                and all(isinstance(part, dict) for part in (request.same, request.noted)))
+    if not is_whole:
+        raise RunFolderError(str(path), "is damaged: its sha256 is not that of what it holds.")
+    return request
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = json.loads(json.dumps(dict(leaves(values))))
+    return flat
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
