@@ -19,7 +19,8 @@ from typing import Any
 
 from ..core import machine
 from ..core.errors import RunFolderError, shorten
-from ..core.files import sha256, write_file
+from ..core.files import write_file
+from ..core.manifest import sha256
 from ..core.spec import Spec, leaves
 from ..core.untrusted import read_json
 from ..data.splits import Splits
