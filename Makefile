@@ -17,14 +17,14 @@ demo: setup  ## fit a tweet classifier, prove that transfer helped, and answer t
 	@echo "The report, with the certificate as a picture: runs/tweets/report.html"
 
 test: setup  ## the default suite; what holds a time limit runs behind it, alone
-	$(BIN)/pytest -n 2 -m 'not slow and not timing'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not timing'
 	$(BIN)/pytest -m 'timing and not slow'
 
 slow: setup  ## what takes longer: real data, many kills
 	$(BIN)/pytest -m slow
 
 coverage: setup  ## the lines of headstart/ that the default suite runs, in every process: at least 95 %
-	$(BIN)/pytest -n 2 -m 'not slow and not timing' --cov --cov-report=term-missing
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not timing' --cov --cov-report=term-missing
 
 golden: setup  ## write the golden loss curves again
 	HEADSTART_GOLDEN=write $(BIN)/pytest tests/unit/test_golden_losses.py

@@ -23,7 +23,7 @@ from .core.errors import DataError
 from .runs import artifact, fit
 from .use.vectors import Extractor
 
-Texts = Sequence[str]
+Texts = Sequence[str] | np.ndarray
 
 
 class TextFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -85,7 +85,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.out = out
         self.seed = seed
 
-    def fit(self, X: Texts, y: Sequence[Any]) -> Self:
+    def fit(self, X: Texts, y: Sequence[Any] | np.ndarray) -> Self:
         """Learn from texts and their labels, which may be of any type that sorts."""
         texts = _checked(X)
         self.classes_, gold_N = np.unique(np.asarray(y), return_inverse=True)

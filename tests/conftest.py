@@ -1,6 +1,7 @@
 """What every test stands on: no network, and one thread, which is the fastest for models this small."""
 
 import os
+from collections.abc import Callable
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -11,6 +12,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 import tiny
+
+from headstart.cli.app import app, main
 
 # A busy machine is no fault of what is tested.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -45,3 +48,17 @@ def run(tmp_path_factory: pytest.TempPathFactory, backbone: Path, reviews: Path)
     out = tmp_path_factory.mktemp("runs") / "reviews"
     headstart.fit(tiny.spec(reviews, backbone), out=out)
     return out
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+    """The command line in this process: (stdout, stderr) of a verb that ends with `rc`."""
+
+    def run(*arguments: object, rc: int = 0) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as raised:
+            main(lambda: app([str(argument) for argument in arguments]))
+        captured = capsys.readouterr()
+        assert (raised.value.code or 0) == rc, captured.err
+        return captured.out, captured.err
+
+    return run

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from ..core.errors import HeadstartError
@@ -90,11 +90,10 @@ def serve() -> None:
         os.dup2(2, 1)
         for line in sys.stdin:
             message = json.loads(line)
-            module, _, function = message["verb"].partition(":")
-            verb = getattr(importlib.import_module(module), function)
+            importlib.import_module(message["verb"].partition(":")[0])
             child = os.fork()
             if child == 0:
-                results.write(_run(verb, message["order"]) + "\n")
+                results.write(json.dumps(asdict(run_verb(message["verb"], message["order"]))) + "\n")
                 results.flush()
                 os._exit(0)
             _, status = os.waitpid(child, 0)
@@ -104,8 +103,10 @@ def serve() -> None:
                 results.flush()
 
 
-def _run(verb: Any, order: dict[str, Any]) -> str:
+def run_verb(verb: str, order: Mapping[str, Any]) -> JobResult:
+    """Call "module:function" with an order, in this process."""
+    module, _, function = verb.partition(":")
     try:
-        return json.dumps({"value": verb(order)})
+        return JobResult(getattr(importlib.import_module(module), function)(order))
     except HeadstartError as error:
-        return json.dumps({"error": str(error), "exit_code": error.exit_code})
+        return JobResult(error=str(error), exit_code=error.exit_code)

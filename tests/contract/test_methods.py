@@ -153,7 +153,8 @@ def test_as_pretrained_gives_the_outputs_of_the_backbone(backbone, method_name):
 
 @pytest.mark.parametrize("method_name", NAMES)
 def test_one_seed_one_result(method_name, backbone, reviews, tmp_path):
-    settings = {"method": method_name, "train": {"epochs": 1}, "evaluate": {"n_resamples": 100, "baselines": False}}
+    settings = {"method": method_name, "data": {"limit": 80}, "train": {"epochs": 1},
+                "evaluate": {"n_resamples": 100, "baselines": False}}
     runs = [headstart.fit(tiny.spec(reviews, backbone, **copy.deepcopy(settings)), out=tmp_path / name)
             for name in ("a", "b")]
     first, second = [(r.folder / "model.safetensors").read_bytes() + (r.folder / "head.safetensors").read_bytes()

@@ -1,4 +1,4 @@
-"""Methods beside each other on the same rows; what they said of texts; and scikit-learn's way in."""
+"""Methods beside each other on the same rows; features of texts; and scikit-learn's way in."""
 
 from __future__ import annotations
 
@@ -10,32 +10,18 @@ import re
 import numpy as np
 import pytest
 import tiny
+from forked import ForkedJobs
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import headstart
-from headstart.cli.app import app, main
 from headstart.core.errors import DataError, RunFolderError, SpecError
 from headstart.sklearn import TextClassifier, TextFeatures
-from headstart.studies import compare as comparing
+from headstart.studies.compare import compare
 from headstart.use.vectors import Extractor
 
 METHODS = ["linear-probe", "lora:rank=2"]
-
-
-@pytest.fixture
-def cli(capsys):
-    """The command line without a process of its own, which would take seconds to import torch."""
-
-    def run(*arguments, rc=0):
-        with pytest.raises(SystemExit) as ended:
-            main(lambda: app([str(one) for one in arguments]))
-        said = capsys.readouterr()
-        assert (ended.value.code or 0) == rc, said.err
-        return said.out, said.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -46,32 +32,33 @@ def spec(backbone, reviews):
 @pytest.fixture(scope="module")
 def compared(spec, tmp_path_factory):
     out = tmp_path_factory.mktemp("compare") / "out"
-    return out, comparing.compare(spec, METHODS, seeds=2, rows=[80], out=out)
+    return out, compare(spec, METHODS, seeds=2, rows=[80], out=out, jobs=ForkedJobs())
 
 
 def test_every_method_answers_the_same_rows(compared):
-    out, found = compared
-    assert [size["rows"] for size in found["sizes"]] == [80]
-    for size in found["sizes"]:
-        assert [one["method"] for one in size["systems"]] == METHODS
-        assert all(len(one["scores"]) == 2 for one in size["systems"])
+    out, table = compared
+    assert [size["rows"] for size in table["sizes"]] == [80]
+    for size in table["sizes"]:
+        assert [system["method"] for system in size["systems"]] == METHODS
+        assert all(len(system["scores"]) == 2 for system in size["systems"])
         assert set(size["baselines"]) >= {"majority", "tf-idf", "before-training"}
         assert len(size["pairs"]) == 1
         assert all(pair["p"] <= pair["p_holm"] <= 1 for pair in size["pairs"])
     cells = [json.loads(line) for line in (out / "cells.jsonl").read_text("utf-8").splitlines()]
     assert len(cells) == 4
-    assert {one["n_test"] for one in cells} == {found["n_test"]}
-    gold = [np.load(out / "outcomes" / f"{one['name']}.npy")[:, 0] for one in cells]
+    assert {cell["n_test"] for cell in cells} == {table["n_test"]}
+    gold = [np.load(out / "outcomes" / f"{cell['name']}.npy")[:, 0] for cell in cells]
     assert all(np.array_equal(gold[0], other) for other in gold)
     assert not list(out.glob("cell-*"))
 
 
 def test_a_dominated_method_is_not_on_the_front(compared):
-    _, found = compared
-    for size in found["sizes"]:
-        for one in size["systems"]:
-            beaten = any(o["score"] >= one["score"] and o["seconds"] < one["seconds"] for o in size["systems"])
-            assert one["fronts"]["seconds"] != beaten
+    _, table = compared
+    for size in table["sizes"]:
+        for system in size["systems"]:
+            is_beaten = any(other["score"] >= system["score"] and other["seconds"] < system["seconds"]
+                            for other in size["systems"])
+            assert system["fronts"]["seconds"] != is_beaten
 
 
 def test_the_page_shows_the_tables(compared):
@@ -83,35 +70,35 @@ def test_the_page_shows_the_tables(compared):
 
 
 def test_finished_cells_are_not_run_again(compared, spec):
-    out, found = compared
+    out, table = compared
     before = (out / "cells.jsonl").read_text("utf-8")
-    again = comparing.compare(spec, METHODS, seeds=2, rows=[80], out=out, resume=True)
+    again = compare(spec, METHODS, seeds=2, rows=[80], out=out, resume=True, jobs=ForkedJobs())
     assert (out / "cells.jsonl").read_text("utf-8") == before
-    assert again == found
+    assert again == table
     (out / "cells.jsonl").write_text(before[:-40], "utf-8")  # killed while it wrote a line
-    more = comparing.compare(spec, METHODS, seeds=2, rows=[80], out=out, resume=True)
+    more = compare(spec, METHODS, seeds=2, rows=[80], out=out, resume=True, jobs=ForkedJobs())
     assert [size["systems"][0]["scores"] for size in more["sizes"]] == \
-        [size["systems"][0]["scores"] for size in found["sizes"]]
+        [size["systems"][0]["scores"] for size in table["sizes"]]
 
 
 def test_what_cannot_be_compared_is_said_before_any_work(compared, spec, tmp_path):
     out, _ = compared
     with pytest.raises(RunFolderError, match="exists already"):
-        comparing.compare(spec, METHODS, out=out)
+        compare(spec, METHODS, out=out)
     with pytest.raises(SpecError, match='"lorra" is not a method; did you mean "lora"'):
-        comparing.compare(spec, ["lorra"], out=tmp_path / "a")
+        compare(spec, ["lorra"], out=tmp_path / "a")
     with pytest.raises(SpecError, match=r"method\.rang: is not an option"):
-        comparing.compare(spec, ["lora:rang=2"], out=tmp_path / "a")
+        compare(spec, ["lora:rang=2"], out=tmp_path / "a")
     with pytest.raises(SpecError, match="5000 is not a number of train rows; there are 120"):
-        comparing.compare(spec, METHODS, rows=[5000], out=tmp_path / "a")
+        compare(spec, METHODS, rows=[5000], out=tmp_path / "a")
     with pytest.raises(SpecError, match="other data or another seed"):
-        comparing.compare({**spec, "seed": 3}, METHODS, out=out, resume=True)
+        compare({**spec, "seed": 3}, METHODS, out=out, resume=True)
     assert not (tmp_path / "a" / "cells.jsonl").exists()
 
 
 def test_a_cell_that_fails_says_which(spec, tmp_path):
     with pytest.raises(headstart.HeadstartError, match=r"fine-tuning:last_blocks=7.*the backbone has 2 blocks"):
-        comparing.compare(spec, ["fine-tuning:last_blocks=7"], out=tmp_path / "a")
+        compare(spec, ["fine-tuning:last_blocks=7"], out=tmp_path / "a", jobs=ForkedJobs())
 
 
 def test_compare_and_cache_on_the_command_line(cli, backbone, reviews, tmp_path):
@@ -136,11 +123,11 @@ def test_extract_keeps_order_and_ids(cli, backbone, tmp_path):
     table = pq.read_table(tmp_path / "f.parquet").to_pydict()
     assert table["id"] == [row["id"] for row in rows]
     cli("extract", backbone, source, "--out", tmp_path / "f.npy")
-    found = np.load(tmp_path / "f.npy")
-    assert found.shape == (30, 32)
-    np.testing.assert_allclose(found, np.array(table["features"]), atol=1e-6)
-    one = Extractor(str(backbone), store="off")([rows[7]["text"]])
-    np.testing.assert_allclose(found[7:8], one, atol=1e-5)
+    features_ND = np.load(tmp_path / "f.npy")
+    assert features_ND.shape == (30, 32)
+    np.testing.assert_allclose(features_ND, np.array(table["features"]), atol=1e-6)
+    alone_ND = Extractor(str(backbone), store="off")([rows[7]["text"]])
+    np.testing.assert_allclose(features_ND[7:8], alone_ND, atol=1e-5)
     _, stderr = cli("extract", backbone, source, "--out", tmp_path / "f.csv", rc=2)
     assert ".npy, .parquet" in stderr
     _, stderr = cli("extract", backbone, source, "--out", tmp_path / "f.npy", rc=2)
@@ -150,9 +137,9 @@ def test_extract_keeps_order_and_ids(cli, backbone, tmp_path):
 @pytest.mark.parametrize("store", ["fp16", "off"])
 def test_extract_of_layers_and_poolings(backbone, store):
     texts = [row["text"] for row in tiny.rows(5)]
-    said = {(pooling, k): Extractor(str(backbone), pooling=pooling, last_layers=k, store=store)(texts)
-            for pooling in ("mean", "first", "max") for k in (1, 2)}
-    assert len({one.tobytes() for one in said.values()}) == 6
+    features = {(pooling, k): Extractor(str(backbone), pooling=pooling, last_layers=k, store=store)(texts)
+                for pooling in ("mean", "first", "max") for k in (1, 2)}
+    assert len({features_ND.tobytes() for features_ND in features.values()}) == 6
     with pytest.raises(SpecError, match="is 3; the backbone has 2 layers"):
         Extractor(str(backbone), last_layers=3)
     with pytest.raises(SpecError, match='"sum" is not a pooling'):
@@ -175,8 +162,8 @@ def test_extract_reads_a_run(run):
     texts = [row["text"] for row in tiny.rows(5)]
     head = load_file(run / "head.safetensors")
     logits = Extractor(run)(texts) @ head["out.weight"].T + head["out.bias"]
-    said = [list(one["scores"].values()) for one in headstart.load(run).predict(texts)]
-    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), said, atol=1e-4)
+    scores = [list(prediction["scores"].values()) for prediction in headstart.load(run).predict(texts)]
+    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), scores, atol=1e-4)
 
 
 def test_features_in_a_pipeline(backbone):
@@ -197,8 +184,7 @@ def test_a_classifier_of_scikit_learns_shape(backbone, tmp_path):
     texts, labels = [row["text"] for row in rows], np.array([{"negative": 7, "positive": 11}[r["label"]] for r in rows])
     classifier = TextClassifier(str(backbone), method="linear-probe", out=str(tmp_path / "kept"))
     assert classifier.get_params()["method"] == "linear-probe"
-    assert classifier.fit(texts, labels).score(  # type: ignore[arg-type]
-        texts, labels) > 0.7
+    assert classifier.fit(texts, labels).score(texts, labels) > 0.7
     assert list(classifier.classes_) == [7, 11]
     shares = classifier.predict_proba(texts)
     assert shares.shape == (120, 2)

@@ -35,13 +35,13 @@ def start(spec: Path, out: Path, *options: str, file_bytes: int | None = None) -
     return Command("fit", str(spec), "--out", str(out), *options, file_bytes=file_bytes)
 
 
-def start_anew(spec: Path, out: Path) -> subprocess.Popen:
+def start_anew(spec: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     """As a shell starts it: nothing is loaded yet, and the interpreter ends in its own way."""
-    return subprocess.Popen([sys.executable, "-m", "headstart", "fit", str(spec), "--out", str(out)],
+    return subprocess.Popen([sys.executable, "-m", "headstart", "fit", str(spec), "--out", str(out), *options],
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: Command | subprocess.Popen, code: int = 0) -> str:
+def finish(process: Command | subprocess.Popen[str], code: int = 0) -> str:
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == code, stderr
     return stderr
@@ -50,7 +50,7 @@ def finish(process: Command | subprocess.Popen, code: int = 0) -> str:
 @pytest.fixture(scope="module")
 def uninterrupted(spec, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    finish(start_anew(spec, out))
+    finish(start(spec, out))
     return out
 
 
@@ -67,7 +67,7 @@ def n_steps(work: Path) -> int:
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
-def wait_for(condition, process: Command | subprocess.Popen) -> None:
+def wait_for(condition, process: Command) -> None:
     while process.poll() is None and not condition():
         time.sleep(0.002)
 
@@ -112,36 +112,40 @@ def test_a_soup_killed_in_each_of_its_trainings_equals_uninterrupted(backbone, r
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+class Delay:
+    """True once so many seconds have passed since it was first asked."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.end: float | None = None
+
+    def __call__(self) -> bool:
+        if self.end is None:
+            self.end = time.monotonic() + self.seconds
+        return time.monotonic() > self.end
+
+
 @pytest.mark.slow
 def test_killed_at_fifty_random_points(spec, tmp_path, uninterrupted):
     rng = random.Random(0)
     for i in range(17):
         out = tmp_path / f"run{i}"
 
-        def after(seconds: float):
-            end = time.monotonic() + seconds
-            return lambda: time.monotonic() > end
-
-        moments = []
-        for _ in range(3):
-            delay = rng.uniform(0.1, 4.0)
-            moments.append(lambda delay=delay, box=[]: (box or box.append(after(delay)) or box)[0]())
-        kill_and_resume(spec, out, moments)
+        kill_and_resume(spec, out, [Delay(rng.uniform(0.1, 4.0)) for _ in range(3)])
         assert weights(out) == weights(uninterrupted)
 
 
-@pytest.mark.parametrize(("signum", "code", "start_first"), [(signal.SIGINT, 130, start_anew),
-                                                             (signal.SIGTERM, 143, start)])
-def test_a_signal_saves_and_leaves(spec, tmp_path, uninterrupted, signum, code, start_first):
+@pytest.mark.parametrize(("signum", "code", "resume"), [(signal.SIGINT, 130, start_anew), (signal.SIGTERM, 143, start)])
+def test_a_signal_saves_and_leaves(spec, tmp_path, uninterrupted, signum, code, resume):
     out = tmp_path / "run"
-    process = start_first(spec, out)
+    process = start(spec, out)
     wait_for(lambda: n_steps(tmp_path / "run.partial") > 20, process)
     process.send_signal(signum)
     stderr = finish(process, code)
     assert f"interrupted by {signal.Signals(signum).name}" in stderr
     assert "--resume" in stderr
     assert "Traceback" not in stderr
-    finish(start(spec, out, "--resume"))
+    finish(resume(spec, out, "--resume"))
     assert weights(out) == weights(uninterrupted)
 
 

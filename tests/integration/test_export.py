@@ -20,9 +20,11 @@ import tiny
 import torch
 import yaml
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
 import headstart
 from headstart import methods, tasks
+from headstart.cli.app import app
 from headstart.core.errors import ArtifactError, DataError, ParityError, RunFolderError, SpecError
 from headstart.core.manifest import seal
 from headstart.core.progress import Progress
@@ -54,11 +56,12 @@ def some(names: list[str]) -> list:
 def exported(run, tmp_path_factory) -> Path:
     """An export, by the command line."""
     out = tmp_path_factory.mktemp("exports") / "reviews"
-    stdout, stderr = cli("export", run, "--out", out, "--json")
-    said = json.loads(stdout.splitlines()[-1])
-    assert said["out"] == str(out)
-    assert said["gate"]["fp32"]["n_rows"] == 30
-    assert "comparing on 30 rows" in stderr
+    done = CliRunner().invoke(app, ["export", str(run), "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["out"] == str(out)
+    assert summary["gate"]["fp32"]["n_rows"] == 30
+    assert "comparing on 30 rows" in done.stderr
     return out
 
 
@@ -79,12 +82,6 @@ def loaded_by(code: str, *arguments: object) -> set[str]:
     out = subprocess.run([sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)", *map(str, arguments)],
                          capture_output=True, text=True, check=True, input="the lovely room\n")
     return {name.split(".")[0] for name in out.stdout.splitlines()[-1].split()}
-
-
-def cli(*arguments: object, code: int = 0) -> tuple[str, str]:
-    done = subprocess.run([sys.executable, "-m", "headstart", *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
 
 
 # ------------------------------------------------------------------------------------------------ what comes out

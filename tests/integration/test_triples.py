@@ -1,8 +1,6 @@
 """From raw text to triples: one run finds the entities, another says how they relate."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -37,14 +35,15 @@ def runs(tmp_path_factory, backbone):
     entities = [{"text": text, "entities": spans} for text, spans in rows]
     relations = [{"text": text, "head_span": [a["start"], a["end"]], "tail_span": [b["start"], b["end"]],
                   "relation": f"Beats({'e1,e2' if a['label'] == 'GOOD' else 'e2,e1'})"} for text, (a, b) in rows]
-    found = {}
+    folders = {}
     for name, task, lines in (("entities", "token-classification", entities),
                               ("relations", "relation-extraction", relations)):
         source = folder / f"{name}.jsonl"
         source.write_text("\n".join(map(json.dumps, lines)), "utf-8")
-        found[name] = headstart.fit(tiny.spec(source, backbone, task=task, data={"near_duplicate": 1},
-                                              train={"epochs": 6}), out=folder / f"{name}-run").folder
-    return found
+        folders[name] = headstart.fit(tiny.spec(source, backbone, task=task, data={"near_duplicate": 1},
+                                              train={"epochs": 6}, evaluate={"baselines": False}),
+                                    out=folder / f"{name}-run").folder
+    return folders
 
 
 def test_both_runs_learn(runs):
@@ -64,15 +63,13 @@ def test_triples_of_a_file(runs, tmp_path):
     assert third == {"entities": [], "triples": []}
 
 
-def test_the_verb_and_its_errors(runs, tmp_path):
+def test_the_verb_and_its_errors(runs, tmp_path, cli):
     source = tmp_path / "new.txt"
     source.write_text("the room was lovely and the staff was rude\n")
-    command = [sys.executable, "-m", "headstart", "predict", str(runs["relations"]), str(source), "--entities"]
-    done = subprocess.run([*command, str(runs["entities"])], capture_output=True, text=True, check=True)
-    (line,) = done.stdout.splitlines()
+    stdout, _ = cli("predict", runs["relations"], source, "--entities", runs["entities"])
+    (line,) = stdout.splitlines()
     assert json.loads(line)["triples"][0]["relation"] == "Beats"
-    wrong = subprocess.run([*command, str(runs["relations"])], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2
-    assert 'is a run of "relation-extraction"; triples need one of "token-classification" there' in wrong.stderr
+    _, stderr = cli("predict", runs["relations"], source, "--entities", runs["relations"], rc=2)
+    assert 'is a run of "relation-extraction"; triples need one of "token-classification" there' in stderr
     with pytest.raises(SpecError):
         list(triples.triples(runs["entities"], runs["entities"], str(source)))
