@@ -547,5 +547,5 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     path = tmp_path / "model.onnx"
     with path.open("wb") as file:
         file.truncate(runtime.MAX_BYTES + 1)
-    with pytest.raises(ArtifactError, match="has at most"):
+    with pytest.raises(ArtifactError, match="the limit is"):
         opened(path)
