@@ -485,7 +485,6 @@ def test_an_artifact_holds_several_graphs(copy):
     {"encoder": {"file": "model.onnx"}}, {"model": {}}, {}, [], "model.onnx"])
 def test_graphs_are_sealed_files_of_their_folder(copy, graphs):
     relist(copy, graphs)
-    shutil.copyfile(copy / "model.onnx", copy / "unsealed.onnx")
     with pytest.raises(ArtifactError, match="lists graphs that cannot be opened"):
         artifact.load(copy)
 
@@ -545,5 +544,5 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     path = tmp_path / "model.onnx"
     with path.open("wb") as file:
         file.truncate(runtime.MAX_BYTES + 1)
-    with pytest.raises(ArtifactError, match="has at most"):
+    with pytest.raises(ArtifactError, match="the limit is"):
         opened(path)
