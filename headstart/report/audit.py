@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.files import write_file
+from ..core.files import write_folder
 from .page import markdown_page, page
 from .run import Headline, Section
 from .run import Table as Shown
@@ -17,14 +17,16 @@ MAX_LISTED = 20  # of every kind of finding, in the table and on the page; count
 MAX_CHARS_LISTED = 160  # of a text
 
 
-def write(result: Mapping[str, Any], out: Path) -> None:
-    """audit.json, audit.html and audit.md into the folder `out`."""
+def write(result: Mapping[str, Any], out: Path, overwrite: bool = False) -> None:
+    """audit.json, audit.html and audit.md as the folder `out`; overwrite: in the place of one that an audit wrote."""
     shown = clean(result)
     top, facts, parts = headline(shown), [("Task", shown["task"]), ("Data", shown["source"])], sections(shown)
-    write_file(out / "audit.json", [json.dumps(result, ensure_ascii=False, indent=1)])
     footer = "Written by headstart audit from audit.json, which lies beside this page."
-    write_file(out / "audit.html", [page(top, facts, parts, "", "headstart audit", footer)])
-    write_file(out / "audit.md", [markdown_page(top, facts, parts)])
+    with write_folder(out, overwrite) as folder:
+        for name, text in {"audit.json": json.dumps(result, ensure_ascii=False, indent=1),
+                           "audit.html": page(top, facts, parts, "", "headstart audit", footer),
+                           "audit.md": markdown_page(top, facts, parts)}.items():
+            (folder / name).write_text(text, "utf-8")
 
 
 def markdown(result: Mapping[str, Any]) -> str:

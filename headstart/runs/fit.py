@@ -44,7 +44,7 @@ from ..training.learner import Learner
 from ..training.signals import Stop, signals
 from . import artifact, evidence, resolve, weights
 from .artifact import Artifact
-from .folder import opened, remove
+from .folder import opened, remove, sources_of, work_of
 
 
 def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None = None, resume: bool = False,
@@ -66,11 +66,12 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     source = resolve.stack([resolve.first_layer(spec_or_path), *layers, (resolve.CALL, overrides)])
     (spec, origins), method = source.resolve(), source.method
     final = Path(out) if out is not None else Path("runs") / _name(spec_or_path)
-    if resume and final.exists() and not final.with_name(final.name + ".partial").exists():
+    if resume and final.exists() and not work_of(final).exists():
         progress.say(f"{final} is finished already.")
         return artifact.load(final)
+    inputs = [*sources_of(spec), *([] if isinstance(spec_or_path, Mapping) else [spec_or_path])]
     with (signals() as stop, files.disk_errors(final),
-          opened(final, resume=resume, overwrite=overwrite) as work):
+          opened(final, inputs, resume=resume, overwrite=overwrite) as work):
         job = prepare(spec, origins, method, work, stop, progress, source)
         evaluator = Evaluator(job)
         head = HeadSolver(job, evaluator)
@@ -153,8 +154,8 @@ def _check_same_run(work: Path, spec: Spec, origins: Origins, parts: Splits) -> 
                              f"{shorten(now.get(key))}" for key in changed[:5])
             raise RunFolderError(str(work), f"cannot be resumed: {changes}.",
                                  "Resume with the Spec and the data of the interrupted run, or start anew: --overwrite")
-    path.write_text(json.dumps(request), "utf-8")
-    (work / "spec.yaml").write_text(to_yaml(spec, origins), "utf-8")
+    files.write_file(path, [json.dumps(request)])
+    files.write_file(work / "spec.yaml", [to_yaml(spec, origins)])
 
 
 def store_frozen(job: Job) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from ..core.errors import SpecError
+from ..core.files import write_file
 from ..core.scores import Kept
 from ..core.values import Batch, Prediction
 from ..models import blocks
@@ -91,6 +93,7 @@ class Learner:
             evaluated = self._evaluate_if_due(evaluate_at)
             if evaluated or time.monotonic() - saved > settings.checkpoint_every_s or job.stop.signum:
                 log.flush()
+                os.fsync(log.fileno())
                 self._save()
                 saved = time.monotonic()
             if job.stop.signum:
@@ -275,5 +278,5 @@ class Learner:
         """steps.jsonl, cut back to the steps that the checkpoint holds."""
         path = self.job.work / "steps.jsonl"
         lines = path.read_text("utf-8").splitlines(keepends=True)[: self.state.step] if path.exists() else []
-        path.write_text("".join(lines), "utf-8")
+        write_file(path, lines)
         return path.open("a", encoding="utf-8")
