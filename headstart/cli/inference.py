@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -25,27 +24,32 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer new rows: one JSON object a line, in the order of the rows."""
-    from ..core import files, manifest
+    from ..core.lines import Source, check_lines, write_lines
+    from ..core.manifest import identity
+    from ..core.outputs import check_output
     from ..use import answers, triples
 
+    runs = [run] if entities is None else [run, Path(entities)]
     if out is not None:
-        files.refuse_existing(out, overwrite)
+        inputs = [source, *map(str, runs)]
+        check_output(out, overwrite, inputs)
+        check_lines(out, inputs, resume, overwrite)
     elif resume:
         raise typer.BadParameter("name the file that is to be finished with --out", param_hint="--resume")
     settings = data_settings(encoding, set_)
 
-    def lines(skip: int = 0) -> Iterator[str]:
-        results = (answers.answers(run, source, settings, skip) if entities is None
-                   else triples.triples(run, entities, source, settings, skip))
-        return (json.dumps(result, ensure_ascii=False) for result in results)
+    def open_source() -> Source:
+        rows, answer = (answers.open_rows(run, source, settings) if entities is None
+                        else triples.open_rows(run, entities, source, settings))
+        return rows, lambda some: (json.dumps(result, ensure_ascii=False) for result in answer(some))
 
     if out is None:
-        for line in lines():
+        rows, lines = open_source()
+        for line in lines(rows):
             print(line)
     else:
-        runs = [manifest.identity(folder) for folder in (run, entities) if folder]
-        n_rows = files.write_lines(out, lines, {"runs": runs, "source": source, "settings": settings}, resume=resume,
-                                overwrite=overwrite)
+        made_by = {"runs": [identity(folder) for folder in runs], "source": source, "settings": settings}
+        n_rows = write_lines(out, open_source, made_by, resume=resume, overwrite=overwrite)
         if as_json:
             print(json.dumps({"out": str(out), "n_rows": n_rows}))
 
@@ -61,15 +65,16 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a finished run on labelled rows, with a 95 % interval."""
-    from ..core import files
+    from ..core.files import write_file
+    from ..core.outputs import check_output
     from ..use import answers
 
     if out is not None:
-        files.refuse_existing(out, overwrite)
+        check_output(out, overwrite, [source, run])
     scores = answers.evaluate(run, source, data_settings(encoding, set_), seed=seed)
     line = json.dumps(scores, ensure_ascii=False)
     if out is not None:
-        files.write_file(out, [line + "\n"])
+        write_file(out, [line + "\n"], overwrite)
     low, high = scores["interval"]
     print(f"{scores['metric']} {scores['score']:.4f} [{low:.4f}, {high:.4f}] on {scores['n']:,} rows")
     if as_json:
@@ -90,14 +95,13 @@ def extract(
     as_json: Json = False,
 ) -> None:
     """Turn texts into vectors: one a row, in the order of the rows."""
-    from ..core import files
     from ..core.progress import Progress
     from ..use import vectors
 
-    files.refuse_existing(out, overwrite)
     progress = Progress()
-    facts = vectors.write(source, rows, out, settings=data_settings(encoding, set_), progress=progress, pooling=pooling,
-                          last_layers=last_layers, max_tokens=max_tokens, store="fp16" if cache else "off")
+    facts = vectors.write(source, rows, out, overwrite=overwrite, settings=data_settings(encoding, set_),
+                          progress=progress, pooling=pooling, last_layers=last_layers, max_tokens=max_tokens,
+                          store="fp16" if cache else "off")
     progress.end()
     if facts["n_cut"]:
         progress.say(f"{facts['n_cut']:,} of {facts['n_rows']:,} texts were cut to {max_tokens} tokens")
@@ -147,16 +151,17 @@ def mine(
     as_json: Json = False,
 ) -> None:
     """Give pairs hard negatives: texts that look right to a model and are not."""
-    from ..core import files
+    from ..core.files import write_file
+    from ..core.outputs import check_output
     from ..core.progress import Progress
     from ..use import retrieval
 
-    files.refuse_existing(out, overwrite)
+    check_output(out, overwrite, [source, rows, *([corpus] if corpus else [])])
     settings, progress = data_settings(encoding, set_), Progress()
     mined = retrieval.mine(source, retrieval.pairs_of(rows, settings), n=negatives, margin=margin, progress=progress,
                            corpus=retrieval.texts_of(corpus, settings) if corpus else ())
     progress.end()
-    files.write_file(out, (json.dumps(row, ensure_ascii=False) + "\n" for row in mined))
+    write_file(out, (json.dumps(row, ensure_ascii=False) + "\n" for row in mined), overwrite)
     n, n_without = sum(len(row["negatives"]) for row in mined), sum(not row["negatives"] for row in mined)
     numbers = {"out": str(out), "n_rows": len(mined), "n_negatives": n, "n_rows_without": n_without}
     print(json.dumps(numbers) if as_json else f"{out}: {len(mined):,} rows with {n:,} negatives; {n_without:,} rows "

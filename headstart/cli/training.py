@@ -87,18 +87,14 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Say what is wrong with labelled rows: leaks, twins, contradictions, probably wrong labels, lengths, odd rows."""
-    from ..core import files, spec
+    from ..core import spec
     from ..core.progress import Progress
-    from ..report.audit import markdown, write
+    from ..report.audit import markdown
     from ..studies import audit
 
-    if out is not None:
-        files.refuse_existing(out, overwrite)
     overrides = {"task": task, "data": {"encoding": encoding} if encoding else None}
-    findings = audit.audit(source, suspects=suspects, progress=Progress(), layers=[
+    findings = audit.audit(source, suspects=suspects, out=out, overwrite=overwrite, progress=Progress(), layers=[
         ("command line", {key: value for key, value in overrides.items() if value}), ("--set", spec.parse_set(set_))])
-    if out is not None:
-        write(findings, out)
     print(markdown(findings))
     if as_json:
         print(json.dumps(findings, ensure_ascii=False))

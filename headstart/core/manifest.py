@@ -28,16 +28,12 @@ FREE = ("*.md", "LICENSE*", "NOTICE*", "report.html", ".git", ".gitattributes", 
 
 
 def seal(folder: Path) -> None:
-    """Make all files in `folder` durable, and write the manifest of what lies there then."""
+    """Write the manifest of what lies in `folder`; files.write_folder makes it durable."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    for path in files:
-        fsync(path)
     names = {str(path.relative_to(folder)): path for path in files}
     hashes = {name: sha256(path) for name, path in names.items() if not is_free(name)}
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"format": 1, "sha256": hashes}, indent=1) + "\n", "utf-8")
-    fsync(manifest)
-    fsync(folder)
 
 
 def is_free(name: str) -> bool:
@@ -130,15 +126,6 @@ def identity(folder: str | Path) -> str:
     """sha256 (hex) of a sealed folder's manifest: equal for equal folders. "" where there is none."""
     manifest = Path(folder) / MANIFEST
     return sha256(manifest) if manifest.is_file() else ""
-
-
-def fsync(path: Path) -> None:
-    """Make a file, or the names that a folder holds, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

@@ -20,6 +20,7 @@ from .. import tasks
 from ..core import files, machine, manifest
 from ..core.errors import ArtifactError, DataError, HeadstartError, ParityError, SpecError
 from ..core.model import Model
+from ..core.outputs import check_output
 from ..core.predict import predict
 from ..core.progress import Progress
 from ..core.spec import Spec
@@ -28,6 +29,7 @@ from ..data import splits
 from ..data.table import read_splits, read_table
 from ..runs import artifact, runtime, weights
 from ..runs.artifact import EXPORT, GOLDEN_TOLERANCE, Artifact
+from ..runs.folder import sources_of
 from ..runs.runtime import OnnxRuntime
 from ..use.answers import data_spec
 from . import graph, parity
@@ -55,13 +57,15 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     Raises   ParityError when the gate is not passed; `out` is then as it was.
     """
     run, progress = Path(run), progress or Progress(quiet=True)
-    final = Path(out) if out is not None else run.with_name(run.name + ("-int8" if int8 else "-onnx"))
+    named = run if run.name not in ("", "..") else run.resolve()
+    final = Path(out) if out is not None else named.with_name(named.name + ("-int8" if int8 else "-onnx"))
     if (run / EXPORT).exists():
         raise ArtifactError(str(run), "is exported already.", "Export the run that it came from.")
     if not max_loss >= 0:
         raise SpecError("--max-loss", f"is {max_loss}; it must be 0 at least.", "It is in points: 0.5 is 0.005.")
-    files.refuse_existing(final, overwrite)
+    check_output(final, overwrite, [run, *([rows] if rows else [])], folder=True)
     loaded = artifact.load(run, "cpu")
+    check_output(final, overwrite, sources_of(loaded.spec), folder=True)
     chosen = _rows(loaded, rows, settings, progress)
     if int8 and not chosen.is_labelled:
         raise DataError("--int8", f"needs labelled rows to prove that the metric holds; there are {chosen.origin}.",
@@ -69,7 +73,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     progress.say(f"comparing on {len(chosen.rows):,} rows: {chosen.origin}")
     spec = loaded.spec
     gate = Gate.of(loaded.task, loaded.reader, loaded.runtime, chosen, spec.evaluate.tokens_per_batch)
-    with files.write_folder(final) as folder:
+    with files.write_folder(final, overwrite) as folder:
         model, _ = weights.open_model(run, loaded.task, spec)
         results: dict[str, Any] = {}
         exported, results["fp32"] = in_32_bits(gate, model, folder, progress=progress)

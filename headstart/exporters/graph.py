@@ -90,6 +90,8 @@ def write(model: Model, inputs: dict[str, np.ndarray], path: Path, *, fuse: bool
             if fuse:
                 fusions.tuned(graph)
             onnx.save(graph, path)
+    except OSError:  # of the disk: who gave the folder knows what to say
+        raise
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise ModelError("export", f"the model cannot be written as a graph: {shorten(reason[0], 200)}.",

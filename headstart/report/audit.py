@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.files import write_folder
 from .page import markdown_page, write_study
 from .run import Headline, Section
 from .run import Table as Shown
@@ -15,11 +16,12 @@ MAX_LISTED = 20  # of every kind of finding, in the table and on the page; count
 MAX_CHARS_LISTED = 160  # of a text
 
 
-def write(result: Mapping[str, Any], out: Path) -> None:
-    """audit.json, audit.html and audit.md into the folder `out`."""
+def write(result: Mapping[str, Any], out: Path, overwrite: bool = False) -> None:
+    """audit.json, audit.html and audit.md as the folder `out`; overwrite: in the place of one that an audit wrote."""
     shown = clean(result)
     top, facts, parts = headline(shown), [("Task", shown["task"]), ("Data", shown["source"])], sections(shown)
-    write_study("audit", result, top, facts, parts, out)
+    with write_folder(out, overwrite) as folder:
+        write_study("audit", result, top, facts, parts, folder)
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ from ..training.learner import Learner
 from ..training.signals import Stop, signals
 from . import artifact, evidence, resolve, weights
 from .artifact import Artifact
-from .folder import opened, remove
+from .folder import opened, remove, sources_of, work_of
 from .request import changed, check_same, request
 
 
@@ -70,10 +70,11 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     (spec, origins), method = source.resolve(), source.method
     final = Path(out) if out is not None else Path("runs") / _name(spec_or_path)
     _check_names(spec, origins)
-    if resume and final.exists() and not final.with_name(final.name + ".partial").exists():
+    if resume and final.exists() and not work_of(final).exists():
         return _finished_already(final, spec, origins, progress)
+    inputs = [*sources_of(spec), *([] if isinstance(spec_or_path, Mapping) else [spec_or_path])]
     with (signals() as stop, files.disk_errors(final),
-          opened(final, resume=resume, overwrite=overwrite) as work):
+          opened(final, inputs, resume=resume, overwrite=overwrite) as work):
         replaced = _inode(final)
         _clear(work)
         job = prepare(spec, origins, method, work, stop, progress, source)

@@ -9,60 +9,53 @@ A lock is the kernel's (flock), so it ends with the process that held it, howeve
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import shutil
-import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from ..core.errors import HeadstartError, Interrupted, RunFolderError, shorten
-from ..core.files import refuse_existing
+from ..core.errors import HeadstartError, Interrupted
+from ..core.files import remove_folder
+from ..core.outputs import check_output, check_work, clear_work, work_folder
+from ..core.spec import Spec
 from ..training.checkpoint import checkpoints
+
+WORK = ("request.json", "asked.json", "spec.yaml", "steps.jsonl", "windows", "features-*.bin", "checkpoint-*",
+        "damaged-*")  # what lies in it; asked.json: of an older version
+
+
+def work_of(final: Path) -> Path:
+    """The folder in which run `final` lives while it is not finished."""
+    return final.parent / f"{final.name}.partial"
+
+
+def sources_of(spec: Spec) -> list[str]:
+    """What a run reads: an output must not replace any of it."""
+    return [name for name in (spec.data.train, spec.data.validation, spec.data.test, spec.backbone) if name]
 
 
 @contextlib.contextmanager
-def opened(final: Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
+def opened(final: Path, inputs: Iterable[str | Path] = (), *, resume: bool, overwrite: bool) -> Iterator[Path]:
     """Lock the work folder of run `final` and give it; it is new unless `resume`.
+
+    inputs: what the run reads.
 
     Raises RunFolderError when another process holds it, or when something is there that may not be replaced.
     """
-    work = final.with_name(final.name + ".partial")
-    old = final.with_name(final.name + ".old")
-    if old.exists() and not final.exists():
-        old.rename(final)  # a kill between the two renames of an --overwrite
-    refuse_existing(final, overwrite or resume)
-    if work.exists() and not (overwrite or resume):
-        raise RunFolderError(str(work), "holds a run that was not finished.",
-                             "Continue it: --resume. Start anew: --overwrite")
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("a+") as lock:
-        _lock(lock, work)
-        if not resume:
-            for path in work.iterdir():
-                if path.name != "lock":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    check_output(final, overwrite or resume, inputs, folder=True)
+    work = work_of(final)
+    with work_folder(work, WORK, "a run that was not finished", resume=resume, overwrite=overwrite):
         try:
             yield work
         except (HeadstartError, OSError) as error:
             if not isinstance(error, Interrupted) and not checkpoints(work):
-                shutil.rmtree(work)  # nothing in it to go on from, so it is not in the way of the next try
+                remove(work)  # nothing in it to go on from, so it is not in the way of the next try
             raise
 
 
-def _lock(lock: Any, work: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        raise RunFolderError(str(work), f"is in use by {shorten(lock.read().strip() or 'another process')}.",
-                             "Wait for it, stop it, or choose another --out.") from None
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-    lock.flush()
-
-
 def remove(work: Path) -> None:
-    """Remove a work folder whose artifact is published."""
-    shutil.rmtree(work)
+    """Remove a work folder that is not needed any more; with anything foreign in it, all but that."""
+    try:
+        check_work(work, WORK)
+    except HeadstartError:
+        clear_work(work, WORK)
+    else:
+        remove_folder(work)

@@ -23,6 +23,8 @@ import numpy as np
 
 from .. import tasks
 from ..core.errors import DataError
+from ..core.files import scratch_errors
+from ..core.outputs import check_output
 from ..core.progress import Progress
 from ..core.spec import Spec
 from ..core.task import Task
@@ -30,7 +32,8 @@ from ..core.values import Row
 from ..data import duplicates
 from ..data.table import Table, read_splits
 from ..models.backbone import load_backbone
-from ..report.audit import MAX_LISTED
+from ..report.audit import MAX_LISTED, write
+from ..runs.folder import sources_of
 from ..runs.resolve import first_layer, resolve
 from ..use.vectors import Extractor
 
@@ -44,17 +47,23 @@ MIN_LANGUAGE_SHARE = 0.01  # short texts are often taken for a neighbor of their
 TWIN = {True: "same text", False: "nearly the same"}
 
 
-def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True, progress: Progress | None = None,
+def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True, out: str | Path | None = None,
+          overwrite: bool = False, progress: Progress | None = None,
           layers: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> dict[str, Any]:
     """Look through the rows that a Spec (or a data file) names, as they are, before any split is made.
 
     suspects: also look for labels that are probably wrong; the Spec's backbone reads the train rows for that.
+    out:      folder for audit.json, audit.html and audit.md, whole or not there.
+    overwrite: replace a folder that an audit wrote.
     Returns   JSON values: parts, unusable, balance, twins, leaks, conflicts, lengths, languages, odd, suspects.
     Raises    SpecError and DataError as `fit` does, but for bad rows: those are listed.
     """
     progress = progress or Progress(quiet=True)
     lenient = ("audit", {"data": {"errors": "skip"}})  # beneath what the caller says: bad rows are a finding here
     spec, _, _ = resolve([lenient, first_layer(spec_or_path), *layers])
+    if out is not None:
+        inputs = [*sources_of(spec), *([] if isinstance(spec_or_path, Mapping) else [spec_or_path])]
+        check_output(Path(out), overwrite, inputs, folder=True)
     task = tasks.build(spec.task)
     tables = read_splits(spec.data, task)
     with suppress(DataError):  # what cannot be learned is a finding of its own: the balance shows it
@@ -67,6 +76,8 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
         "odd": _odd(rows), "suspects": _suspects(tables["train"], task, spec, progress) if suspects else None,
     }
     progress.end()
+    if out is not None:
+        write(result, Path(out), overwrite)
     return result
 
 
@@ -164,7 +175,8 @@ def _languages(texts: Sequence[str]) -> Finding:
     import py3langid
 
     drawn = texts[:: max(1, len(texts) // MAX_LANGUAGE_ROWS)][:MAX_LANGUAGE_ROWS]
-    counts = Counter(str(py3langid.classify(text)[0]) for text in drawn)
+    with scratch_errors():  # it unpacks its model there
+        counts = Counter(str(py3langid.classify(text)[0]) for text in drawn)
     least = MIN_LANGUAGE_SHARE * len(drawn)
     return {"n_looked_at": len(drawn), "n_rows": {name: n for name, n in counts.most_common() if n >= least},
             "n_rarer": sum(n for n in counts.values() if n < least)}

@@ -31,17 +31,21 @@ from .. import tasks
 from ..core import statistics
 from ..core.comparison import CellResult, Comparison, Costs, Pair, Size, System
 from ..core.errors import SpecError
-from ..core.files import disk_errors, refuse_existing, write_file
+from ..core.files import append_line, new_file, remove_folder, write_file
+from ..core.outputs import check_place, work_folder
 from ..core.progress import Progress
 from ..core.spec import Spec, parse_set
+from ..core.untrusted import read_text
 from ..data import splits
 from ..data.table import read_splits
 from ..report.compare import BUDGETS, write
 from ..runs import resolve
 from ..runs.fit import fit
+from ..runs.folder import sources_of
 from ..training.job import PARTS
 from .jobs import Jobs, LocalJobs
 
+FILES = ("request.json", "asked.json", "data", "outcomes", "cells.jsonl", "cell-*", "compare.*")  # what lies in OUT
 RUN_CELL = "headstart.studies.compare:run_cell"
 REQUEST = "request.json"
 N_LATENCY = 30  # single texts answered one by one, after five to warm up
@@ -92,10 +96,9 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
     if len(set(wanted)) < len(wanted) or not wanted:
         raise SpecError("--methods", f"names {', '.join(wanted) or 'nothing'}; each once is the rule.",
                         "For example: --methods linear-probe,lora,fine-tuning")
-    if not (resume and out.is_dir() and (out / REQUEST).exists()):
-        refuse_existing(out, overwrite)
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    inputs = [*sources_of(spec), *([] if isinstance(spec_or_path, Mapping) else [spec_or_path])]
+    check_place(out, inputs)
+    with work_folder(out, FILES, "a comparison", resume=resume, overwrite=overwrite):
         parts, n_train = _split_once(spec, out, overwrite and not resume)
         for n in rows:
             if not 1 <= n <= n_train:
@@ -126,9 +129,7 @@ def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], lay
                    "data": {**parts, **AS_SPLIT, "limit": cell.rows, "columns": _columns(parts["train"])}}
 
     for cell, result in zip(missing, jobs.map(RUN_CELL, orders()), strict=True):
-        line = json.dumps(result.get(str(cell)))
-        with (out / "cells.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(out / "cells.jsonl", json.dumps(result.get(str(cell))))
 
 
 def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,8 +140,8 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
                "evaluate": {"baselines": order["baselines"]}}
     artifact = fit({}, out=folder, overwrite=True, progress=Progress(quiet=True),
                              layers=[*((origin, values) for origin, values in order["layers"]), ("compare", changes)])
-    (out / "outcomes").mkdir(exist_ok=True)
-    shutil.copyfile(folder / "outcomes.npy", out / "outcomes" / f"{cell.name}.npy")
+    with new_file(out / "outcomes" / f"{cell.name}.npy") as copy:
+        shutil.copyfile(folder / "outcomes.npy", copy)
     with open(order["data"]["test"], encoding="utf-8") as file:
         rows = [json.loads(line) for line in itertools.islice(file, N_LATENCY + 5)]
     seconds = []
@@ -150,9 +151,9 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began)
     scores = artifact.certificate
     cost = scores.cost
-    shutil.rmtree(folder)
+    remove_folder(folder)
     values = {**asdict(cost), "seconds": cost.model_seconds, "bytes": cost.artifact_bytes,
-              "latency_s": median(seconds[5:])}
+              "latency_s": median(seconds[5:] or seconds)}
     costs = Costs(**{part.name: values[part.name] for part in fields(Costs)})
     return CellResult(cell.name, cell.method, cell.rows, scores.metric, scores.fitted, scores.baselines, costs,
                       scores.machine, scores.versions).to_json()
@@ -169,7 +170,7 @@ def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]
     folder = out / "data"
     contract = json.dumps({"data": spec.data.model_dump(), "task": spec.task, "seed": spec.seed})
     if not anew and (out / "asked.json").exists():
-        if (out / "asked.json").read_text("utf-8") != contract:
+        if read_text(out / "asked.json", SpecError) != contract:
             raise SpecError(str(out), "was begun with other data or another seed.",
                             "Resume with the same Spec, or start anew: --overwrite")
     else:
@@ -179,7 +180,7 @@ def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]
             write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
                                                          for row in getattr(parts, name).rows))
         (out / "cells.jsonl").unlink(missing_ok=True)
-        write_file(out / "asked.json", [contract])
+        write_file(out / "asked.json", [contract])  # last: what it stands for is there
     with (folder / "train.jsonl").open(encoding="utf-8") as file:
         return {name: str(folder / f"{name}.jsonl") for name in PARTS}, sum(1 for _ in file)
 

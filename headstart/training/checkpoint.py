@@ -91,7 +91,9 @@ def save(work: Path, state: TrainState, weights: Tensors, optimizer: Tensors, lo
     from safetensors.torch import save_file
 
     tensors = {"weights": weights, "best": state.best, "mean": state.mean, "optimizer": optimizer}
-    with write_folder(work / f"checkpoint-{state.step:08d}") as folder:
+    final = work / f"checkpoint-{state.step:08d}"
+    shutil.rmtree(final, ignore_errors=True)  # a damaged one of this step
+    with write_folder(final) as folder:
         for name, of_name in tensors.items():
             save_file({k: t.detach().cpu().contiguous() for k, t in of_name.items()}, folder / f"{name}.safetensors")
         (folder / "state.json").write_text(json.dumps({name: getattr(state, name) for name in NUMBERS}), "utf-8")

@@ -6,27 +6,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.spec import DataSpec
-from ..core.values import Prediction
+from ..core.values import Prediction, Row
 from ..data.table import read_table, stream_rows
 from ..runs import artifact
 from ..runs.artifact import Artifact
 
 
-def answers(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None,
-            skip: int = 0) -> Iterator[Prediction]:
-    """Answer the rows of `source` (a file, or "-" for stdin) one by one, in order, in bounded memory.
+def answers(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None) -> Iterator[Prediction]:
+    """Answer the rows of `source` (a file, or "-" for stdin) one by one, in order, in bounded memory."""
+    rows, answer = open_rows(folder, source, settings)
+    return answer(rows)
 
-    skip: leave out so many rows at the front: an earlier process answered them.
-    """
+
+def open_rows(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None,
+              ) -> tuple[Iterable[Row], Callable[[Iterable[Row]], Iterator[Prediction]]]:
+    """The rows of `source`, read one by one, and what answers them, one by one and in order."""
     loaded = artifact.load(folder)
     rows = stream_rows(source, data_spec(loaded, settings), loaded.task, gold="ignored", lenient=True)
-    return loaded.stream(row for _, row in islice(rows, skip, None))
+    return (row for _, row in rows), loaded.stream
 
 
 def evaluate(folder: str | Path, source: str, settings: Mapping[str, Any] | None = None,

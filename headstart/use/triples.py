@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import combinations, islice, permutations
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,25 @@ TEXTS_AT_ONCE = 256  # enough pairs to sort by length, few enough to hold
 
 
 def triples(run: str | Path, entities: str | Path, source: str,
-            settings: Mapping[str, Any] | None = None, skip: int = 0) -> Iterator[Prediction]:
+            settings: Mapping[str, Any] | None = None) -> Iterator[Prediction]:
     """The triples of each text of `source` (a file, or "-" for stdin), in order, in bounded memory.
 
-    skip:          leave out so many texts at the front: an earlier process answered them.
     run, entities: artifacts of "relation-extraction" and of "token-classification".
     Returns  {"entities": [...], "triples": [{"head", "relation", "tail", "score"}]} a text; what the model finds
              unrelated is left out.
     Raises   SpecError for artifacts of other tasks.
     """
-    related, named = (_opened(*source) for source in ((run, "relation-extraction"), (entities, "token-classification")))
+    rows, answer = open_rows(run, entities, source, settings)
+    yield from answer(rows)
+
+
+def open_rows(run: str | Path, entities: str | Path, source: str, settings: Mapping[str, Any] | None = None,
+              ) -> tuple[Iterable[Row], Callable[[Iterable[Row]], Iterator[Prediction]]]:
+    """The rows of `source`, read one by one, and what answers them, one by one and in order."""
+    related, named = _opened(run, "relation-extraction"), _opened(entities, "token-classification")
     spec = DataSpec.model_validate({**named.spec.data.model_dump(), **(settings or {})})
     rows = (row for _, row in stream_rows(source, spec, named.task, gold="ignored", lenient=True))
-    yield from of_rows(related, named, islice(rows, skip, None))
+    return rows, lambda some: of_rows(related, named, some)
 
 
 def _opened(folder: str | Path, wanted: str) -> Artifact:

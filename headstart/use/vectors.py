@@ -8,7 +8,6 @@ What was computed once is kept (features.store): the second time it is read.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ import numpy as np
 import torch
 
 from ..core.errors import SpecError, shorten
-from ..core.files import disk_errors
+from ..core.files import new_file, scratch_errors
+from ..core.outputs import check_output
 from ..core.progress import Progress
 from ..core.spec import DataSpec
 from ..core.task import Columns, Head
@@ -83,7 +83,7 @@ class Extractor:
         self.n_cut = sum(n_cut > 0 for _, n_cut in read)
         if not read:
             return np.empty((0, self.width), np.float32)
-        with tempfile.TemporaryDirectory() as name:
+        with scratch_errors(), tempfile.TemporaryDirectory() as name:
             work = Path(name)
             windows = store((Window(i, inputs) for i, (inputs, _) in enumerate(read)), work / "windows",
                                     self.reader.pad_id)
@@ -129,27 +129,25 @@ class Texts:
         return None
 
 
-def write(source: str | Path, rows: str, out: Path, *, settings: Mapping[str, Any] | None = None,
-          progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+def write(source: str | Path, rows: str, out: Path, *, overwrite: bool = False,
+          settings: Mapping[str, Any] | None = None, progress: Progress | None = None,
+          **options: Any) -> dict[str, Any]:
     """Features of a file's texts to `out` (.npy: the matrix; .parquet: a column "id" and a column "features").
 
-    options: as for Extractor.  Returns  what was written, in numbers.
+    overwrite: replace a file that is there.  options: as for Extractor.
+
+    Returns  what was written, in numbers.
     """
     if out.suffix not in SUFFIXES:
         raise SpecError("--out", f"{shorten(out.name)} has no known ending.", f"Use one of: {', '.join(SUFFIXES)}")
+    check_output(out, overwrite, [source, rows])
     table = read_table(rows, DataSpec.model_validate({"train": rows, **(settings or {})}), Texts(),
                       gold="optional", lenient=True)
     extractor = Extractor(source, progress=progress, **options)
     vectors = extractor([row["text"] for row in table.rows])
     ids = [row.get("id", i) for i, row in enumerate(table.rows)]
-    with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".{out.name}.{os.getpid()}")
-        try:
-            (_write_npy if out.suffix == ".npy" else _write_parquet)(temporary, ids, vectors)
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with new_file(out, overwrite) as temporary:
+        (_write_npy if out.suffix == ".npy" else _write_parquet)(temporary, ids, vectors)
     return {"out": str(out), "n_rows": len(vectors), "width": extractor.width, "n_cut": extractor.n_cut}
 
 

@@ -90,7 +90,7 @@ def kill_and_resume(spec: Path, out: Path, moments: list) -> list[int | None]:
 def test_killed_twice_equals_uninterrupted(spec, tmp_path, uninterrupted):
     out = tmp_path / "run"
     work = tmp_path / "run.partial"
-    inside_a_save = lambda: n_steps(work) > 5 and any(work.glob("checkpoint-*.tmp"))  # noqa: E731
+    inside_a_save = lambda: n_steps(work) > 5 and any(work.glob(".headstart-*"))  # noqa: E731
     far = lambda: n_steps(work) > 45  # noqa: E731
     assert kill_and_resume(spec, out, [inside_a_save, far]) == [-signal.SIGKILL] * 2
     assert weights(out) == weights(uninterrupted)

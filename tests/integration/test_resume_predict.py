@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,84 +15,139 @@ import tiny
 from headstart.cli.app import main
 from headstart.core import machine
 from headstart.core.errors import DataError, RunFolderError
-from headstart.core.files import write_lines
+from headstart.core.lines import Source, write_lines
 from headstart.core.predict import ROWS_AT_ONCE
+from headstart.core.values import Row
 from headstart.runs import artifact
 
 
-def numbers(n: int, fail_at: int | None = None):
-    """Lines from `skip` on; at `fail_at` the rows turn out bad."""
-    def lines(skip: int):
-        for i in range(skip, n):
-            if i == fail_at:
+def texts(n: int) -> list[Row]:
+    return [{"text": f"text {i} é"} for i in range(n)]
+
+
+def source(rows: list[Row], fail_at: int | None = None) -> Callable[[], Source]:
+    """A line for each of `rows`; at `fail_at` they turn out bad."""
+    def lines(some: Iterable[Row]) -> Iterator[str]:
+        for row in some:
+            if fail_at is not None and row == rows[fail_at]:
                 raise DataError("rows.csv:9", "is bad.", "Mend it.")
-            yield f"line {i} é"
-    return lines
+            yield f"line of {row['text']}"
+    return lambda: (iter(rows), lines)
 
 
-def test_what_was_answered_is_kept_and_not_answered_again(tmp_path):
-    out, asked = tmp_path / "answers.jsonl", []
+def whole(n: int) -> str:
+    return "".join(f"line of text {i} é\n" for i in range(n))
 
-    def counted(skip: int):
-        asked.append(skip)
-        return numbers(9)(skip)
 
+@pytest.fixture
+def unfinished(tmp_path) -> Path:
+    """answers.jsonl, of which four lines are there."""
+    out = tmp_path / "answers.jsonl"
     with pytest.raises(DataError, match=r"Mend it\.\n  4 answers are kept in .*jsonl\.partial; go on .*--resume"):
-        write_lines(out, numbers(9, fail_at=4), {"source": "a"})
+        write_lines(out, source(texts(9), fail_at=4), {"source": "a"})
     assert not out.exists()
+    return out
+
+
+def test_what_was_answered_is_kept_and_not_answered_again(unfinished):
+    answered: list[Row] = []
+
+    def counted() -> Source:
+        def lines(rows: Iterable[Row]) -> Iterator[str]:
+            for row in rows:
+                answered.append(row)
+                yield f"line of {row['text']}"
+        return texts(9), lines
+
     with pytest.raises(RunFolderError, match="was not finished"):
-        write_lines(out, numbers(9), {"source": "a"})
+        write_lines(unfinished, source(texts(9)), {"source": "a"})
     with pytest.raises(RunFolderError, match="was begun by another run"):
-        write_lines(out, numbers(9), {"source": "b"}, resume=True)
-    assert write_lines(out, counted, {"source": "a"}, resume=True) == 9
-    assert asked == [4]
-    assert out.read_text("utf-8") == "".join(f"line {i} é\n" for i in range(9))
-    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
+        write_lines(unfinished, source(texts(9)), {"source": "b"}, resume=True)
+    assert write_lines(unfinished, counted, {"source": "a"}, resume=True) == 9
+    assert answered == texts(9)[4:]
+    assert unfinished.read_text("utf-8") == whole(9)
+    assert [path.name for path in unfinished.parent.iterdir()] == ["answers.jsonl"]
 
 
-@pytest.mark.parametrize(("left", "n"), [("", 0), ("line 0", 0), ("line 0 é\n", 1), ("line 0 é\nline 1 é\nli", 2)])
-def test_half_a_line_is_written_again(tmp_path, left, n):
-    out = tmp_path / "answers.jsonl"
-    (tmp_path / "answers.jsonl.partial").write_text(left, "utf-8")
-    (tmp_path / "answers.jsonl.partial.json").write_text("{}", "utf-8")
-    skipped = []
-
-    def lines(skip):
-        skipped.append(skip)
-        return numbers(4)(skip)
-
-    assert write_lines(out, lines, {}, resume=True) == 4
-    assert skipped == [n]
-    assert out.read_text("utf-8") == "".join(f"line {i} é\n" for i in range(4))
+@pytest.mark.parametrize("changed", [0, 3])
+def test_rows_that_changed_behind_an_answer_are_refused(unfinished, changed):
+    rows = texts(9)
+    rows[changed] = {"text": "another"}
+    with pytest.raises(RunFolderError, match="answers other rows: the first 4 of \"a\" have changed since"):
+        write_lines(unfinished, source(rows), {"source": "a"}, resume=True)
+    with pytest.raises(RunFolderError, match="answers other rows"):  # and again: nothing was lost by asking
+        write_lines(unfinished, source(texts(3)), {"source": "a"}, resume=True)
+    assert write_lines(unfinished, source(rows), {"source": "a"}, overwrite=True) == 9
+    assert unfinished.read_text("utf-8").count("another") == 1
 
 
-def test_overwrite_starts_anew_and_nothing_answered_leaves_nothing(tmp_path):
-    out = tmp_path / "answers.jsonl"
+def test_rows_that_changed_before_their_answer_are_answered_as_they_are(unfinished):
+    rows = texts(5)
+    rows[4] = {"text": "another"}
+    assert write_lines(unfinished, source(rows), {"source": "a"}, resume=True) == 5
+    assert unfinished.read_text("utf-8") == whole(4) + "line of another\n"
+
+
+@pytest.mark.parametrize("damage", [lambda lines: lines[:-1], lambda lines: lines.replace("text 0", "text 7"),
+                                    lambda lines: "", lambda lines: lines[20:]])
+def test_lines_that_changed_are_not_continued(unfinished, damage):
+    partial = unfinished.with_name("answers.jsonl.partial")
+    damaged = damage(partial.read_text("utf-8"))
+    partial.write_text(damaged, "utf-8")
+    if damaged:
+        with pytest.raises(RunFolderError, match=r"is damaged: its lines are not those that were written\.\n.*--over"):
+            write_lines(unfinished, source(texts(9)), {"source": "a"}, resume=True)
+    assert write_lines(unfinished, source(texts(9)), {"source": "a"}, resume=not damaged, overwrite=True) == 9
+    assert unfinished.read_text("utf-8") == whole(9)
+
+
+def test_half_a_line_behind_what_was_noted_is_written_again(unfinished):
+    with unfinished.with_name("answers.jsonl.partial").open("a") as file:
+        file.write("line of text 4 é\nline of te")  # a kill before the note was
+    assert write_lines(unfinished, source(texts(9)), {"source": "a"}, resume=True) == 9
+    assert unfinished.read_text("utf-8") == whole(9)
+
+
+@pytest.mark.parametrize("note", [None, "", "{", "[]", "{}", '{"n": 1}', '{"source": "a"}', "\0" * 99,
+                                  '{"made_by": {"source": "a"}, "n": -1, "n_bytes": 0, "lines_sha256": "", '
+                                  '"rows_sha256": ""}'])
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_note_that_is_damaged_or_of_others_is_not_touched(unfinished, note, options):
+    partial, path = (unfinished.with_name(f"answers.jsonl.partial{end}") for end in ("", ".json"))
+    path.unlink() if note is None else path.write_text(note)
+    kept = partial.read_bytes()
+    with pytest.raises(RunFolderError, match=r"damaged, or headstart did not write them\.\n.*rm -f ") as caught:
+        write_lines(unfinished, source(texts(9)), {"source": "a"}, **options)
+    assert partial.read_bytes() == kept
+    subprocess.run(shlex.split(caught.value.fix.partition("remove them: ")[2]), check=True)  # what it says works
+    assert write_lines(unfinished, source(texts(9)), {"source": "a"}, **options) == 9
+
+
+def test_overwrite_starts_anew_and_nothing_answered_leaves_nothing(unfinished):
+    assert write_lines(unfinished, source(texts(2)), {}, overwrite=True) == 2
+    assert unfinished.read_text("utf-8") == whole(2)
+    unfinished.unlink()
     with pytest.raises(DataError):
-        write_lines(out, numbers(9, fail_at=0), {})
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(DataError):
-        write_lines(out, numbers(9, fail_at=5), {})
-    assert write_lines(out, numbers(2), {}, overwrite=True) == 2
-    assert len(out.read_text("utf-8").splitlines()) == 2
+        write_lines(unfinished, source(texts(9), fail_at=0), {})
+    assert list(unfinished.parent.iterdir()) == []
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):
     out = tmp_path / "answers.jsonl"
 
-    def lines(skip: int):
-        yield "one"
-        with pytest.raises(RunFolderError, match="is in use by another process"):
-            write_lines(out, numbers(3), {}, resume=True)
-        yield "two"
+    def lines(rows: Iterable[Row]) -> Iterator[str]:
+        for row in rows:
+            with pytest.raises(RunFolderError, match="is in use by another process"):
+                write_lines(out, source(texts(3)), {}, resume=True)
+            yield f"line of {row['text']}"
 
-    assert write_lines(out, lines, {}) == 2
-    assert out.read_text("utf-8") == "one\ntwo\n"
+    assert write_lines(out, lambda: (texts(2), lines), {}) == 2
+    assert out.read_text("utf-8") == whole(2)
 
 
 def test_predict_resumes(run, tmp_path, capsys):
     rows = [{"text": row["text"]} for row in tiny.rows(ROWS_AT_ONCE + 20, seed=2)]
-    whole, out = tiny.write_csv(tmp_path / "whole.csv", rows), tmp_path / "out.jsonl"
+    sound, out = tiny.write_csv(tmp_path / "whole.csv", rows), tmp_path / "out.jsonl"
     data = tmp_path / "rows.csv"
     tiny.write_csv(data, [*rows[:-9], {"text": ""}, *rows[-8:]])
 
@@ -106,7 +164,7 @@ def test_predict_resumes(run, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert f"{ROWS_AT_ONCE:,} answers are kept" in predict(run, data, "--out", out, code=2)
-    data.write_text(whole.read_text("utf-8"), "utf-8")  # the row is mended
+    data.write_text(sound.read_text("utf-8"), "utf-8")  # the row is mended
     predict(run, data, "--out", out, "--resume")
     found = [json.loads(line)["label"] for line in out.read_text("utf-8").splitlines()]
     assert found == [one["label"] for one in artifact.load(run).predict(rows)]

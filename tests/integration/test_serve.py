@@ -376,7 +376,8 @@ def replaced(live: Path, source: Path, damage: bool = False, **scores: float) ->
     manifest.seal(new)
     if damage:
         (new / "model.onnx").write_bytes((new / "model.onnx").read_bytes()[:-100] + b"rubbish")
-    sealed.replace(new, live)
+    sealed.exchange(new, live)
+    shutil.rmtree(new)
 
 
 def test_a_new_artifact_is_swapped_in_without_a_failed_request(exported, tmp_path):
