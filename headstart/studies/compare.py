@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,16 +29,20 @@ from typing import Any
 import numpy as np
 
 from .. import tasks
-from ..core import statistics
-from ..core.errors import SpecError
-from ..core.files import disk_errors, refuse_existing, write_file
+from ..core import machine, statistics
+from ..core.errors import RunFolderError, SpecError
+from ..core.files import disk_errors, refuse_existing, sha256, write_file
 from ..core.progress import Progress
 from ..core.spec import Spec, parse_set
+from ..core.untrusted import MAX_JSON_BYTES, check_regular, parse_json, read_json
 from ..data import splits
 from ..data.table import read_splits
+from ..models.backbone import load_backbone
 from ..report.compare import BUDGETS, write
 from ..runs import resolve
 from ..runs.fit import fit
+from ..runs.request import EXACT, changed, digest, flat, hashes
+from ..training.checkpoint import warn
 from ..training.job import PARTS
 from .jobs import Jobs, LocalJobs
 
@@ -114,8 +119,8 @@ def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], lay
     """Run the cells that are not finished; a line of cells.jsonl is appended for each."""
     finished = _finished(out)
     missing = [cell for cell in cells if cell.name not in finished]
-    if missing:  # a line that was cut off by a kill would take the next one with it
-        write_file(out / "cells.jsonl", (json.dumps(result) + "\n" for result in finished.values()))
+    # A line that was cut off by a kill would take the next one with it.
+    write_file(out / "cells.jsonl", (json.dumps(result) + "\n" for result in finished.values()))
 
     def orders() -> Iterator[dict[str, Any]]:
         for cell in missing:
@@ -125,9 +130,11 @@ def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], lay
                    "data": {**parts, **AS_SPLIT, "limit": cell.rows, "columns": _columns(parts["train"])}}
 
     for cell, result in zip(missing, jobs.map(RUN_CELL, orders()), strict=True):
-        line = json.dumps(result.get(str(cell)))
+        values = result.get(str(cell))
         with (out / "cells.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(json.dumps({**values, "sha256": _digest_of(values)}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +146,7 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
     artifact = fit({}, out=folder, overwrite=True, progress=Progress(quiet=True),
                              layers=[*((origin, values) for origin, values in order["layers"]), ("compare", changes)])
     (out / "outcomes").mkdir(exist_ok=True)
-    shutil.copyfile(folder / "outcomes.npy", out / "outcomes" / f"{cell.name}.npy")
+    outcomes = shutil.copyfile(folder / "outcomes.npy", out / "outcomes" / f"{cell.name}.npy")
     with open(order["data"]["test"], encoding="utf-8") as file:
         rows = [json.loads(line) for line in itertools.islice(file, N_LATENCY + 5)]
     seconds = []
@@ -155,7 +162,7 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
             "baselines": {name: score.to_json() for name, score in scores.baselines.items()},
             "seconds": cost.model_seconds, "bytes": cost.artifact_bytes, "latency_s": median(seconds[5:]),
             "peak_rss_mb": cost.peak_rss_mb, "n_trainable": cost.n_trainable, "machine": scores.machine,
-            "versions": scores.versions}
+            "versions": scores.versions, "outcomes_sha256": sha256(outcomes)}
 
 
 def _columns(path: str) -> dict[str, str]:
@@ -165,31 +172,51 @@ def _columns(path: str) -> dict[str, str]:
 
 
 def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]:
-    """The splits as files, the same for every cell."""
-    folder = out / "data"
-    contract = json.dumps({"data": spec.data.model_dump(), "task": spec.task, "seed": spec.seed})
-    if not anew and (out / "asked.json").exists():
-        if (out / "asked.json").read_text("utf-8") != contract:
-            raise SpecError(str(out), "was begun with other data or another seed.",
-                            "Resume with the same Spec, or start anew: --overwrite")
+    """The splits as files, the same for every cell. Only what began a comparison goes on: Spec, rows and backbone."""
+    folder, task = out / "data", tasks.build(spec.task)
+    parts = splits.make(read_splits(spec.data, task), spec.data, task, spec.seed)
+    contract = flat({"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS},
+                     "backbone": hashes(load_backbone(spec.backbone, spec.data.max_tokens)),
+                     "version": {name: machine.versions().get(name) for name in EXACT}})
+    if not anew and (out / REQUEST).exists():
+        try:
+            changes = changed(read_json(out / REQUEST, RunFolderError), contract)
+        except RunFolderError as error:
+            raise RunFolderError(error.where, error.what, "Start anew: --overwrite") from None
+        if changes:
+            raise SpecError(str(out), f"was begun with other data or another seed, Spec or backbone: {changes}.",
+                            "Resume with what began it, or start anew: --overwrite")
     else:
-        task = tasks.build(spec.task)
-        parts = splits.make(read_splits(spec.data, task), spec.data, task, spec.seed)
-        for name in PARTS:
-            write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
-                                                         for row in getattr(parts, name).rows))
         (out / "cells.jsonl").unlink(missing_ok=True)
-        write_file(out / "asked.json", [contract])
-    with (folder / "train.jsonl").open(encoding="utf-8") as file:
-        return {name: str(folder / f"{name}.jsonl") for name in PARTS}, sum(1 for _ in file)
+    for name in PARTS:
+        write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
+                                              for row in getattr(parts, name).rows))
+    write_file(out / REQUEST, [json.dumps(contract)])
+    return {name: str(folder / f"{name}.jsonl") for name in PARTS}, len(parts.train)
 
 
 def _finished(out: Path) -> dict[str, dict[str, Any]]:
-    path = out / "cells.jsonl"
+    """The results of cells whose line and outcomes are what was written; the others are named, and run again."""
+    path, results = out / "cells.jsonl", dict[str, dict[str, Any]]()
     if not path.exists():
-        return {}
-    results = (json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}"))
-    return {result["name"]: result for result in results if (out / "outcomes" / f"{result['name']}.npy").exists()}
+        return results
+    check_regular(path, RunFolderError, MAX_JSON_BYTES)
+    for i, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            result = parse_json(line, f"{path}:{i}", RunFolderError)
+        except RunFolderError:
+            result = {}
+        if isinstance(result, dict) and result.get("sha256") == _digest_of(result):
+            outcomes = out / "outcomes" / f"{result['name']}.npy"
+            if outcomes.is_file() and sha256(outcomes) == result["outcomes_sha256"]:
+                results[result["name"]] = result
+                continue
+        warn(f"{path}:{i}: is damaged, or its outcomes are; its cell is run again.")
+    return results
+
+
+def _digest_of(result: Mapping[str, Any]) -> str:
+    return digest({key: value for key, value in result.items() if key != "sha256"})
 
 
 # ---- what it means ---------------------------------------------------------------------------------------------------
