@@ -58,7 +58,7 @@ def _in_child(root: Path, cuts: Path, log: str, arguments: list[str], function: 
     os.fsync = disk.fsync  # type: ignore[assignment]  # the operating system of this process
     try:
         if function is None:
-            run(arguments, log, None)
+            run(tuple(arguments), (os.devnull, log), None, os.getcwd(), dict(os.environ))
         else:
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
             function(*arguments)

@@ -40,6 +40,7 @@ class CellResult:
     costs: Costs
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
+    outcomes_sha256: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> CellResult:
@@ -58,7 +59,8 @@ class CellResult:
         return {"name": self.name, "method": self.method, "rows": self.rows, "seed": score.seed, "metric": self.metric,
                 "score": score.value, "interval": score.interval and list(score.interval), "n_test": score.n,
                 "baselines": {name: baseline.to_json() for name, baseline in self.baselines.items()},
-                **asdict(self.costs), "machine": self.machine, "versions": self.versions}
+                **asdict(self.costs), "machine": self.machine, "versions": self.versions,
+                "outcomes_sha256": self.outcomes_sha256}
 
 
 @dataclass(frozen=True)

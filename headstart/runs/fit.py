@@ -112,8 +112,9 @@ def _check_names(spec: Spec, origins: Origins) -> None:
     for path, value in (*leaves(spec.model_dump()), *origins.items()):
         try:
             str(value).encode("utf-8")
-        except UnicodeEncodeError:
-            raise SpecError(f"Spec: {path}", f"{shorten(value)} is not UTF-8; the artifact notes it in files that are.",
+        except UnicodeEncodeError as error:
+            raise SpecError(f"Spec: {path}", f"{shorten(value)} holds {shorten(str(value)[error.start])}, which is not "
+                            "UTF-8; the artifact notes it in files that are.",
                             "Rename the file, or make a link to it that has another name.") from None
 
 

@@ -44,7 +44,7 @@ class Request:
     @property
     def identity(self) -> str:
         """sha256 (hex) of `same`."""
-        return _digest(self.same)
+        return digest(self.same)
 
 
 def request(spec: Spec, parts: Splits, backbone: Backbone, accelerator: Any) -> Request:
@@ -54,7 +54,7 @@ def request(spec: Spec, parts: Splits, backbone: Backbone, accelerator: Any) -> 
             "backbone": hashes(backbone), "precision": accelerator.mixed_precision, "device": accelerator.device.type,
             "version": {name: versions.pop(name, None) for name in EXACT}}
     noted = {"machine": machine.describe(accelerator.device), "version": versions}
-    return Request(_flat(same), _flat(noted))
+    return Request(flat(same), flat(noted))
 
 
 def hashes(backbone: Backbone) -> dict[str, str]:
@@ -62,7 +62,7 @@ def hashes(backbone: Backbone) -> dict[str, str]:
     names = ("config.json", *TOKENIZER_FILES)
     of_files = {name: sha256(backbone.folder / name) for name in names if (backbone.folder / name).is_file()}
     return {"weights": backbone.sha256, **of_files,
-            "tokenizer": _digest([backbone.reader.tokenizer.to_str(), backbone.reader.facts])}
+            "tokenizer": digest([backbone.reader.tokenizer.to_str(), backbone.reader.facts])}
 
 
 def check_same(work: Path, now: Request) -> None:
@@ -86,15 +86,21 @@ def check_same(work: Path, now: Request) -> None:
                 raise RunFolderError(str(work), f"cannot be resumed: {changes}.", FIX)
             if changes := changed(before.noted, now.noted):
                 checkpoint.warn(f"{work}: {changes}; the last bits of the weights may differ.")
-    write_file(path, [json.dumps({"format": FORMAT, "sha256": _digest(asdict(now)), **asdict(now)})])
+    write_file(path, [json.dumps({"format": FORMAT, "sha256": digest(asdict(now)), **asdict(now)})])
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """"train.lr was 0.003 and is now 0.5; ...", the first five; "" where nothing changed."""
-    paths = sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
+    """"train.lr was 0.003 and is now 0.5; ...", the first five, the Spec's before others; "" where nothing changed."""
+    paths = sorted((path for path in before.keys() | now.keys() if before.get(path) != now.get(path)),
+                   key=lambda path: (not path.startswith("spec."), path))
     more = [f"and {len(paths) - 5} more"] if len(paths) > 5 else []
-    return "; ".join([f"{shorten(path.removeprefix('spec.'))[1:-1]} was {shorten(before.get(path))} and is now "
-                      f"{shorten(now.get(path))}" for path in paths[:5]] + more)
+    return "; ".join([f"{shorten(path.removeprefix('spec.'))[1:-1]} was {_shown(before.get(path))} and is now "
+                      f"{_shown(now.get(path))}" for path in paths[:5]] + more)
+
+
+def _shown(value: Any) -> str:
+    is_hash = isinstance(value, str) and len(value) == 64 and value.isalnum()
+    return f"sha256 {value[:12]}…" if is_hash else shorten(value)
 
 
 def _check_checkpoints(work: Path, now: Request, error: RunFolderError) -> None:
@@ -115,17 +121,19 @@ def _read(path: Path) -> Request:
     if values.get("format") != FORMAT:
         raise RunFolderError(str(path), f"has format {shorten(values.get('format'))}, not {FORMAT}.")
     request = Request(values.get("same", {}), values.get("noted", {}))
-    is_whole = (values.keys() == {"format", "sha256", "same", "noted"} and values["sha256"] == _digest(asdict(request))
+    is_whole = (values.keys() == {"format", "sha256", "same", "noted"} and values["sha256"] == digest(asdict(request))
                 and all(isinstance(part, dict) for part in (request.same, request.noted)))
     if not is_whole:
         raise RunFolderError(str(path), "is damaged: its sha256 is not that of what it holds.")
     return request
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = json.loads(json.dumps(dict(leaves(values))))
-    return flat
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of `values` by dotted path, as JSON gives them back."""
+    by_path: dict[str, Any] = json.loads(json.dumps(dict(leaves(values))))
+    return by_path
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """sha256 (hex) of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -28,20 +28,24 @@ from typing import Any
 import numpy as np
 
 from .. import tasks
-from ..core import statistics
+from ..core import machine, statistics
 from ..core.comparison import CellResult, Comparison, Costs, Pair, Size, System
-from ..core.errors import SpecError
+from ..core.errors import RunFolderError, SpecError
 from ..core.files import append_line, new_file, remove_folder, write_file
+from ..core.manifest import sha256
 from ..core.outputs import check_place, work_folder
 from ..core.progress import Progress
 from ..core.spec import Spec, parse_set
-from ..core.untrusted import read_text
+from ..core.untrusted import MAX_JSON_BYTES, check_regular, parse_json, read_json
 from ..data import splits
 from ..data.table import read_splits
+from ..models.backbone import load_backbone
 from ..report.compare import BUDGETS, write
 from ..runs import resolve
 from ..runs.fit import fit
 from ..runs.folder import sources_of
+from ..runs.request import EXACT, changed, digest, flat, hashes
+from ..training.checkpoint import warn
 from ..training.job import PARTS
 from .jobs import Jobs, LocalJobs
 
@@ -108,7 +112,8 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
                  for method in wanted]
         _run_missing(cells, out, parts, layers, progress, jobs or LocalJobs())
         finished = _finished(out)
-        comparison = _summarize([finished[cell.name] for cell in cells], wanted, out, spec)
+        comparison = _summarize([CellResult.from_json(finished[cell.name], str(out / "cells.jsonl")) for cell in cells], wanted,
+                                out, spec)
         write(comparison, out)
     return comparison.to_json()
 
@@ -119,7 +124,7 @@ def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], lay
     finished = _finished(out)
     missing = [cell for cell in cells if cell.name not in finished]
     if missing:  # a line that was cut off by a kill would take the next one with it
-        write_file(out / "cells.jsonl", (json.dumps(result.to_json()) + "\n" for result in finished.values()))
+        write_file(out / "cells.jsonl", (_line(result) + "\n" for result in finished.values()))
 
     def orders() -> Iterator[dict[str, Any]]:
         for cell in missing:
@@ -129,7 +134,7 @@ def _run_missing(cells: Sequence[Cell], out: Path, parts: Mapping[str, str], lay
                    "data": {**parts, **AS_SPLIT, "limit": cell.rows, "columns": _columns(parts["train"])}}
 
     for cell, result in zip(missing, jobs.map(RUN_CELL, orders()), strict=True):
-        append_line(out / "cells.jsonl", json.dumps(result.get(str(cell))))
+        append_line(out / "cells.jsonl", _line(result.get(str(cell))))
 
 
 def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,12 +156,13 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began)
     scores = artifact.certificate
     cost = scores.cost
-    remove_folder(folder)
     values = {**asdict(cost), "seconds": cost.model_seconds, "bytes": cost.artifact_bytes,
               "latency_s": median(seconds[5:] or seconds)}
     costs = Costs(**{part.name: values[part.name] for part in fields(Costs)})
-    return CellResult(cell.name, cell.method, cell.rows, scores.metric, scores.fitted, scores.baselines, costs,
-                      scores.machine, scores.versions).to_json()
+    result = CellResult(cell.name, cell.method, cell.rows, scores.metric, scores.fitted, scores.baselines, costs,
+                        scores.machine, scores.versions, sha256(folder / "outcomes.npy"))
+    remove_folder(folder)
+    return result.to_json()
 
 
 def _columns(path: str) -> dict[str, str]:
@@ -166,32 +172,56 @@ def _columns(path: str) -> dict[str, str]:
 
 
 def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]:
-    """The splits as files, the same for every cell."""
-    folder = out / "data"
-    contract = json.dumps({"data": spec.data.model_dump(), "task": spec.task, "seed": spec.seed})
-    if not anew and (out / "asked.json").exists():
-        if read_text(out / "asked.json", SpecError) != contract:
-            raise SpecError(str(out), "was begun with other data or another seed.",
-                            "Resume with the same Spec, or start anew: --overwrite")
+    """The splits as files, the same for every cell. Only what began a comparison goes on: Spec, rows and backbone."""
+    folder, task = out / "data", tasks.build(spec.task)
+    parts = splits.make(read_splits(spec.data, task), spec.data, task, spec.seed)
+    contract = flat({"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS},
+                     "backbone": hashes(load_backbone(spec.backbone, spec.data.max_tokens)),
+                     "version": {name: machine.versions().get(name) for name in EXACT}})
+    if not anew and (out / REQUEST).exists():
+        try:
+            changes = changed(read_json(out / REQUEST, RunFolderError), contract)
+        except RunFolderError as error:
+            raise RunFolderError(error.where, error.what, "Start anew: --overwrite") from None
+        if changes:
+            raise SpecError(str(out), f"was begun with other data or another seed, Spec or backbone: {changes}.",
+                            "Resume with what began it, or start anew: --overwrite")
     else:
-        task = tasks.build(spec.task)
-        parts = splits.make(read_splits(spec.data, task), spec.data, task, spec.seed)
-        for name in PARTS:
-            write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
-                                                         for row in getattr(parts, name).rows))
         (out / "cells.jsonl").unlink(missing_ok=True)
-        write_file(out / "asked.json", [contract])  # last: what it stands for is there
-    with (folder / "train.jsonl").open(encoding="utf-8") as file:
-        return {name: str(folder / f"{name}.jsonl") for name in PARTS}, sum(1 for _ in file)
+    for name in PARTS:
+        write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
+                                              for row in getattr(parts, name).rows))
+    write_file(out / REQUEST, [json.dumps(contract)])
+    return {name: str(folder / f"{name}.jsonl") for name in PARTS}, len(parts.train)
 
 
-def _finished(out: Path) -> dict[str, CellResult]:
-    path = out / "cells.jsonl"
+def _finished(out: Path) -> dict[str, dict[str, Any]]:
+    """The results, as JSON, of cells whose line and outcomes are what was written; the others are named, and run again."""
+    path, results = out / "cells.jsonl", dict[str, dict[str, Any]]()
     if not path.exists():
-        return {}
-    results = (CellResult.from_json(json.loads(line), str(path)) for line in path.read_text("utf-8").splitlines()
-               if line.endswith("}"))
-    return {result.name: result for result in results if (out / "outcomes" / f"{result.name}.npy").exists()}
+        return results
+    check_regular(path, RunFolderError, MAX_JSON_BYTES)
+    for i, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            result = parse_json(line, f"{path}:{i}", RunFolderError)
+        except RunFolderError:
+            result = {}
+        if isinstance(result, dict) and result.get("sha256") == _digest_of(result):
+            outcomes = out / "outcomes" / f"{result['name']}.npy"
+            if outcomes.is_file() and sha256(outcomes) == result["outcomes_sha256"]:
+                results[result["name"]] = result
+                continue
+        warn(f"{path}:{i}: is damaged, or its outcomes are; its cell is run again.")
+    return results
+
+
+def _line(result: Mapping[str, Any]) -> str:
+    """A line of cells.jsonl: a result with its own hash."""
+    return json.dumps({**result, "sha256": _digest_of(result)})
+
+
+def _digest_of(result: Mapping[str, Any]) -> str:
+    return digest({key: value for key, value in result.items() if key != "sha256"})
 
 
 # ---- what it means ---------------------------------------------------------------------------------------------------

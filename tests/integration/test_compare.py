@@ -6,6 +6,7 @@ import json
 import pickle
 import pickletools
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -92,8 +93,54 @@ def test_what_cannot_be_compared_is_said_before_any_work(compared, spec, tmp_pat
     with pytest.raises(SpecError, match="5000 is not a number of train rows; there are 120"):
         compare(spec, METHODS, rows=[5000], out=tmp_path / "a")
     with pytest.raises(SpecError, match="other data or another seed"):
-        compare({**spec, "seed": 3}, METHODS, out=out, resume=True)
+        compare({**spec, "seed": 3}, METHODS, out=out, resume=True, jobs=ForkedJobs())
     assert not (tmp_path / "a" / "cells.jsonl").exists()
+
+
+REPAIRED = {
+    "a line of garbage": lambda out: (out / "cells.jsonl").open("ab").write(b"\xff{[1]\n"),
+    "no object": lambda out: (out / "cells.jsonl").open("ab").write(b"[1]\n"),
+    "a sound line of another": lambda out: (out / "cells.jsonl").open("ab").write(b'{"name": "x", "score": 1}\n'),
+    "rows cut": lambda out: (out / "data" / "train.jsonl").write_text(""),
+}
+
+
+@pytest.mark.parametrize("kind", REPAIRED)
+def test_a_damaged_comparison_is_named_and_repaired(compared, spec, tmp_path, kind, capsys):
+    out = shutil.copytree(compared[0], tmp_path / "out")
+    REPAIRED[kind](out)
+    again = compare(spec, METHODS, seeds=2, rows=[80], out=out, resume=True, jobs=ForkedJobs())
+    assert [[system["scores"] for system in size["systems"]] for size in again["sizes"]] == \
+        [[system["scores"] for system in size["systems"]] for size in compared[1]["sizes"]]
+    assert ("cells.jsonl:5: is damaged" in capsys.readouterr().err) == (kind != "rows cut")
+
+
+def test_outcomes_that_are_not_those_of_the_cell_are_computed_again(compared, spec, tmp_path, capsys):
+    out = shutil.copytree(compared[0], tmp_path / "out")
+    damaged = sorted((out / "outcomes").iterdir())[0]
+    sound = damaged.read_bytes()
+    damaged.write_bytes(b"")
+    compare(spec, METHODS, seeds=2, rows=[80], out=out, resume=True, jobs=ForkedJobs())
+    assert damaged.read_bytes() == sound
+    assert "its cell is run again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b'{"sp', b"[1]", b"\xff", b'{"x": NaN}', b'{"spec.seed": 0}'])
+def test_a_comparison_whose_request_is_damaged_is_refused(compared, spec, tmp_path, content):
+    out = shutil.copytree(compared[0], tmp_path / "out")
+    (out / "request.json").write_bytes(content)
+    with pytest.raises(headstart.HeadstartError, match=r"(request\.json|was begun with other data)[^\0]*--overwrite"):
+        compare(spec, METHODS, seeds=2, rows=[80], out=out, resume=True, jobs=ForkedJobs())
+
+
+def test_a_comparison_on_a_changed_backbone_or_setting_is_refused(compared, spec, tmp_path):
+    out = shutil.copytree(compared[0], tmp_path / "out")
+    with pytest.raises(SpecError, match=r"train\.lr was 0\.003 and is now 0\.5"):
+        compare({**spec, "train": {**spec["train"], "lr": 0.5}}, METHODS, out=out, resume=True, jobs=ForkedJobs())
+    values = json.loads((out / "request.json").read_text("utf-8"))
+    (out / "request.json").write_text(json.dumps({**values, "backbone.weights": "0" * 64}), "utf-8")
+    with pytest.raises(SpecError, match=r"backbone\.weights was sha256 000000000000… and is now sha256 "):
+        compare(spec, METHODS, out=out, resume=True, jobs=ForkedJobs())
 
 
 def test_a_cell_that_fails_says_which(spec, tmp_path):
