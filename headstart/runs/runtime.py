@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,28 @@ class Graph:
     session: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    path: Path
+    n_threads: int | None
+    status: tuple[int, int, int]  # of the file when it was opened: which it is, its size, when it was written
+    pid: int = dataclass_field(default_factory=os.getpid)  # of the process that opened it
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        if os.getpid() != self.pid:
+            self._enter_child()
         output: np.ndarray = self.session.run(self.outputs[:1], {name: inputs[name] for name in self.inputs})[0]
         return output
+
+    def _enter_child(self) -> None:
+        """Open the file again: a fork copies one thread only, and a session waits for ever for its others.
+
+        Raises ArtifactError when the file is not the one that was opened.
+        """
+        if _status(self.path) != self.status:
+            raise ArtifactError(str(self.path), "was opened before this process was forked, and has changed since.",
+                                "Load the artifact in the child.")
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.session))  # never freed: that would wait for its threads too
+        object.__setattr__(self, "session", open_graph(self.path, self.n_threads).session)
+        object.__setattr__(self, "pid", os.getpid())
 
 
 @dataclass(frozen=True)
@@ -63,14 +84,21 @@ def open_graph(path: Path, n_threads: int | None = None) -> Graph:
     except ImportError as error:
         raise MissingExtraError("opening an exported model", error.name or "onnxruntime", "runtime") from None
     check(path)
+    status = _status(path)
     try:
         session = onnxruntime.InferenceSession(
             path, _options(onnxruntime, n_threads or machine.usable_cpus()), providers=["CPUExecutionProvider"],
             disabled_optimizers=SLOWER)
     except Exception as error:  # noqa: BLE001 - whatever onnxruntime raises, the file is at fault
         raise ArtifactError(str(path), f"cannot be run: {shorten(str(error), 200)}.", "Export the run again.") from None
-    return Graph(session, *(tuple(value.name for value in values)
-                            for values in (session.get_inputs(), session.get_outputs())))
+    inputs, outputs = (tuple(value.name for value in values)
+                       for values in (session.get_inputs(), session.get_outputs()))
+    return Graph(session, inputs, outputs, path, n_threads, status)
+
+
+def _status(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _options(onnxruntime: Any, n_threads: int) -> Any:
