@@ -238,6 +238,10 @@ class Protocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole: the application may start."""
+        if self.parser.get_method() == b"CONNECT":
+            raise Refused(501, "method_not_known", "this server is no proxy.")
+        if self.parser.should_upgrade():
+            return  # `_without_offer` begins this request anew
         scope = self._scope(self.parser.get_method().decode())
         exchange = Exchange(self, scope)
         values: dict[bytes, list[bytes]] = {}
@@ -266,7 +270,7 @@ class Protocol(asyncio.Protocol):
         if exchange is not None:
             exchange.is_whole = True
             exchange.event.set()
-        self._reset()
+            self._reset()
 
     def _reset(self) -> None:
         """Before a request."""
@@ -285,9 +289,8 @@ class Protocol(asyncio.Protocol):
         try:
             self.parser.feed_data(piece)
             self._check_size(len(piece))
-        except httptools.HttpParserUpgrade as upgrade:  # offers are not taken: what follows is HTTP/1.1 as before
-            if rest := piece[upgrade.args[0]:]:
-                self._feed(rest)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._feed(self._without_offer() + piece[upgrade.args[0]:])
         except httptools.HttpParserError as error:
             reason = error.__context__
             self._refuse(reason if isinstance(reason, Refused) else
@@ -296,6 +299,17 @@ class Protocol(asyncio.Protocol):
             self._refuse(refused)
         if self._has_begun and self._read is None and self._timer is None and not self._is_broken:
             self._set_timer(self.shared.settings.body_s, self._late)
+
+    def _without_offer(self) -> bytes:
+        """The head of a request that offers another protocol, as if it did not: httptools would not read its body."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self._url, self.parser.get_http_version().encode())]
+        for name, value in self._headers:
+            if name == b"connection":
+                value = b", ".join(token for token in value.split(b",") if token.strip().lower() != b"upgrade")
+            if name != b"upgrade":
+                lines.append(b"%b: %b" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([*lines, b"", b""])
 
     def _check_size(self, n: int) -> None:
         """Count raw bytes of a head, and of what frames a body: chunk sizes, extensions, trailers."""
@@ -320,8 +334,8 @@ class Protocol(asyncio.Protocol):
         if version == "1.1" and [v.lower() for v in values.get(b"expect", [b"100-continue"])] != [b"100-continue"]:
             raise Refused(417, "expectation", 'of Expect only "100-continue" is known.')
 
-    def _scope(self, method: str, path: bool = True) -> Scope:
-        url = httptools.parse_url(self._url) if path and method != "CONNECT" else None
+    def _scope(self, method: str, has_path: bool = True) -> Scope:
+        url = httptools.parse_url(self._url) if has_path else None
         if url is not None and url.host:  # the absolute form: its host is the one that counts
             host = url.host if url.port is None else b"%b:%d" % (url.host, url.port)
             self._headers = [(k, host if k == b"host" else v) for k, v in self._headers]
@@ -382,7 +396,7 @@ class Protocol(asyncio.Protocol):
             self._read.refused = refused
             self._read.event.set()
             return
-        scope = self._scope("GET", path=False)
+        scope = self._scope("GET", has_path=False)
         scope["refused"] = refused
         self._add(Exchange(self, scope))
 

@@ -18,8 +18,8 @@ TEXTS = ["a lovely room " * 20] * 64  # enough that both libraries share the wor
 
 
 @pytest.fixture(scope="module")
-def exported(run) -> Path:
-    return exporting.export(run).folder
+def exported(tmp_path_factory, run) -> Path:
+    return exporting.export(run, out=tmp_path_factory.mktemp("exported") / "reviews-onnx").folder
 
 
 def in_child(artifact: headstart.Artifact) -> object:

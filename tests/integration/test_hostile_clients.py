@@ -26,8 +26,8 @@ CLOSE = b"Connection: close\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def exported(run) -> Path:
-    return exporting.export(run).folder
+def exported(tmp_path_factory, run) -> Path:
+    return exporting.export(run, out=tmp_path_factory.mktemp("exported") / "reviews-onnx").folder
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,7 @@ REFUSED = {  # what is sent -> the status and the code that come back, in the on
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "http_not_valid"),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "http_not_valid"),
     "HTTP/3": (b"GET / HTTP/3.0\r\nHost: localhost\r\n\r\n", 400, "http_not_valid"),
+    "a tunnel": (b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 501, "method_not_known"),
     "another expectation": (POST + b"Expect: cake\r\nContent-Length: 3\r\n\r\n", 417, "expectation"),
     "a packed body": (POST + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", 415, "packed"),
     "a head that dawdles": (GET, 408, "head_too_slow"),
@@ -243,7 +244,7 @@ def test_answers_that_nobody_reads_are_bounded_and_given_up(exported, tmp_path):
     rows = json.dumps({"rows": ["a"] * 9000}).encode()
     ask = POST + b"Content-Length: %d\r\n\r\n" % len(rows) + rows
     with Server(tmp_path / "log", [exported], "--write-s", "1", "--unread-bytes", "3000000", "--answer-bytes",
-                "900000", "--deadline-s", "60") as server:
+                "900000", "--deadline-s", "60", "--queue-tokens", "10000000") as server:
         assert server.ask("/v1/predict", {"rows": ["a"] * 10_000})[1].get("error", {}).get("code") in (
             None, "answer_too_large")
         clients = []
@@ -295,4 +296,5 @@ def test_sigterm_resets_no_request(exported, tmp_path, workers):
         server.process.send_signal(signal.SIGTERM)
         for client in clients:
             client.join()
+        assert server.process.wait(40) == 0
     assert (broken, n_answers > 30) == ([], True)
