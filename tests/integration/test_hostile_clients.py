@@ -240,6 +240,7 @@ def test_a_connection_too_many_is_told_so(server):
     assert wait_for(lambda: server.ask("/health/live")[0] == 200)
 
 
+@pytest.mark.slow
 def test_answers_that_nobody_reads_are_bounded_and_given_up(exported, tmp_path):
     rows = json.dumps({"rows": ["a"] * 1500}).encode()
     ask = POST + b"Content-Length: %d\r\n\r\n" % len(rows) + rows
