@@ -45,11 +45,17 @@ def serve(
     api_key_file: Annotated[Path | None, typer.Option(
         help="API keys, one a line; else HEADSTART_API_KEY; neither: no key is asked.")] = None,
     allow_origin: Annotated[list[str], typer.Option(help="Web page that may call us; repeatable.")] = [],  # noqa: B006
+    allowed_hosts: Annotated[list[str], typer.Option(
+        help='Name in the Host header that is answered; repeatable; "*": all.')] = [],  # noqa: B006
     body_bytes: Annotated[int, typer.Option(min=1, help="Largest body; more is 413.")] = 1 << 20,
     request_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a request; more is 413.")] = 1 << 16,
     queue_tokens: Annotated[int, typer.Option(min=1, help="Tokens that may wait for a model; more is 429.")] = 1 << 17,
     queue_requests: Annotated[int, typer.Option(min=1, help="Requests that may wait; more is 429.")] = 256,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one batch.")] = 4096,
+    answer_bytes: Annotated[int, typer.Option(min=1, help="Largest answer; more is 413.")] = 1 << 25,
+    unread_bytes: Annotated[int, typer.Option(min=1, help="Of answers that wait to be read; more is 503.")] = 1 << 27,
+    connections: Annotated[int, typer.Option(min=1, help="At once, in each process; more is 503.")] = 4096,
+    write_s: Annotated[float, typer.Option(min=0.1, help="For a client to read its answer.")] = 30.0,
     deadline_s: Annotated[float, typer.Option(min=0.001, help="Longest way to an answer; later is 504.")] = 10.0,
     body_s: Annotated[float, typer.Option(min=0.1, help="Longest arrival of a head, and of a body.")] = 10.0,
     drain_s: Annotated[float, typer.Option(min=0, help="After SIGTERM, how long new requests are answered.")] = 0.0,
@@ -62,6 +68,8 @@ def serve(
 
     process.serve(Settings(
         tuple(runs), host=host, port=port, workers=workers, key_file=api_key_file, origins=tuple(allow_origin),
-        body_bytes=body_bytes, request_tokens=request_tokens, queue_tokens=queue_tokens,
+        allowed_hosts=tuple(allowed_hosts), answer_bytes=answer_bytes, unread_bytes=unread_bytes,
+        connections=connections, write_s=write_s, body_bytes=body_bytes,
+        request_tokens=request_tokens, queue_tokens=queue_tokens,
         queue_requests=queue_requests, batch_tokens=batch_tokens, deadline_s=deadline_s, body_s=body_s,
         drain_s=drain_s, grace_s=grace_s, watch_s=watch_s, cache_answers=cache_answers))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
+
+from ..core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from ..core.model import Model
@@ -18,11 +21,22 @@ class TorchRuntime:
 
     model: Model
     device: torch.device
+    pid: int = field(default_factory=os.getpid)  # of the process that loaded it
     skips_padding: ClassVar[bool] = False
 
     @torch.inference_mode()
     def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """Inputs [B, T] to logits [B, ...]."""
+        """Inputs [B, T] to logits [B, ...]. Raises ArtifactError in a forked process that cannot use the device."""
+        if os.getpid() != self.pid:
+            self._enter_child()
         self.model.eval()
         tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items()}
         return self.model(tensors).logits.float().cpu().numpy()
+
+    def _enter_child(self) -> None:
+        """A fork copies one thread only: what waits for the others of torch's pool would wait for ever."""
+        if self.device.type != "cpu":
+            raise ArtifactError("predict", f"a model on {self.device.type} was loaded before this process was forked.",
+                                "Load the model in the child, or start the child by spawn.")
+        torch.set_num_threads(1)
+        object.__setattr__(self, "pid", os.getpid())

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import resource
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +58,33 @@ class Graph:
     session: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    n_threads: int | None = None
+    status: tuple[int, int, int] = (0, 0, 0)  # of the file when it was opened: which it is, its size, when written
+    pid: int = field(default_factory=os.getpid)  # of the process that opened it
     options: Any = None  # onnxruntime's, of each call
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Raises ArtifactError where it cannot be computed."""
+        if os.getpid() != self.pid:
+            self._enter_child()
         chosen = {name: inputs[name] for name in self.inputs if name in inputs}
         try:
             output: np.ndarray = self.session.run(self.outputs[:1], chosen, self.options)[0]
         except Exception as error:  # noqa: BLE001 - whatever onnxruntime raises, the file is at fault
             raise ArtifactError(str(self.path), f"cannot answer: {_end(error)}.", "Export the run again.") from None
         return output
+
+    def _enter_child(self) -> None:
+        """Open the file again: a fork copies one thread only, and a session waits for ever for its others.
+
+        Raises ArtifactError when the file is not the one that was opened.
+        """
+        if _status(self.path) != self.status:
+            raise ArtifactError(str(self.path), "was opened before this process was forked, and has changed since.",
+                                "Load the artifact in the child.")
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.session))  # never freed: that would wait for its threads too
+        object.__setattr__(self, "session", open_graph(self.path, self.n_threads).session)
+        object.__setattr__(self, "pid", os.getpid())
 
 
 def _end(error: Exception) -> str:
@@ -137,7 +156,7 @@ def open_graph(path: Path, n_threads: int | None = None) -> Graph:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError("opening an exported model", error.name or "onnxruntime", "runtime") from None
-    n_bytes = check(path)
+    n_bytes, status = check(path), _status(path)
     try:
         with bounded_memory(ROOM_BYTES + ROOM_PER_BYTE * n_bytes):
             session = onnxruntime.InferenceSession(
@@ -150,7 +169,7 @@ def open_graph(path: Path, n_threads: int | None = None) -> Graph:
     if not set(inputs) <= set(INPUTS) or len(outputs) != 1:
         raise ArtifactError(str(path), f"reads {shorten(list(inputs))} and gives {len(outputs)} outputs; a graph reads "
                             f"some of {', '.join(INPUTS)} and gives one.", "Export the run again.")
-    return Graph(path, session, inputs, outputs)
+    return Graph(path, session, inputs, outputs, n_threads, status)
 
 
 _ONE_AT_A_TIME = threading.Lock()  # of two that set the limit, the later one would put the earlier one's back for good
@@ -178,6 +197,11 @@ def bounded_memory(n_bytes: int) -> Iterator[None]:
         finally:
             if is_lower:
                 resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _status(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _options(onnxruntime: Any, n_threads: int) -> Any:

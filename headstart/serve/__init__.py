@@ -1,8 +1,8 @@
 """Artifacts over HTTP: `headstart serve RUN`. A request's way, top to bottom:
 
     process.py     the port, signals, workers
-    protocol.py    slow or endless heads of requests are cut off
-    guard.py       request id, API key, security headers, errors in one shape, one line of log, counts
+    protocol.py    HTTP/1.1 within limits of bytes and seconds
+    guard.py       request id, Host, API key, security headers, errors in one shape, one line of log, counts
     api.py         routes; bodies within limits; what the OpenAPI page says
     models.py      names to artifacts; a new artifact is loaded beside the old one and swapped in
     batching.py    waiting requests to batches under a token budget, bounded, with deadlines

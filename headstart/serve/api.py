@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pydantic
+import pydantic_core
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
-from ..core.values import Prediction, Row
-from .errors import ClientGone, Refused, internal
+from ..core.errors import DataError
+from ..core.untrusted import parse_json
+from ..core.values import Row
+from .errors import ClientGone, Refused, closing, internal
 from .measures import Measures
 from .messages import (
     MAX_ROWS,
@@ -40,14 +43,14 @@ from .models import Models, Served, validate_rows
 from .settings import Settings
 
 PAGES = Path(__file__).parent / "pages"
-DRAINED_BODIES = 4  # times the limit: what is read of a body that is too large, and forgotten
 WATCH_AFTER_S = 0.05  # most are answered by then, and need no task that waits for their client to go
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
 T = TypeVar("T")
 
 
 def create_app(settings: Settings, models: Models, measures: Measures) -> FastAPI:
     """The application behind the guard."""
-    app = FastAPI(title="headstart", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="headstart", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.router.route_class = _Direct
     app.state.ready = True
     _handle_errors(app)
@@ -101,8 +104,9 @@ def _add_predict(app: FastAPI, settings: Settings, models: Models) -> None:
         served = _named(request, models, body.model)
         rows = body.rows if isinstance(body.rows, list) else [body.rows]
         answers, n_tokens, n_cut = await _answers(request, settings, served, rows, "rows")
-        return _json({"model": served.name, "version": served.version, "predictions": answers,
-                      "usage": {"n_rows": len(rows), "n_tokens": n_tokens, "n_cut_tokens": n_cut}})
+        about = to_json({"model": served.name, "version": served.version,
+                         "usage": {"n_rows": len(rows), "n_tokens": n_tokens, "n_cut_tokens": n_cut}})
+        return Response(b'%b,"predictions":[%b]}' % (about[:-1], b",".join(answers)), media_type="application/json")
 
 
 def _add_embeddings(app: FastAPI, settings: Settings, models: Models) -> None:
@@ -117,7 +121,7 @@ def _add_embeddings(app: FastAPI, settings: Settings, models: Models) -> None:
                           "model")
         texts = body.input if isinstance(body.input, list) else [body.input]
         answers, n_tokens, _ = await _answers(request, settings, served, texts, "input")
-        vectors_ND = np.array([answer["embedding"] for answer in answers])
+        vectors_ND = np.array([from_json(answer)["embedding"] for answer in answers])
         if body.dimensions is not None:
             if body.dimensions > served.width:
                 raise Refused(422, "too_many_dimensions", f"vectors have {served.width} numbers.", "dimensions")
@@ -175,6 +179,8 @@ def _handle_errors(app: FastAPI) -> None:
         if isinstance(error, HTTPException):
             code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
             refused = Refused(error.status_code, code, f"{error.detail}.", headers=dict(error.headers or {}))
+            if refused.headers.get("Allow") == "GET":
+                refused.headers["Allow"] = "GET, HEAD"
         else:
             refused = internal()
         return Response(refused.body(request.scope["facts"].request_id), refused.status, refused.headers,
@@ -194,13 +200,12 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     """The body, if it is JSON by its own account, not packed, and within the limits of size and time."""
     headers = request.headers
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise _closing(Refused(415, "not_json", "send application/json."))
+        raise closing(Refused(415, "not_json", "send application/json."))
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise _closing(Refused(415, "packed", "send the body as it is, without a Content-Encoding."))
-    too_large = _closing(Refused(413, "too_many_bytes", f"a body has at most {settings.body_bytes:,} bytes."))
+        raise closing(Refused(415, "packed", "send the body as it is, without a Content-Encoding."))
+    too_large = closing(Refused(413, "too_many_bytes", f"a body has at most {settings.body_bytes:,} bytes."))
     length = headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > 18 or int(length) > settings.body_bytes:
-        await _drain(request, DRAINED_BODIES * settings.body_bytes)
         raise too_large
     body = bytearray()
     try:
@@ -215,27 +220,7 @@ async def read_body(request: Request, settings: Settings) -> bytes:
                 if not message.get("more_body"):
                     return bytes(body)
     except TimeoutError:
-        raise _closing(Refused(408, "body_too_slow", f"the body must arrive within {settings.body_s:g} s.")) from None
-
-
-async def _drain(request: Request, n_bytes: int) -> None:
-    """Take what a client still sends, up to `n_bytes` and a second.
-
-    Most clients read no answer before they have sent all, and a connection that is closed under them is reset.
-    """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(1.0):
-            while n_bytes > 0:
-                message = await request.receive()
-                if message["type"] == "http.disconnect" or not message.get("more_body"):
-                    return
-                n_bytes -= len(message.get("body", b""))
-
-
-def _closing(refused: Refused) -> Refused:
-    """What is left of the body is not read: the connection ends."""
-    refused.headers["connection"] = "close"
-    return refused
+        raise closing(Refused(408, "body_too_slow", f"the body must arrive within {settings.body_s:g} s.")) from None
 
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -244,11 +229,17 @@ Body = TypeVar("Body", bound=BaseModel)
 def parse_body(kind: type[Body], body: bytes) -> Body:
     """The request that a body means. Raises Refused with the place and the rule, never with the value."""
     try:
-        return kind.model_validate_json(body)
+        text = body.decode()
+        value = parse_json(text, "body", DataError)
+        if HALF.search(text):
+            to_json(value)  # half of a pair of surrogates is no character
+    except (DataError, UnicodeError, pydantic_core.PydanticSerializationError):
+        raise Refused(400, "json_not_valid", "the body is not valid JSON: UTF-8 without a byte order mark, no key "
+                      "twice, no NaN or Infinity, no half of a surrogate pair, not nested deeply.") from None
+    try:
+        return kind.model_validate(value)
     except pydantic.ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    if first["type"] == "json_invalid":
-        raise Refused(400, "json_not_valid", "the body is not valid JSON (UTF-8, not nested deeply).")
     known = set(kind.model_fields)
     path = [part for part in first["loc"] if isinstance(part, int) or part in known]
     place = "".join(f"[{part}]" if isinstance(part, int) else part for part in path)
@@ -259,7 +250,7 @@ def parse_body(kind: type[Body], body: bytes) -> Body:
 
 
 async def _answers(request: Request, settings: Settings, served: Served, raw_rows: Sequence[str | Row],
-                   param: str) -> tuple[list[Prediction], int, int]:
+                   param: str) -> tuple[list[bytes], int, int]:
     """Check and answer rows before the deadline; when the client goes away its place is free at once."""
     facts = request.scope["facts"]
     facts.n_rows = len(raw_rows)

@@ -12,7 +12,7 @@ import hashlib
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from ..core.predict import decode, run
 from ..core.reader import Reader
 from ..core.task import Task
 from ..core.values import Prediction, Row, Runtime, Window
-from .errors import Refused
+from .errors import Refused, is_end
 from .measures import Measures
 from .settings import Settings
 
@@ -43,7 +43,7 @@ class Job:
 
     rows: Sequence[Row]
     windows: Sequence[Window]
-    done: asyncio.Future[list[Prediction]]
+    done: asyncio.Future[list[bytes]]
     n_tokens: int
     n_cut_tokens: int
     came: float = field(default_factory=time.perf_counter)
@@ -75,12 +75,12 @@ class Batcher:
         self.tokens, self.cut_tokens, self.rows, self.cache_hits = (
             m.labels(name) for m in (measures.tokens, measures.cut_tokens, measures.rows, measures.cache_hits))
         self._jobs: deque[Job] = deque()
-        self._cache: OrderedDict[bytes, Prediction] = OrderedDict()
+        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self._worker: asyncio.Task[None] | None = None
         self._n_enough, self._enough = 0, asyncio.Event()  # jobs that a next batch waits for, and whether they are here
 
-    async def answer(self, rows: Sequence[Row]) -> tuple[list[Prediction], int, int]:
-        """(answers, tokens read, tokens that did not fit). A cancelled call frees its place at once.
+    async def answer(self, rows: Sequence[Row]) -> tuple[list[bytes], int, int]:
+        """(answers as JSON, tokens read, tokens that did not fit). A cancelled call frees its place at once.
 
         Raises Refused: 429 when the queue is full, 413 when the rows have too many tokens.
         """
@@ -102,7 +102,7 @@ class Batcher:
             self._cache.popitem(last=False)
         return [answer for answer in cached if answer is not None], n_tokens, n_cut
 
-    async def _compute(self, rows: Sequence[Row]) -> tuple[list[Prediction], int, int]:
+    async def _compute(self, rows: Sequence[Row]) -> tuple[list[bytes], int, int]:
         if self.n_requests >= self.settings.queue_requests:
             raise self._full()
         self.n_requests += 1
@@ -176,7 +176,7 @@ class Batcher:
             for job, result in finished:
                 if job.done.done():
                     continue
-                if isinstance(result, Exception):
+                if isinstance(result, BaseException):
                     job.done.set_exception(result)
                 else:
                     job.done.set_result(result)
@@ -209,16 +209,18 @@ class Batcher:
                 taken.append((job, -1))
         return taken
 
-    def _run(self, taken: Taken) -> list[tuple[Job, list[Prediction] | Exception]]:
+    def _run(self, taken: Taken) -> list[tuple[Job, list[bytes] | BaseException]]:
         """Run a batch in the model's thread; returns the jobs that are finished. One job's failure is its own."""
-        finished: list[tuple[Job, list[Prediction] | Exception]] = []
+        finished: list[tuple[Job, list[bytes] | BaseException]] = []
         jobs = list(dict.fromkeys(job for job, _ in taken))
         try:
             windows = [(job, i) for job, i in taken if i >= 0]
             logits_of_windows = run_few([job.windows[i] for job, i in windows], self.reader, self.runtime)
             for (job, i), logits in zip(windows, logits_of_windows, strict=True):
                 job.logits[i] = logits
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the queue
+        except BaseException as error:  # whatever it is, it must not end the queue
+            if is_end(error):
+                raise
             if len(jobs) == 1:
                 return [(jobs[0], error)]
             return [pair for job in jobs for pair in self._run([window for window in taken if window[0] is job])]
@@ -227,10 +229,21 @@ class Batcher:
                 continue
             try:
                 in_order = [job.logits[k] for k in range(len(job.windows))]
-                finished.append((job, list(decode(self.task, job.rows, job.windows, in_order))))
-            except Exception as error:  # noqa: BLE001
+                finished.append((job, self._written(decode(self.task, job.rows, job.windows, in_order))))
+            except BaseException as error:  # noqa: BLE001 - the job's own
                 finished.append((job, error))
         return finished
+
+    def _written(self, answers: Iterable[Prediction]) -> list[bytes]:
+        """Each answer as JSON: of many labels a fifth of the memory. Raises Refused (413)."""
+        written, n_bytes = [], 0
+        for answer in answers:
+            written.append(to_json(answer))
+            n_bytes += len(written[-1])
+            if n_bytes > self.settings.answer_bytes:
+                raise Refused(413, "answer_too_large", f"the answer has more than {self.settings.answer_bytes:,} "
+                              "bytes. Send fewer rows.")
+        return written
 
 
 def run_few(windows: Sequence[Window], reader: Reader, runtime: Runtime) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from pydantic_core import to_json
@@ -24,6 +25,17 @@ class Refused(Exception):
         """The JSON that every error has."""
         return to_json({"error": {"code": self.code, "message": self.message, "param": self.param,
                                   "request_id": request_id}})
+
+
+def closing(refused: Refused) -> Refused:
+    """What is left of the request is not read: the connection ends."""
+    refused.headers["connection"] = "close"
+    return refused
+
+
+def is_end(error: BaseException) -> bool:
+    """Whether it ends a task or the process. All else is a fault: a panic of Rust code is no Exception either."""
+    return isinstance(error, asyncio.CancelledError | SystemExit | KeyboardInterrupt | GeneratorExit)
 
 
 class ClientGone(Exception):

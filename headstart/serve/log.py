@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 
 class _Lines(logging.Formatter):
-    """The lines of uvicorn and asyncio in the shape of ours."""
+    """The lines of asyncio in the shape of ours."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts = {"exception": where(record.exc_info[1])} if record.exc_info and record.exc_info[1] is not None else {}
@@ -19,13 +19,12 @@ class _Lines(logging.Formatter):
 
 
 def start() -> None:
-    """Send uvicorn's log to stderr, one JSON object a line."""
+    """Send asyncio's log to stderr, one JSON object a line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
-    for name, level in (("uvicorn", logging.WARNING), ("asyncio", logging.CRITICAL)):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
+    logger = logging.getLogger("asyncio")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.CRITICAL)
 
 
 def log_event(level: Literal["info", "warning", "error"], event: str, **facts: Any) -> None:

@@ -113,7 +113,9 @@ class ErrorResponse(BaseModel):
 
 
 ERRORS = {400: "not JSON", 401: "no valid API key", 404: "no such model", 408: "the body came too slowly",
-          413: "too many bytes, tokens or rows", 415: "not application/json", 422: "not what the model reads",
+          413: "too many bytes, tokens or rows, or too large an answer",
+          415: "not application/json", 422: "not what the model reads",
+          421: "a Host that is not allowed",
           429: "the queue is full; Retry-After says when to come back", 504: "no answer before the deadline"}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": what.capitalize()} for status, what in ERRORS.items()}
@@ -164,5 +166,6 @@ def _row_schema(task: Task) -> dict[str, Any]:
     columns = {c: {"description": rule, **JSON_KINDS[kind_of(shown.get(c))]}
                for c, rule in task.columns.rules.items() if c not in task.columns.gold}
     needed = task.columns.required_inputs
-    row = {"type": "object", "title": task.name, "properties": columns, "required": list(needed)}
+    row = {"type": "object", "title": task.name, "properties": columns, "required": list(needed),
+           "additionalProperties": False}
     return {"anyOf": [row, TEXT]} if "text" in task.columns.rules and set(needed) <= {"text"} else row

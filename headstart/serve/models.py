@@ -20,7 +20,7 @@ from ..core.task import Task
 from ..core.values import Row
 from ..runs.artifact import Artifact, golden, load
 from .batching import Batcher
-from .errors import Refused
+from .errors import Refused, is_end
 from .log import log_event
 from .measures import Measures
 from .settings import Settings
@@ -106,7 +106,9 @@ class Models:
             if new.task.name != old.task.name:
                 raise ArtifactError(str(self.folders[name]), f'answers "{new.task.name}" and not "{old.task.name}".',
                                     "Serve it under another name.")
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a folder, the old artifact stays
+        except BaseException as error:  # whatever is wrong with a folder, a panic too, the old artifact stays
+            if is_end(error):
+                raise
             reason = str(error) if isinstance(error, HeadstartError) else type(error).__name__
             log_event("error", "artifact refused", model=name, reason=reason, version=old.version)
             self.measures.reloads.labels(name, "refused").inc()
@@ -159,7 +161,9 @@ def validate_rows(task: Task, rows: Sequence[Row | str], param: str = "rows") ->
     for i, raw in enumerate(rows):
         row = task.without_gold({"text": raw} if isinstance(raw, str) else dict(raw))
         wrong = [column for column in columns.required_inputs if column not in row]
-        if wrong:
+        if not row.keys() <= columns.rules.keys():
+            what, wrong = "has a column that is not known", []
+        elif wrong:
             what = f"has no {_quoted(wrong)}"
         elif (complaint := task.check(row)) is not None:
             # The task's own words show the value; the column that they begin with is all that may leave the server.

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import importlib.util
-import logging
 import multiprocessing
 import os
+import resource
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
@@ -31,14 +33,19 @@ from .settings import SHARED_FOLDER, Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from starlette.types import ASGIApp
 
     from .guard import Guard
     from .measures import Measures
     from .models import Models
+    from .protocol import Connections
 
-PACKAGES = ("fastapi", "httptools", "prometheus_client", "uvicorn", "uvloop")
+SO_ATTACH_FILTER = 26
+# BPF: load the byte of TCP's flags; if SYN is among them, keep nothing of the packet; else all of it.
+NOT_SYN = (0x30, 0, 0, 13, 0x45, 0, 1, 2, 0x06, 0, 0, 0, 0x06, 0, 0, 0xFFFFFFFF)
+PACKAGES = ("fastapi", "httptools", "prometheus_client", "uvloop")
 BACKLOG = 2048  # connections that wait to be taken
+SPARE_FILES = 384  # of the process's open files: what is no connection, and those over the limit that are told so
+ACCEPTED_S = 0.1  # after new connections are held off, for those that were begun to be taken
 YOUNG_S = 5.0  # a worker that dies younger is started again only after a while
 
 
@@ -97,15 +104,17 @@ def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> N
     from .guard import Keys
     from .measures import Measures
     from .models import Models
+    from .protocol import Connections
 
     start_log()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is loaded now is the newest; its own handler comes below
     measures = Measures()
     models = Models(settings, measures, n_threads)
-    app, guard, asgi = _application(settings, models, measures)
+    app, guard = _application(settings, models, measures)
+    connections = Connections(guard, settings, min(settings.connections, _open_files() - SPARE_FILES))
 
     def set_ready(ready: bool) -> None:
-        app.state.ready, guard.draining = ready, not ready
+        app.state.ready, connections.is_draining = ready, not ready
         measures.ready.set(int(ready))
 
     async def reload() -> None:
@@ -124,9 +133,17 @@ def work(settings: Settings, listener: socket.socket, is_ready: Any = None) -> N
 
     import uvloop
 
-    uvloop.run(_until_ended(_server(settings, asgi, set_ready, started), listener, reload,
-                            models.watch if settings.watch_s else None))
+    uvloop.run(_until_ended(connections, listener, set_ready, started, [reload, models.watch]))
     log_event("info", "ended", pid=os.getpid())
+
+
+def _open_files() -> int:
+    """How many files this process may open, after it has asked for as many as it can have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return 1 << 20 if soft == resource.RLIM_INFINITY else max(soft, SPARE_FILES + 1)
 
 
 def _url(listener: socket.socket) -> str:
@@ -134,72 +151,70 @@ def _url(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-async def _until_ended(server: Any, listener: socket.socket, reload: Callable[[], Coroutine[Any, Any, None]],
-                       watch: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
-    """Serve, `reload` at SIGHUP, and `watch` beside it; both end with the server."""
-    loop = asyncio.get_running_loop()
-    running: set[asyncio.Task[None]] = set()
-    loop.add_signal_handler(signal.SIGHUP, lambda: running.add(loop.create_task(reload())))
-    if watch is not None:
-        running.add(loop.create_task(watch()))
-    await server.serve([listener])
-    for task in running:
-        task.cancel()
-
-
-def _application(settings: Settings, models: Models, measures: Measures) -> tuple[FastAPI, Guard, ASGIApp]:
-    """(the routes, the guard before them, all of it as it meets the socket)."""
-    from starlette.middleware.cors import CORSMiddleware
-
+def _application(settings: Settings, models: Models, measures: Measures) -> tuple[FastAPI, Guard]:
+    """(the routes, the guard before them)."""
     from . import api
     from .guard import Guard, Keys
 
     app = api.create_app(settings, models, measures)
-    guard = Guard(api.shortcut(app), Keys(settings.keys()), measures)
-    if not settings.origins:
-        return app, guard, guard
-    return app, guard, CORSMiddleware(guard, allow_origins=settings.origins, allow_methods=["GET", "POST"],
-                                      allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
-                                      expose_headers=["retry-after", "x-request-id"])
+    return app, Guard(api.shortcut(app), Keys(settings.keys()), measures, settings.hosts(), settings.origins)
 
 
-def _server(settings: Settings, asgi: Any, set_ready: Callable[[bool], None], started: Callable[[], None]) -> Any:
-    """uvicorn, with signals that mean what this module says."""
-    import uvicorn
+async def _until_ended(connections: Connections, listener: socket.socket, set_ready: Callable[[bool], None],
+                       started: Callable[[], None], jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends at once. jobs: what SIGHUP asks for, what runs all the time."""
+    from .protocol import Protocol
 
-    from .protocol import limited_protocol
+    loop, settings = asyncio.get_running_loop(), connections.settings
+    running: set[asyncio.Task[None]] = set()
+    drained, at_once = asyncio.Event(), asyncio.Event()
 
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Generator[None, None, None]:
-            loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGTERM, self._end)
-            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-                loop.add_signal_handler(signal.SIGINT, self._end)
-            yield
+    def end() -> None:
+        if connections.is_draining:
+            drained.set()
+            at_once.set()
+            return
+        log_event("info", "draining", pid=os.getpid())
+        set_ready(False)
+        late = threading.Timer(settings.drain_s + settings.grace_s + 2, os._exit, [1])
+        late.daemon = True  # a run of a model that hangs must not keep the process
+        late.start()
+        loop.call_later(settings.drain_s, drained.set)
 
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            started()
+    reload, watch = jobs
+    server = await loop.create_server(lambda: Protocol(connections), sock=listener, backlog=BACKLOG)
+    started()
+    loop.add_signal_handler(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGINT, end)
+    loop.add_signal_handler(signal.SIGHUP, lambda: running.add(loop.create_task(reload())))
+    if settings.watch_s:
+        running.add(loop.create_task(watch()))
+    await drained.wait()
+    await _stop_accepting(server, listener)
+    connections.end()
+    deadline = time.monotonic() + settings.grace_s
+    while connections.open and not at_once.is_set() and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    for protocol in list(connections.open):
+        protocol.transport.abort()
+    for task in running:
+        task.cancel()
 
-        def _end(self) -> None:
-            if not self.is_ending:
-                self.is_ending = True
-                log_event("info", "draining", pid=os.getpid())
-                set_ready(False)
-                late = threading.Timer(settings.drain_s + settings.grace_s + 2, os._exit, [1])
-                late.daemon = True  # a run of a model that hangs must not keep the process
-                late.start()
-                asyncio.get_running_loop().call_later(settings.drain_s, setattr, self, "should_exit", True)
-            else:
-                self.should_exit = self.force_exit = True
 
-        is_ending = False
+async def _stop_accepting(server: asyncio.Server, listener: socket.socket) -> None:
+    """Take every connection that a client believes to have, then close: a queue that is closed resets those in it.
 
-    return Server(uvicorn.Config(
-        asgi, http=limited_protocol(settings.body_s), ws="none", lifespan="off", log_config=None, access_log=False,
-        log_level=logging.WARNING, server_header=False, proxy_headers=False, limit_concurrency=4096, backlog=BACKLOG,
-        timeout_graceful_shutdown=max(1, round(settings.grace_s))))
+    Linux forgets packets that begin a connection as soon as a filter says so. Their senders try again after a second
+    and are refused, or reach another worker.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            code = ctypes.create_string_buffer(struct.pack("HBBI" * 4, *NOT_SYN))
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 4, ctypes.addressof(code)))
+    for _ in range(2):  # a loop that was held up looks at the socket once more in between
+        await asyncio.sleep(ACCEPTED_S / 2)
+    server.close()
 
 
 def _worker(settings: Settings, listener: socket.socket, is_ready: Any) -> None:

@@ -112,8 +112,8 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
                  for method in wanted]
         _run_missing(cells, out, parts, layers, progress, jobs or LocalJobs())
         finished = _finished(out)
-        comparison = _summarize([CellResult.from_json(finished[cell.name], str(out / "cells.jsonl")) for cell in cells], wanted,
-                                out, spec)
+        results = [CellResult.from_json(finished[cell.name], str(out / "cells.jsonl")) for cell in cells]
+        comparison = _summarize(results, wanted, out, spec)
         write(comparison, out)
     return comparison.to_json()
 
@@ -196,7 +196,7 @@ def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]
 
 
 def _finished(out: Path) -> dict[str, dict[str, Any]]:
-    """The results, as JSON, of cells whose line and outcomes are what was written; the others are named, and run again."""
+    """The results, as JSON, of cells whose line and outcomes are as written; the others are named, and run again."""
     path, results = out / "cells.jsonl", dict[str, dict[str, Any]]()
     if not path.exists():
         return results

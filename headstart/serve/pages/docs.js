@@ -1,6 +1,6 @@
 // The OpenAPI description as a page: each route with an example that can be pasted into a shell.
 
-import { call, make } from "./page.js";
+import { call, make, setKey } from "./page.js";
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
@@ -29,8 +29,29 @@ function route(path, method, about, hasKey) {
     make("details", {}, make("summary", {}, "Answers"), make("table", {}, ...answers)));
 }
 
-const page = await call("openapi.json");
-document.getElementById("about").textContent = `headstart ${page.info.version}`;
-const hasKey = Boolean(page.components?.securitySchemes);
-document.getElementById("routes").replaceChildren(...Object.entries(page.paths).flatMap(([path, methods]) =>
-  Object.entries(methods).map(([method, about]) => route(path, method, about, hasKey))));
+async function start() {
+  let page;
+  try {
+    page = await call("openapi.json");
+  } catch (error) {
+    document.getElementById("about").textContent = error.message;
+    document.getElementById("unlock").hidden = error.status !== 401;
+    return;
+  }
+  show(page);
+}
+
+function show(page) {
+  document.getElementById("unlock").hidden = true;
+  document.getElementById("about").textContent = `headstart ${page.info.version}`;
+  const hasKey = Boolean(page.components?.securitySchemes);
+  document.getElementById("routes").replaceChildren(...Object.entries(page.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, about]) => route(path, method, about, hasKey))));
+}
+
+document.getElementById("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  setKey(document.getElementById("key").value);
+  start();
+});
+start();
