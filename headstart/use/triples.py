@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import SpecError
-from ..core.spec import DataSpec
+from ..core.spec import check_data_spec
 from ..core.values import Prediction, Row
 from ..data.table import stream_rows
 from ..runs import artifact
@@ -32,7 +32,7 @@ def triples(run: str | Path, entities: str | Path, source: str,
     Raises   SpecError for artifacts of other tasks.
     """
     related, named = (_opened(*source) for source in ((run, "relation-extraction"), (entities, "token-classification")))
-    spec = DataSpec.model_validate({**named.spec.data.model_dump(), **(settings or {})})
+    spec = check_data_spec(named.spec.data.model_dump(), settings)
     rows = (row for _, row in stream_rows(source, spec, named.task, gold="ignored", lenient=True))
     yield from of_rows(related, named, islice(rows, skip, None))
 
