@@ -28,4 +28,6 @@ def data_settings(encoding: str | None, assignments: list[str]) -> dict[str, Any
     for key in settings.keys() - {"data"}:
         raise SpecError(f"--set {key}", "is not a field of data; a finished run's other settings are fixed.",
                         "For example: --set data.errors=skip")
-    return {**settings.get("data", {}), **({"encoding": encoding} if encoding else {})}
+    named = {"data": {"encoding": encoding}} if encoding else {}
+    spec.resolve_layers(("", {"data": {"train": "-"}}), ("--set", settings), ("command line", named))
+    return {**settings.get("data", {}), **named.get("data", {})}

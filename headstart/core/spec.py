@@ -8,6 +8,7 @@ Nothing here opens a data file, and nothing here imports torch.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -19,14 +20,36 @@ import pydantic
 from pydantic import Field
 
 from .errors import MAX_PROBLEMS_SHOWN, SpecError, nearest, shorten
+from .untrusted import read_text
 
 MAX_SPEC_BYTES = 1_000_000
 DEFAULT = "default"
+NO_ENCODINGS = ("idna", "punycode", "unicode_escape", "raw_unicode_escape", "unicode-escape", "raw-unicode-escape")
 Origins = dict[str, str]  # "train.lr" -> "spec file"
 
 
 class _Part(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _text_encoding(name: str) -> str:
+    """`name`, if it is a codec from bytes to text; others that Python has (base64, idna, unicode_escape) are not."""
+    try:
+        known = codecs.lookup(name)
+        known.incrementaldecoder("surrogateescape").decode(b"a,b")  # as files are read; "undefined" fails here
+        is_text = bool("a".encode(name)) and known.name not in NO_ENCODINGS
+    except (LookupError, ValueError, TypeError, AssertionError):  # base64 asserts
+        is_text = False
+    if not is_text:
+        raise ValueError("must be a text encoding that Python knows, such as utf-8, latin-1, cp1252, utf-16, gb18030 "
+                         "or shift_jis")
+    return name
+
+
+def _delimiter(character: str) -> str:
+    if character in '"\r\n\0':
+        raise ValueError("must be a character that may stand between values, no quote and no end of a line")
+    return character
 
 
 class DataSpec(_Part):
@@ -43,8 +66,10 @@ class DataSpec(_Part):
         0.1, gt=0, lt=0.5, description="share of train that becomes validation when made, at most 2,000 rows of it")
     test_share: float = Field(0.1, gt=0, lt=0.5, description="share of train that becomes test when made")
     near_duplicate: float = Field(0.8, gt=0, le=1, description="texts of this Jaccard similarity stay on one side")
-    encoding: str | None = Field(None, description="text encoding; by byte-order mark or UTF-8 when absent")
-    delimiter: str | None = Field(None, min_length=1, max_length=1, description="CSV delimiter; detected when absent")
+    encoding: Annotated[str, pydantic.AfterValidator(_text_encoding)] | None = Field(
+        None, description="text encoding; by byte-order mark or UTF-8 when absent")
+    delimiter: Annotated[str, Field(min_length=1, max_length=1), pydantic.AfterValidator(_delimiter)] | None = Field(
+        None, description="CSV delimiter; detected when absent")
     errors: Literal["strict", "replace", "skip"] = Field(
         "strict", description="bad rows: stop, replace undecodable bytes, or skip the row; all are counted")
     rare_labels: Literal["error", "skip", "train"] = Field(
@@ -141,6 +166,11 @@ def resolve_layers(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Spec, Origin
     return spec, {path: origins.get(path, DEFAULT) for path, _ in leaves(spec.model_dump())}
 
 
+def check_data_spec(values: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> DataSpec:
+    """How rows are read: `values`, and `settings` over them. Raises SpecError with all that is wrong in them."""
+    return resolve_layers(("settings", {"data": {**values, **(settings or {})}}))[0].data
+
+
 def _with_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """`method: lora` is short for `method: {name: lora}`; `task` likewise."""
     return {key: {"name": value} if key in NAMED and isinstance(value, str) else value for key, value in values.items()}
@@ -149,7 +179,8 @@ def _with_names(values: Mapping[str, Any]) -> dict[str, Any]:
 def _merge(into: dict[str, Any], values: Mapping[str, Any], origin: str, origins: Origins, prefix: str) -> None:
     for key, value in values.items():
         path = f"{prefix}{key}"
-        is_renamed = (path in NAMED and isinstance(value, Mapping) and path in origins
+        is_renamed = (path in NAMED and isinstance(value, Mapping) and isinstance(into.get(key), dict)
+                          and path in origins
                           and value.get("name", into[key].get("name")) != into[key].get("name"))
         if isinstance(value, Mapping) and isinstance(into.get(key), dict) and not is_renamed:
             _merge(into[key], value, origin, origins, path + ".")
@@ -184,7 +215,7 @@ def _explain(error: pydantic.ValidationError, origins: Origins) -> SpecError:
         elif problem["type"] == "missing":
             lines.append(f"{where}: is missing; it must hold: {_description(problem['loc'])}")
         else:
-            rule = problem["msg"].removeprefix("Input ")
+            rule = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
             lines.append(f"{where}: {shorten(problem['input'])} is not allowed; it {rule}")
     if len(lines) > MAX_PROBLEMS_SHOWN:
         lines[MAX_PROBLEMS_SHOWN:] = [f"... and {len(lines) - MAX_PROBLEMS_SHOWN} more"]
@@ -234,6 +265,16 @@ def _loader() -> Any:
                 seen.add(key)
             return super().construct_mapping(node, deep)
 
+        def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+            value = int(super().construct_yaml_int(node))  # type: ignore[no-untyped-call]
+            if abs(value) >= 10**1000:  # Python does not write much longer ones
+                raise yaml.MarkedYAMLError(problem="a number has more than 1,000 digits", problem_mark=node.start_mark)
+            return value
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+    Loader.add_constructor("tag:yaml.org,2002:timestamp", Loader.construct_yaml_str)  # type: ignore[type-var]
+    for kind in ("binary", "omap", "pairs", "set"):  # values that no Spec holds, and that JSON does not know
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", Loader.construct_undefined)  # type: ignore[type-var]
     return Loader
 
 
@@ -254,15 +295,7 @@ def parse_yaml(text: str, where: str) -> Any:
 def read_spec(path: str | Path) -> dict[str, Any]:
     """The mapping that a Spec file holds, not yet checked against the fields."""
     path = Path(path)
-    try:
-        if path.stat().st_size > MAX_SPEC_BYTES:
-            raise SpecError(str(path), f"has {path.stat().st_size:,} bytes; a Spec has at most {MAX_SPEC_BYTES:,}.",
-                            "Is this a data file? Pass it as: headstart fit DATA.csv")
-        values = parse_yaml(path.read_text("utf-8-sig"), str(path))
-    except OSError as error:
-        raise SpecError(str(path), f"cannot be read: {error.strerror}.", "Check the path.") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(str(path), f"byte {error.start} is not UTF-8.", "Save the Spec as UTF-8.") from None
+    values = parse_yaml(read_text(path, SpecError, MAX_SPEC_BYTES).removeprefix("\ufeff"), str(path))
     if not isinstance(values, dict):
         raise SpecError(str(path), f"holds {shorten(values)}, not a mapping.", "Start with: data: {train: FILE}")
     return values

@@ -41,6 +41,15 @@ def check_regular(path: Path, error: type[HeadstartError], max_bytes: int | None
     return status
 
 
+def expand_user(path: str | Path, error: type[HeadstartError]) -> Path:
+    """`path` with ~ and ~USER as home folders. Raises `error` where there is no such user, or no home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise error(str(path), "begins with a home folder that cannot be found: there is no such user, or HOME is not "
+                    "set.", "Write the whole path.") from None
+
+
 def read_text(path: Path, error: type[HeadstartError], max_bytes: int = MAX_JSON_BYTES) -> str:
     """The text of a UTF-8 file. Raises `error` for what is no regular file, too large or not UTF-8."""
     check_regular(path, error, max_bytes)

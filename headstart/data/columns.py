@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Protocol
 
@@ -12,6 +13,8 @@ from ..core.task import Columns
 from ..core.values import Row
 from .sources import Rules, open_source, parts
 
+MAX_COLUMNS = 10_000
+MAX_COLUMNS_SHOWN = 50  # in a message
 NUMBERS = ("id", "idx", "index", "no", "number", "key", "uuid")  # columns that are never taken for the last one missing
 Gold = Literal["required", "optional", "ignored"]  # what becomes of the columns that hold the answer
 
@@ -36,13 +39,12 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
     The Spec has the first word, then an equal name, then the one column that goes by a usual name; where all but one
     have theirs so, the last column of the file is the last of the task. Anything less certain raises DataError.
     """
+    _check_names(header, source)
     columns = task.columns
     for column in data.columns:
         if column not in columns.rules:
             raise SpecError(f"data.columns.{column}", f'is not a column of task "{task.name}"; '
                             + nearest(column, columns.rules))
-    if repeated := [name for i, name in enumerate(header) if name in header[:i]]:
-        raise DataError(source, f"has two columns called {shorten(repeated[0])}.", "Rename one of them.")
     wanted = list(columns.inputs if gold == "ignored" else columns.rules)
     chosen: dict[str, str] = {}
     missing: dict[str, str] = {}  # column -> complaint
@@ -64,6 +66,14 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
     return {column: chosen[column] for column in wanted if column in chosen}
 
 
+def _check_names(header: Sequence[str], source: str) -> None:
+    if len(header) > MAX_COLUMNS:
+        raise DataError(source, f"has {len(header):,} columns; at most {MAX_COLUMNS:,} are read.",
+                        "Is this the right file? If it is, keep the columns that the task needs.")
+    if repeated := [name for name, n in Counter(header).items() if n > 1]:
+        raise DataError(source, f"has two columns called {shorten(repeated[0])}.", "Rename one of them.")
+
+
 def _candidates(column: str, header: list[str], data: DataSpec, columns: Columns, lenient: bool) -> list[str]:
     """The file's columns that could be the task's `column`, by the first rule that finds any."""
     if column in data.columns and (data.columns[column] in header or not lenient):
@@ -75,7 +85,7 @@ def _candidates(column: str, header: list[str], data: DataSpec, columns: Columns
 
 
 def _no_columns(missing: dict[str, str], header: Sequence[str], source: str, data: DataSpec) -> DataError:
-    shown = [shorten(name)[1:-1] for name in header]
+    shown = [shorten(name)[1:-1] for name in header[:MAX_COLUMNS_SHOWN]]
     problems = []
     for column, complaint in missing.items():
         known = nearest(data.columns.get(column, column), shown).replace("Known: ", "The file has: ")

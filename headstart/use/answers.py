@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.spec import DataSpec
+from ..core.spec import DataSpec, check_data_spec
 from ..core.values import Prediction, Row
 from ..data.table import read_table, stream_rows
 from ..runs import artifact
@@ -41,4 +41,4 @@ def evaluate(folder: str | Path, source: str, settings: Mapping[str, Any] | None
 
 def data_spec(loaded: Artifact, settings: Mapping[str, Any] | None) -> DataSpec:
     """How the artifact's own data was read, unless `settings` says otherwise."""
-    return DataSpec.model_validate({**loaded.spec.data.model_dump(), **(settings or {})})
+    return check_data_spec(loaded.spec.data.model_dump(), settings)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.errors import DataError, SpecError
 from ..core.progress import Progress
-from ..core.spec import DataSpec
+from ..core.spec import check_data_spec
 from ..core.task import Columns, Task
 from ..core.values import Row
 from ..data.table import read_table
@@ -128,7 +128,7 @@ class Texts:
 
 def texts_of(source: str, settings: Mapping[str, Any] | None = None) -> list[str]:
     """The texts of a file, one a row. Raises DataError for a file without any."""
-    table = read_table(source, DataSpec.model_validate({"train": source, **(settings or {})}), Texts(),
+    table = read_table(source, check_data_spec({"train": source}, settings), Texts(),
                       lenient=True)
     return [row["text"] for row in table.rows]
 
@@ -136,6 +136,6 @@ def texts_of(source: str, settings: Mapping[str, Any] | None = None) -> list[str
 def pairs_of(source: str, settings: Mapping[str, Any] | None = None) -> list[Row]:
     """The rows of a file as `mine` takes them."""
     task: Task = SentenceSimilarity()
-    table = read_table(source, DataSpec.model_validate({"train": source, **(settings or {})}),
+    table = read_table(source, check_data_spec({"train": source}, settings),
                       task, gold="ignored", lenient=True)
     return table.rows

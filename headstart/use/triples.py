@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import SpecError
-from ..core.spec import DataSpec
+from ..core.spec import check_data_spec
 from ..core.values import Prediction, Row
 from ..data.table import stream_rows
 from ..runs import artifact
@@ -38,7 +38,7 @@ def open_rows(run: str | Path, entities: str | Path, source: str, settings: Mapp
               ) -> tuple[Iterable[Row], Callable[[Iterable[Row]], Iterator[Prediction]]]:
     """The rows of `source`, read one by one, and what answers them, one by one and in order."""
     related, named = _opened(run, "relation-extraction"), _opened(entities, "token-classification")
-    spec = DataSpec.model_validate({**named.spec.data.model_dump(), **(settings or {})})
+    spec = check_data_spec(named.spec.data.model_dump(), settings)
     rows = (row for _, row in stream_rows(source, spec, named.task, gold="ignored", lenient=True))
     return rows, lambda some: of_rows(related, named, some)
 

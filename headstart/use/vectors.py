@@ -21,7 +21,7 @@ from ..core.errors import SpecError, shorten
 from ..core.files import new_file, scratch_errors
 from ..core.outputs import check_output
 from ..core.progress import Progress
-from ..core.spec import DataSpec
+from ..core.spec import check_data_spec
 from ..core.task import Columns, Head
 from ..core.values import Row, Window
 from ..core.windows import store
@@ -141,7 +141,7 @@ def write(source: str | Path, rows: str, out: Path, *, overwrite: bool = False,
     if out.suffix not in SUFFIXES:
         raise SpecError("--out", f"{shorten(out.name)} has no known ending.", f"Use one of: {', '.join(SUFFIXES)}")
     check_output(out, overwrite, [source, rows])
-    table = read_table(rows, DataSpec.model_validate({"train": rows, **(settings or {})}), Texts(),
+    table = read_table(rows, check_data_spec({"train": rows}, settings), Texts(),
                       gold="optional", lenient=True)
     extractor = Extractor(source, progress=progress, **options)
     vectors = extractor([row["text"] for row in table.rows])

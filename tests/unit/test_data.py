@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from headstart.core.errors import DataError, HeadstartError, SpecError
-from headstart.core.spec import DataSpec
+from headstart.core.spec import DataSpec, check_data_spec
 from headstart.data import table as data
 from headstart.data.sources import hub, open_source, parts
 from headstart.data.sources import lines as sources_lines
@@ -26,7 +26,7 @@ TASK = TextClassification()
 def read(path, content=None, gold="required", **settings):
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return data.read_table(str(path), DataSpec(train="unused", **settings), TASK, gold=gold)
+    return data.read_table(str(path), check_data_spec({"train": "unused"}, settings), TASK, gold=gold)
 
 
 def complaint(path, content=None, gold="required", **settings):
@@ -85,9 +85,9 @@ BAD: dict[str, tuple[str, bytes, dict[str, Any], str, str]] = {
                    "a.csv: is not utf-16 after line 1: truncated",
                    "--encoding NAME"),
     "no encoding": ("a.csv", b"text,label\na,b\n", {"encoding": "latin1x"},
-                    'data.encoding: "latin1x" is not a text encoding', "utf-8, latin-1"),
+                    'settings: data.encoding: "latin1x" is not allowed; it must be a text', "utf-8, latin-1"),
     "codec that is no encoding": ("a.csv", b"text,label\na,b\n", {"encoding": "base64"},
-                                  'data.encoding: "base64" is not a text encoding', "utf-8, latin-1"),
+                                  'settings: data.encoding: "base64" is not allowed; it must be', "utf-8, latin-1"),
     "broken line": ("a.jsonl", b'{"text": "a", "label": "b"}\n{"text": "a",\n', {},
                     "a.jsonl:2: is not JSON: Expecting property name", "skip"),
     "NaN": ("a.jsonl", b'{"text": "a", "label": NaN}', {}, "a.jsonl:1: NaN is not JSON; write null.", "skip"),

@@ -105,13 +105,13 @@ def test_yaml_that_is_not_read(text, expected):
 
 def test_spec_files_that_are_none(tmp_path):
     path = tmp_path / "s.yaml"
-    assert "cannot be read: No such file or directory" in message(spec.read_spec, path)
+    assert "cannot be read: no such file or directory" in message(spec.read_spec, path)
     path.write_bytes(b"a: \xff")
     assert "byte 3 is not UTF-8" in message(spec.read_spec, path)
     path.write_text("- 1")
     assert "not a mapping" in message(spec.read_spec, path)
     path.write_text("#" * 1_000_001)
-    assert "a Spec has at most 1,000,000" in message(spec.read_spec, path)
+    assert "the limit is 1,000,000" in message(spec.read_spec, path)
 
 
 def test_set():

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ...core.errors import DataError, shorten
+from ...core.untrusted import expand_user
 from . import hub
 from .formats import open_file, open_stdin, suffix
 from .lines import STDIN, Rules, open_lines, unreadable
@@ -65,7 +66,7 @@ def _listing(folder: Path) -> str:
 
 def locate(source: str) -> Path:
     """The path of a file or a folder that is there. Raises DataError that names the nearest one when it is not."""
-    path = _in_package(source) if source.startswith(PIP) else Path(source).expanduser()
+    path = _in_package(source) if source.startswith(PIP) else expand_user(source, DataError)
     try:
         if path.exists():
             return path

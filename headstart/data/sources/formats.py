@@ -8,18 +8,20 @@ unreadable, such as a quote that never closes, raises DataError here.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ...core.errors import DataError, MissingExtraError, shorten
+from ...core.untrusted import check_regular
 from . import conll
 from .delimited import open_csv
 from .json_records import open_json, open_jsonl
-from .lines import Lines, Rules, open_lines, too_large
+from .lines import FREE_UNPACKED_BYTES, Lines, Rules, check_ratio, is_stream, open_lines, too_large
 from .records import Opened, Record
 
-BATCH_ROWS = 1000  # Parquet rows in memory at once
+BATCH_ROWS = 64  # Parquet rows in memory at once: a value of a megabyte may take a few bytes in the file
+MAX_BLANK_LINES = 1000  # before the first line that says what standard input holds
 
 
 def open_text(lines: Lines) -> Opened:
@@ -53,21 +55,19 @@ def open_txt(lines: Lines) -> Opened:
 
 def open_stdin(lines: Lines) -> Opened:
     """JSON lines when the first character that is not blank is "{", otherwise one text a line."""
-    for n in itertools.count(1):
-        ahead = lines.peek(n)
-        if len(ahead) < n or ahead[-1].strip():
-            break
-    return open_jsonl(lines) if ahead and ahead[-1].lstrip("\ufeff \t").startswith("{") else open_text(lines)
+    ahead = next(filter(str.strip, lines.peek(MAX_BLANK_LINES)), "")
+    return open_jsonl(lines) if ahead.lstrip("\ufeff \t").startswith("{") else open_text(lines)
 
 
 def open_parquet(path: Path, source: str, rules: Rules) -> Opened:
-    """Parquet, a batch of rows at a time; its own count of bytes is believed only to refuse it."""
+    """Parquet, a few rows at a time; its own count of bytes is believed only to refuse it."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise MissingExtraError("reading Parquet", "pyarrow", "train") from None
     broken = (pyarrow.ArrowException, OSError, ValueError, OverflowError)
+    n_packed_bytes = check_regular(path, DataError).st_size
     try:
         file = pyarrow.parquet.ParquetFile(path)
         n_bytes = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
@@ -77,16 +77,19 @@ def open_parquet(path: Path, source: str, rules: Rules) -> Opened:
                         "Write or download the file again.") from None
     if n_bytes > rules.max_bytes:
         raise too_large(source, "", n_bytes, rules.max_bytes)
+    check_ratio(source, n_bytes, n_packed_bytes)
 
     def records(columns: list[str]) -> Iterator[Record]:
         n_rows = n_read_bytes = 0
         try:
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-                n_read_bytes += batch.nbytes  # a dictionary page may unpack to far more than the metadata says
-                if n_read_bytes > rules.max_bytes:
-                    raise too_large(source, "more than ", rules.max_bytes, rules.max_bytes)
                 for values in batch.to_pylist():
                     n_rows += 1
+                    n_read_bytes += n_chars(values)  # a page may unpack to far more than the metadata says
+                    if n_read_bytes > rules.max_bytes:
+                        raise too_large(source, "more than ", rules.max_bytes, rules.max_bytes)
+                    if n_read_bytes > FREE_UNPACKED_BYTES:
+                        check_ratio(source, n_read_bytes, n_packed_bytes)
                     yield Record(n_rows, values)
         except broken as error:
             what = f"cannot be read as Parquet: {shorten(str(error), 200)}."
@@ -94,6 +97,19 @@ def open_parquet(path: Path, source: str, rules: Rules) -> Opened:
                             "Write or download the file again.") from None
 
     return Opened(header, records, "row")
+
+
+def n_chars(value: Any) -> int:
+    """About how many characters a value would take as text."""
+    n, ahead = 0, [value]
+    while ahead:
+        part = ahead.pop()
+        if isinstance(part, dict | list):
+            ahead += part.values() if isinstance(part, dict) else part
+            n += len(part)
+        else:
+            n += len(part) if isinstance(part, str | bytes) else 8
+    return n
 
 
 OPENERS: dict[str, Callable[[Lines], Opened]] = {
@@ -111,6 +127,8 @@ def suffix(path: Path) -> str:
 def open_file(path: Path, source: str, rules: Rules) -> Opened:
     """A file by the suffix of its name. Raises DataError when there is no format of that name."""
     ending = suffix(path)
+    if not ending and is_stream(path):
+        return open_stdin(open_lines(path, source, rules))
     if not ending:
         raise DataError(source, f"has a name that ends in none of {', '.join(SUFFIXES)}.",
                         "Rename it after its format.")

@@ -87,7 +87,7 @@ def open_json(lines: Lines) -> Opened:
 
     Articles as SQuAD nests them give a row for every question.
     """
-    text = "".join(lines)
+    text = "".join(iter(lines.piece, ""))
     lines.begin_record()
     if not text.strip():
         return Opened([], lambda _: iter(()), "row", lines)

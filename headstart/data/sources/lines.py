@@ -8,6 +8,8 @@ import io
 import itertools
 import os
 import re
+import select
+import stat
 import zlib
 from collections import deque
 from dataclasses import dataclass
@@ -15,10 +17,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from ...core.errors import DataError
+from ...core.untrusted import check_regular
 
 STDIN = "standard input"  # what messages call the source "-"
 FREE_UNPACKED_BYTES = 10_000_000  # below this, no ratio of compression is suspicious
 MAX_UNPACK_RATIO = 200  # text unpacks to 3 to 20 times its size; a gzip bomb to 1,000 times
+PEEK_CHARS = 4_000_000  # lines are looked at before they are read until they hold so much
+PIECE_CHARS = 1_000_000  # of a document that is no lines, in memory at once
+PIPE_WAIT_S = 60.0  # for the first byte of a named pipe; nobody may ever write to it
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -47,7 +53,7 @@ class _Metered(io.RawIOBase):
 
     def _state(self) -> tuple[int, int]:
         state = os.fstat(self._inner.fileno()) if self._source != STDIN else None
-        return (state.st_size, state.st_mtime_ns) if state else (0, 0)
+        return (state.st_size, state.st_mtime_ns) if state and stat.S_ISREG(state.st_mode) else (0, 0)
 
     def readable(self) -> bool:
         return True
@@ -65,9 +71,8 @@ class _Metered(io.RawIOBase):
         self._n_bytes += len(chunk)
         if self._n_bytes > self._max_bytes:
             raise too_large(self._source, "more than ", self._max_bytes, self._max_bytes)
-        if self._packed and self._n_bytes > max(FREE_UNPACKED_BYTES, MAX_UNPACK_RATIO * self._packed.tell()):
-            raise DataError(self._source, f"unpacks to more than {MAX_UNPACK_RATIO} times its size, which text never "
-                            "does; reading stopped.", "If you trust the file, unpack it yourself: gunzip FILE")
+        if self._packed:
+            check_ratio(self._source, self._n_bytes, self._packed.tell() if self._packed.seekable() else self._n_bytes)
         if not chunk and self._state() != self._began_as:
             raise DataError(self._source, "changed while it was read.", "Start again when nothing writes to it.")
         buffer[: len(chunk)] = chunk
@@ -93,6 +98,14 @@ def too_large(source: str, more_than: str, n_bytes: int, max_bytes: int) -> Data
                      f"If the file is meant to be so large: --set data.max_bytes={max(n_bytes, 2 * max_bytes)}")
 
 
+def check_ratio(source: str, n_bytes: int, n_packed_bytes: int) -> None:
+    """Raise DataError where `n_packed_bytes` of a file became more `n_bytes` than they do of any text."""
+    if n_bytes > max(FREE_UNPACKED_BYTES, MAX_UNPACK_RATIO * n_packed_bytes):
+        raise DataError(source, f"unpacks to more than {MAX_UNPACK_RATIO} times its size, which text never does; "
+                        "reading stopped.", "If you trust the file, unpack it yourself, such as with gunzip FILE, or "
+                        "write it as .jsonl.")
+
+
 class Lines:
     """The physical lines of a stream, decoded; knows the current line's number and what could not be decoded."""
 
@@ -108,6 +121,8 @@ class Lines:
         self._text = io.TextIOWrapper(buffered, self.encoding, "surrogateescape", newline)
         self._max_line_chars = max(16 * rules.max_chars, 1_000_000)
         self._ahead: deque[str] = deque()
+        self._n_ahead_chars = 0
+        self._is_at_start = True  # of a line
         self.number = 0
         self.n_bad_bytes = self.n_bad_lines = self.n_blank_lines = 0
         self.first_bad = (0, 0, 0)  # line, position in it from 1, the byte
@@ -121,9 +136,10 @@ class Lines:
         return self.number + 1
 
     def peek(self, n: int) -> list[str]:
-        """Up to `n` of the lines to come."""
-        while len(self._ahead) < n and (line := self._read()):
+        """Up to `n` of the lines to come; fewer where they are long."""
+        while len(self._ahead) < n and self._n_ahead_chars < PEEK_CHARS and (line := self._read()):
             self._ahead.append(line)
+            self._n_ahead_chars += len(line)
         return list(itertools.islice(self._ahead, n))
 
     def __iter__(self) -> Lines:
@@ -139,14 +155,27 @@ class Lines:
         self.record.append(line)
         return line
 
-    def _read(self) -> str:
-        at = self.number + len(self._ahead)
+    def piece(self) -> str:
+        """Some more of a document that is no lines, such as JSON; "" at its end. `number` is the line it begins on."""
+        piece = self._decoded(PIECE_CHARS, self.number)
+        if piece:
+            self.number += self._is_at_start
+            self._is_at_start = piece.endswith(("\n", "\r"))
+        if not piece.isascii() and (bad := _ESCAPED_BYTE.search(piece)):
+            piece = self._undecodable(piece, bad.start())
+        return piece
+
+    def _decoded(self, n_chars: int, at: int) -> str:
         try:
-            line = self._text.readline(self._max_line_chars)
+            return self._text.readline(n_chars)
         except UnicodeError as error:
             reason = getattr(error, "reason", str(error))
             raise DataError(self.source, f"is not {self.encoding} after line {at:,}: {reason}.",
                             "Say which encoding it is: --encoding NAME") from None
+
+    def _read(self) -> str:
+        at = self.number + len(self._ahead)
+        line = self._decoded(self._max_line_chars, at)
         if len(line) == self._max_line_chars:
             raise DataError(f"{self.source}:{at + 1}", f"the line is longer than {self._max_line_chars:,} characters; "
                             "a data file has one record a line.", "Is this a text file at all?")
@@ -167,13 +196,34 @@ class Lines:
         self._text.close()
 
 
-def open_lines(stream: Path | BinaryIO, source: str, rules: Rules) -> Lines:
+def is_stream(path: Path) -> bool:
+    """Whether a path is read once, as standard input is: a pipe, or what a shell writes for <(COMMAND)."""
+    return path.is_fifo() or str(path).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/"))
+
+
+def _opened(path: Path, source: str, wait_s: float) -> BinaryIO:
+    """A regular file or a pipe, open for reading. A pipe to which nobody writes is given up after `wait_s`."""
+    if not path.is_fifo():
+        check_regular(path, DataError)
+        return path.open("rb")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without it, opening waits for a writer
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    if not path.resolve().name.startswith("pipe:") and not waiting.poll(wait_s * 1000):
+        os.close(descriptor)
+        raise DataError(source, f"is a named pipe to which nobody has written for {wait_s:g} s.",
+                        "Start its writer first, or use standard input: COMMAND | headstart VERB ... -")
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "rb")
+
+
+def open_lines(stream: Path | BinaryIO, source: str, rules: Rules, wait_s: float = PIPE_WAIT_S) -> Lines:
     """The lines of a file, unpacked when its name ends in .gz, or of a binary stream."""
     if not isinstance(stream, Path):
         return Lines(_Metered(stream, source, rules.max_bytes, None), source, rules)
     packed = None
     try:
-        inner: Any = stream.open("rb")
+        inner: Any = _opened(stream, source, wait_s)
         if stream.suffix.lower() == ".gz":
             packed, inner = inner, gzip.GzipFile(fileobj=inner)
         elif (n_bytes := stream.stat().st_size) > rules.max_bytes:
