@@ -19,10 +19,10 @@ from .run import (
 from .wording import MISSING, in_words, interval, n_rows
 
 
-def model_card(scores: Scores, spec_yaml: str, example: Row | None = None) -> str:
+def model_card(scores: Scores, spec_yaml: str, example: Row | None = None, has_texts: bool = True) -> str:
     """The artifact's README.md: the hub's front matter, use, data, certificate, limits, and the Spec.
 
-    example: a row as the task reads it; absent: one text.
+    example: a row as the task reads it; absent: one text. has_texts: whether texts of its data lie beside it.
     """
     import yaml
 
@@ -35,7 +35,7 @@ def model_card(scores: Scores, spec_yaml: str, example: Row | None = None) -> st
     parts = [f"---\n{front}---", f"# {_inert(name)}", _inert(f"{top.title}."), _inert(top.rest), _inert(top.plain),
              "## Use", _use(scores, example), "## Data", _inert(f"Source: {scores.data.source or 'not recorded'}."),
              *(map(_markdown_table, counts.tables) if counts else ()), "## Certificate",
-             _markdown_table(certificate_table(scores)), "## Limits", _limits(scores), "## How it was made",
+             _markdown_table(certificate_table(scores)), "## Limits", _limits(scores, has_texts), "## How it was made",
              _inert(f"Fitted by headstart: {made}. The resolved Spec:"), _fenced(spec_yaml)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -70,12 +70,14 @@ def _use(scores: Scores, example: Row | None) -> str:
     return "\n\n".join(code)
 
 
-def _limits(scores: Scores) -> str:
+def _limits(scores: Scores, has_texts: bool) -> str:
     labels, languages, cuts = scores.details.labels, scores.data.languages, truncation(scores)
     names = ", ".join(labels[:MAX_LABELS_SHOWN]) + (", …" if len(labels) > MAX_LABELS_SHOWN else "")
     limits = [*(cuts.lead if cuts else ()),
               *([f"It knows {len(labels)} labels and answers every text with one of them: {names}."] if labels else ()),
               f"Languages of the train rows: {', '.join(languages)}." if languages else
               "The languages of the train rows were not recorded; it has seen no others.",
-              "The scores hold for texts like the test rows; on other texts, evaluate it first."]
+              "The scores hold for texts like the test rows; on other texts, evaluate it first.",
+              *(["golden.jsonl, scores.json and the report hold some texts of its data; whoever gets this folder gets "
+                 "them. Without them: headstart fit or export with --no-texts."] if has_texts else ())]
     return "\n".join(f"- {_inert(limit)}" for limit in limits)

@@ -259,6 +259,7 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
         backbone_sha256=job.backbone.sha256, created=datetime.now(UTC).isoformat(timespec="seconds"))
     steps = job.work / "steps.jsonl"
     spec_yaml = to_yaml(spec, job.origins)
+    card = model_card(scores, spec_yaml, _example(job.task), spec.data.keep_texts)
     with files.write_folder(final) as folder:
         rows = parts.validation.rows[: artifact.N_GOLDEN]
         golden = rows if spec.data.keep_texts else job.task.made_up(rows[0])
@@ -269,7 +270,7 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
         for name, text in {"scores.json": json.dumps(scores.to_json(), ensure_ascii=False, indent=1),
                            "spec.yaml": spec_yaml,
                            "steps.jsonl": steps.read_text("utf-8") if steps.exists() else "",
-                           "README.md": model_card(scores, spec_yaml, _example(job.task))}.items():
+                           "README.md": card}.items():
             (folder / name).write_text(text, "utf-8")
         in_source_order = np.argsort(parts.test.lines_N, kind="stable")  # so that runs with other seeds line up
         np.save(folder / "outcomes.npy", outcomes[in_source_order], allow_pickle=False)
