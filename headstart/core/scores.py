@@ -245,7 +245,9 @@ class Scores:
             "verdict": self.verdict, "verdict_kind": self.verdict_kind, "details": self.details.to_json(),
             "truncation": asdict(self.truncation) if self.truncation else None,
             "curve": [asdict(evaluation) for evaluation in self.curve],
-            "kept": asdict(self.kept) if self.kept else {}, "data": asdict(self.data), "cost": asdict(self.cost),
+            "kept": asdict(self.kept) if self.kept else {},
+            "data": {name: value for name, value in asdict(self.data).items() if value != ""},
+            "cost": asdict(self.cost),
             "machine": self.machine, "versions": self.versions, "spec_sha256": self.spec_sha256,
             "backbone_sha256": self.backbone_sha256, "created": self.created,
         }

@@ -36,8 +36,8 @@ def _text_encoding(name: str) -> str:
     """`name`, if it is a codec from bytes to text; others that Python has (base64, idna, unicode_escape) are not."""
     try:
         known = codecs.lookup(name)
-        known.incrementaldecoder("surrogateescape").decode(b"a,b")  # as files are read; "undefined" fails here
-        is_text = bool("a".encode(name)) and known.name not in NO_ENCODINGS
+        decoder = known.incrementaldecoder("surrogateescape")  # as files are read
+        is_text = decoder.decode("a,b".encode(name)) == "a,b" and known.name not in NO_ENCODINGS
     except (LookupError, ValueError, TypeError, AssertionError):  # base64 asserts
         is_text = False
     if not is_text:

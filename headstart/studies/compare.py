@@ -51,7 +51,7 @@ from .jobs import Jobs, LocalJobs
 
 FILES = ("request.json", "asked.json", "data", "outcomes", "cells.jsonl", "cell-*", "compare.*")  # what lies in OUT
 RUN_CELL = "headstart.studies.compare:run_cell"
-REQUEST = "request.json"
+REQUEST, FORMER_REQUEST = "request.json", "asked.json"
 N_LATENCY = 30  # single texts answered one by one, after five to warm up
 
 # How our own split files are read, whatever the Spec says of the user's.
@@ -178,6 +178,9 @@ def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]
     contract = flat({"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS},
                      "backbone": hashes(load_backbone(spec.backbone, spec.data.max_tokens)),
                      "version": {name: machine.versions().get(name) for name in EXACT}})
+    if not anew and (out / FORMER_REQUEST).exists() and not (out / REQUEST).exists():
+        raise RunFolderError(str(out), "was begun by an earlier headstart, which did not note its backbone.",
+                             "Finish it with that version, or start anew: --overwrite")
     if not anew and (out / REQUEST).exists():
         try:
             changes = changed(read_json(out / REQUEST, RunFolderError), contract)

@@ -75,7 +75,7 @@ def folders(tmp_path_factory):
     for name in FAMILIES:
         fresh = build(tiny.backbone(root / name, name))
         layers = list(adapters.linears(fresh.encoder))
-        adapters.wrap(fresh, adapters.peft().LoraConfig(r=2, target_modules=layers[:2], task_type="FEATURE_EXTRACTION"))
+        adapters.wrap(fresh, "LoraConfig", r=2, target_modules=layers[:2])
         adapters.save(fresh, root / name / "adapter")
     return root
 

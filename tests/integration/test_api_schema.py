@@ -23,7 +23,9 @@ HARD_TO_DESCRIBE = ("relation-extraction", "multiple-choice", "token-classificat
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, backbone):
     folder = tmp_path_factory.mktemp("schema")
-    runs = [finished_run(folder / name, backbone, name) for name in tasks.names()]
+    # In company, the documents' own example of a task is known in this process, and not in the server.
+    own = [name for name in tasks.names() if tasks.find(name, "task").__module__.startswith("headstart.")]
+    runs = [finished_run(folder / name, backbone, name) for name in own]
     with Server(folder / "log", runs, "--body-s", "1") as one:
         yield one
 

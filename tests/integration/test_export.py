@@ -382,9 +382,8 @@ def test_a_loss_that_is_not_disproven_is_refused(run):
 
 
 def test_what_cannot_be_exported(run, exported, tmp_path):
-    out = tmp_path / "small"
-    out.mkdir()
-    (out / "mine.txt").write_text("kept")
+    out = shutil.copytree(exported, tmp_path / "small")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(RunFolderError, match="exists already"):
         headstart.export(run, out=out)
     with pytest.raises(SpecError, match="must be 0 at least"):
@@ -393,21 +392,20 @@ def test_what_cannot_be_exported(run, exported, tmp_path):
         headstart.export(run, out=out, rows=str(tmp_path / "gone.csv"), overwrite=True)
     with pytest.raises(ArtifactError, match="is exported already"):
         headstart.export(exported, out=out, overwrite=True)
-    assert (out / "mine.txt").read_text() == "kept"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["small"]
 
 
-def test_a_failed_gate_publishes_nothing_and_keeps_what_was_there(run, tmp_path):
+def test_a_failed_gate_publishes_nothing_and_keeps_what_was_there(run, exported, tmp_path):
     """Labels drawn at random: some answer turns in 8 bits, so no loss of nothing at all can be proven."""
     rng = np.random.default_rng(0)
     rows = [{"text": " ".join(rng.choice(tiny.FILL, 9)), "label": str(rng.choice(["negative", "positive"]))}
             for _ in range(400)]
-    out, labelled = tmp_path / "small", tiny.write_csv(tmp_path / "rows.csv", rows)
-    out.mkdir()
-    (out / "mine.txt").write_text("kept")
+    out, labelled = shutil.copytree(exported, tmp_path / "small"), tiny.write_csv(tmp_path / "rows.csv", rows)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(ParityError, match=r"accuracy went from 0\.\d+ to .* on 400 rows at best; the loss is at most"):
         headstart.export(run, out=out, int8=True, rows=str(labelled), max_loss=0, overwrite=True)
-    assert (out / "mine.txt").read_text() == "kept"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.csv", "small"]
 
 

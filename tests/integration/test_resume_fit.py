@@ -158,9 +158,9 @@ FILES: dict[str, tuple[Damage, str]] = {
     "a file is missing": (lambda c: (c / "best.safetensors").unlink(), "best.safetensors is missing"),
     "tensors are cut": (lambda c: cut(c / "weights.safetensors"), "weights.safetensors is damaged"),
     "the manifest is gone": (lambda c: (c / "MANIFEST.json").unlink(), "MANIFEST.json is missing"),
-    "the manifest is empty": (lambda c: (c / "MANIFEST.json").write_text(""), "MANIFEST.json is damaged"),
+    "the manifest is empty": (lambda c: (c / "MANIFEST.json").write_text(""), "MANIFEST.json is not valid JSON"),
     "the manifest names nothing": (lambda c: (c / "MANIFEST.json").write_text('{"format": 1, "sha256": {}}'),
-                                   "its manifest holds other files"),
+                                   "state.json lies there and is not in MANIFEST.json"),
     "it is a file": (to_file, "is no folder"),
     "it is a link": (to_link, "is no folder"),
 }
@@ -276,7 +276,6 @@ REPAIRED: dict[str, tuple[Damage, str]] = {
     "the request is of another format": (lambda w: edit_json(w / "request.json", {"format": 2}), "has format 2, not 1"),
     "the request is gone": (lambda w: (w / "request.json").unlink(), "resuming after step"),
     "the request is a folder": (lambda w: to_folder(w / "request.json"), "request.json: is a folder"),
-    "the request is a pipe": (lambda w: to_pipe(w / "request.json"), "request.json: is a named pipe"),
     "a checkpoint is a file": (lambda w: to_file(checkpoints(w)[0]), "resuming after step"),
     "the log is empty": (lambda w: (w / "steps.jsonl").write_text(""), "resuming after step"),
     "the log is gone": (lambda w: (w / "steps.jsonl").unlink(), "resuming after step"),
@@ -350,8 +349,10 @@ REFUSED: dict[str, tuple[Damage, tuple[str, ...], str]] = {
                                           "the checkpoints beside it are of another Spec"),
     "a run of an earlier version": (lambda w: (w / "request.json").rename(w / "asked.json"), (),
                                     "was begun by an earlier headstart"),
-    "the lock is a folder": (lambda w: to_folder(w / "lock"), (), "it is a folder"),
-    "the Spec is a folder": (lambda w: to_folder(w / "spec.yaml"), (), "it is a folder"),
+    "the lock is a folder": (lambda w: to_folder(w / "lock"), (), "what headstart did not write"),
+    "the Spec is a folder": (lambda w: to_folder(w / "spec.yaml"), (), "spec.yaml: is a folder"),
+    "the request is a pipe": (lambda w: to_pipe(w / "request.json"), (),
+                              'what headstart did not write: "request.json"'),
 }
 
 

@@ -381,19 +381,18 @@ def test_names_that_are_no_paths(name):
 def adapted(backbone, tmp_path_factory):
     """The folders of a LoRA, an IA3, a prefix, a prompt and a bottleneck adapter."""
     root = tmp_path_factory.mktemp("adapters")
-    peft, names = adapters.peft(), list(adapters.linears(built(backbone).encoder))[:2]
-    task = {"task_type": "FEATURE_EXTRACTION"}
+    names = list(adapters.linears(built(backbone).encoder))[:2]
     tokens = {"num_virtual_tokens": 3, "token_dim": 32, "num_transformer_submodules": 1, "num_attention_heads": 2,
-              "num_layers": 2, **task}
-    for kind, config in {"lora": peft.LoraConfig(r=4, target_modules=names, **task),
-                         "ia3": peft.IA3Config(target_modules=names, feedforward_modules=[], **task),
-                         "prefix": peft.PrefixTuningConfig(**tokens), "prompt": peft.PromptTuningConfig(**tokens),
-                         "bottleneck": None}.items():
+              "num_layers": 2}
+    for kind, (config, options) in {"lora": ("LoraConfig", {"r": 4, "target_modules": names}),
+                                    "ia3": ("IA3Config", {"target_modules": names, "feedforward_modules": []}),
+                                    "prefix": ("PrefixTuningConfig", tokens), "prompt": ("PromptTuningConfig", tokens),
+                                    "bottleneck": ("", {})}.items():
         fresh = built(backbone)
-        if config is None:
-            adapters.insert(fresh, names, 4)
+        if config:
+            adapters.wrap(fresh, config, **options)
         else:
-            adapters.wrap(fresh, config)
+            adapters.insert(fresh, names, 4)
         adapters.save(fresh, root / kind)
     return root
 
