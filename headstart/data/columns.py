@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Protocol
 
@@ -41,7 +42,8 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
         if column not in columns.rules:
             raise SpecError(f"data.columns.{column}", f'is not a column of task "{task.name}"; '
                             + nearest(column, columns.rules))
-    if repeated := [name for i, name in enumerate(header) if name in header[:i]]:
+    if len(set(header)) < len(header):
+        repeated = [name for name, n in Counter(header).items() if n > 1]
         raise DataError(source, f"has two columns called {shorten(repeated[0])}.", "Rename one of them.")
     wanted = list(columns.inputs if gold == "ignored" else columns.rules)
     chosen: dict[str, str] = {}

@@ -348,20 +348,19 @@ class TokenClassification(Task):
                                  N_MISTAKES_SHOWN),
         }
         if self.scheme == PLAIN:
-            details["confusion"] = self._confusion(both, details["labels"])
+            details["confused_pairs"] = self._confused_pairs(both, details["labels"])
         n_out_of_reach = sum(self._n_out_of_reach(gold, row) for (gold, _), row in zip(both, rows, strict=True))
         if n_out_of_reach:
             details["n_out_of_reach"] = n_out_of_reach
         return details
 
     @staticmethod
-    def _confusion(both: Sequence[tuple[set[Span], set[Span]]], labels: Sequence[str]) -> list[list[int]]:
+    def _confused_pairs(both: Sequence[tuple[set[Span], set[Span]]], labels: Sequence[str]) -> list[list[int]]:
         index = {label: k for k, label in enumerate(labels)}
         pairs = [(index[g[2]], index[p[2]]) for gold, predicted in both
                  for g, p in zip(sorted(gold), sorted(predicted), strict=True)]
         gold_N, predicted_N = np.array(pairs, np.int64).reshape(-1, 2).T
-        confusion_KK: list[list[int]] = metrics.confusion(gold_N, predicted_N, len(labels)).tolist()
-        return confusion_KK
+        return metrics.confused_pairs(gold_N, predicted_N, len(labels))
 
     def _n_out_of_reach(self, gold: set[Span], row: Row) -> int:
         """How many gold spans no answer can be: they end inside a word, or no train row has their label."""
