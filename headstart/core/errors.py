@@ -27,7 +27,7 @@ MAX_VALUE_CHARS = 60
 MAX_NAMES_SHOWN = 30  # of what is known
 MAX_NAMES_COMPARED = 1000  # with a name that is not known: one comparison takes 10 us
 MAX_MESSAGE_CHARS = 4000
-MAX_FIX_CHARS = 1000  # of them, for what to do
+MAX_FIX_CHARS = 1000  # of them, for what to do; as many for where
 
 
 def shorten(value: object, limit: int = MAX_VALUE_CHARS) -> str:
@@ -84,7 +84,8 @@ class HeadstartError(Exception):
 
     def __str__(self) -> str:
         fix = _message(f"\n  {self.fix}", MAX_FIX_CHARS) if self.fix else ""
-        return _message(f"{self.where}: {self.what}" if self.where else self.what, MAX_MESSAGE_CHARS - len(fix)) + fix
+        where = _message(f"{self.where}: ", MAX_FIX_CHARS) if self.where else ""
+        return where + _message(self.what, MAX_MESSAGE_CHARS - len(where) - len(fix)) + fix
 
 
 class SpecError(HeadstartError):

@@ -16,7 +16,7 @@ import numpy as np
 from ..core import metrics
 from ..core.errors import DataError, Problem, shorten
 from ..core.reader import Reader
-from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
+from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text, normal_label
 from ..core.values import LinearMap, Prediction, Row, Window
 from ..features import solve, tfidf
 
@@ -58,6 +58,13 @@ class TextClassification(Task):
     def columns(self) -> Columns:
         return columns_of_texts("label", "a string or a whole number", ("label", "class", "category", "sentiment",
                                 "intent", "topic", "标签", "类别"), self.has_pair)
+
+    def normalized(self, row: Row) -> tuple[Row, str]:
+        column = self.columns.gold[0]
+        label = normal_label(row.get(column))
+        if label is row.get(column) or row[column] in self.labels:  # an older model may have learned blanks
+            return row, ""
+        return {**row, column: label}, "n_normalized_labels"
 
     def check(self, row: Row) -> str | None:
         label = row.get("label", "-")
