@@ -24,24 +24,42 @@ from dataclasses import dataclass
 
 MAX_PROBLEMS_SHOWN = 10
 MAX_VALUE_CHARS = 60
+MAX_NAMES_SHOWN = 30  # of what is known
+MAX_NAMES_COMPARED = 1000  # with a name that is not known: one comparison takes 10 us
+MAX_MESSAGE_CHARS = 4000
+MAX_FIX_CHARS = 1000  # of them, for what to do; as many for where
 
 
 def shorten(value: object, limit: int = MAX_VALUE_CHARS) -> str:
     """`value` as a message shows it: quoted, on one line, at most `limit` characters of it."""
     text = value if isinstance(value, str) else repr(value)
-    # An escape or a direction override inside a value must not rewrite the message on a terminal.
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = _printable(text[: limit + 1])
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     return f'"{text}"' if isinstance(value, str) else text
 
 
+def _printable(text: str) -> str:
+    """An escape or a direction override inside a value must not rewrite the message on a terminal."""
+    return text if text.isprintable() else "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _message(text: str, limit: int) -> str:
+    """What a message may hold: printable characters and line ends, `limit` of them at most."""
+    text = "\n".join(map(_printable, text[: limit + 1].split("\n")))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def nearest(value: str, known: Iterable[str]) -> str:
     """The clause `; did you mean "x"? Known: a, b, c` for a name that is not known."""
     names = sorted(known)
-    match = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
+    alike = names if len(names) <= MAX_NAMES_COMPARED else [
+        name for name in names if name[:1].casefold() == value[:1].casefold()][:MAX_NAMES_COMPARED]
+    match = difflib.get_close_matches(value[:MAX_VALUE_CHARS], alike, n=1, cutoff=0.6)
     guess = f'did you mean "{match[0]}"? ' if match else ""
-    return f"{guess}Known: {', '.join(names)}"
+    more = f" and {len(names) - MAX_NAMES_SHOWN:,} more" if len(names) > MAX_NAMES_SHOWN else ""
+    return f"{guess}Known: {', '.join(names[:MAX_NAMES_SHOWN])}{more}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,7 @@ class Problem:
 
 
 class HeadstartError(Exception):
-    """Where, what came, the rule; then, on a line of its own, what to do."""
+    """Where, what came, the rule; then, on a line of its own, what to do; 4,000 printable characters at most."""
 
     exit_code = 2
 
@@ -65,8 +83,9 @@ class HeadstartError(Exception):
         super().__init__(where, what, fix)
 
     def __str__(self) -> str:
-        head = f"{self.where}: {self.what}" if self.where else self.what
-        return head + (f"\n  {self.fix}" if self.fix else "")
+        fix = _message(f"\n  {self.fix}", MAX_FIX_CHARS) if self.fix else ""
+        where = _message(f"{self.where}: ", MAX_FIX_CHARS) if self.where else ""
+        return where + _message(self.what, MAX_MESSAGE_CHARS - len(where) - len(fix)) + fix
 
 
 class SpecError(HeadstartError):

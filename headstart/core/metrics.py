@@ -1,9 +1,11 @@
 """Scores, and how far to trust them. numpy only.
 
-Shape suffixes: N rows, K labels, S systems that are compared, R resamples.
+Shape suffixes: N rows, K labels, S systems that are compared, R resamples, P pairs of labels.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,33 +17,46 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(e / e.sum(-1, keepdims=True))
 
 
-def confusion(gold_N: np.ndarray, predicted_N: np.ndarray, n_labels: int) -> np.ndarray:
-    """counts_KK of (gold, predicted)."""
-    flat = np.bincount(gold_N * n_labels + predicted_N, minlength=n_labels * n_labels)
-    return flat.reshape(n_labels, n_labels)
+class LabelCounts(NamedTuple):
+    """Of each label, how many rows are right, have it as gold, and have it as prediction."""
+
+    hits_K: np.ndarray
+    gold_K: np.ndarray
+    predicted_K: np.ndarray
 
 
-def accuracy(confusion_KK: np.ndarray) -> float:
-    """The share of rows on the diagonal."""
-    return float(np.trace(confusion_KK) / confusion_KK.sum())
+def label_counts(gold_N: np.ndarray, predicted_N: np.ndarray, n_labels: int) -> LabelCounts:
+    """What accuracy and F1 need of N rows. Cost: N + K, for a bootstrap counts the labels of every resample."""
+    return LabelCounts(*(np.bincount(labels_N, minlength=n_labels)
+                         for labels_N in (gold_N[gold_N == predicted_N], gold_N, predicted_N)))
 
 
-def _f1_K(confusion_KK: np.ndarray) -> np.ndarray:
-    """F1 of each label: 2 TP / (gold + predicted); nan for a label that neither gold nor predictions hold."""
-    support = confusion_KK.sum(0) + confusion_KK.sum(1)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(2 * np.diag(confusion_KK) / support)
+def confused_pairs(gold_N: np.ndarray, predicted_N: np.ndarray, n_labels: int) -> list[list[int]]:
+    """[gold, predicted, rows] of each pair of labels that occurs: wrong ones first, the most frequent first.
+
+    Cost: N log N. A matrix of K x K would be 125 MB of JSON for 5,000 labels.
+    """
+    pairs_P, n_P = np.unique(gold_N * n_labels + predicted_N, return_counts=True)
+    gold_P, predicted_P = np.divmod(pairs_P, n_labels)
+    order_P = np.lexsort((-n_P, gold_P == predicted_P))
+    pairs: list[list[int]] = np.stack([gold_P, predicted_P, n_P], 1)[order_P].tolist()
+    return pairs
 
 
-def macro_f1(confusion_KK: np.ndarray) -> float:
+def accuracy(counts: LabelCounts) -> float:
+    """The share of rows that are right."""
+    return float(counts.hits_K.sum() / counts.gold_K.sum())
+
+
+def macro_f1(counts: LabelCounts) -> float:
     """The mean F1 over the labels that occur, as gold or as prediction (scikit-learn's convention)."""
-    return float(np.nanmean(_f1_K(confusion_KK)))
+    n_both_K = counts.gold_K + counts.predicted_K
+    return float((2 * counts.hits_K[n_both_K > 0] / n_both_K[n_both_K > 0]).mean())
 
 
-def per_label(confusion_KK: np.ndarray) -> list[dict[str, float]]:
+def per_label(counts: LabelCounts) -> list[dict[str, float]]:
     """n (gold rows), precision, recall and F1 of each label; 0 where a denominator is 0."""
-    return [of_counts(*map(float, one)) for one in zip(
-        np.diag(confusion_KK), confusion_KK.sum(1), confusion_KK.sum(0), strict=True)]
+    return [of_counts(*map(float, triple)) for triple in zip(*counts, strict=True)]
 
 
 def of_counts(n_hits: float, n_gold: float, n_predicted: float) -> dict[str, float]:
@@ -75,9 +90,10 @@ def ranking_precision(scores_K: np.ndarray, gold_K: np.ndarray) -> float:
     """
     if gold_K.all() or not gold_K.any():
         return 1.0
-    rank_K = (scores_K[None, :] >= scores_K[:, None]).sum(1)
-    gold_rank_K = ((scores_K[None, :] >= scores_K[:, None]) & (gold_K[None, :] > 0)).sum(1)
-    return float((gold_rank_K / rank_K)[gold_K > 0].mean())
+    gold_scores = scores_K[gold_K > 0]
+    rank, gold_rank = (len(scores) - np.searchsorted(np.sort(scores), gold_scores)
+                       for scores in (scores_K, gold_scores))
+    return float((gold_rank / rank).mean())
 
 
 def correlation(a_N: np.ndarray, b_N: np.ndarray) -> float:

@@ -107,10 +107,15 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Details:
-    """What a task shows beside the score; `other` holds what no report knows."""
+    """What a task shows beside the score; `other` holds what no report knows.
+
+    confused_pairs: (gold label's number, predicted label's, how many), only those that occur, the worst first.
+    confusion:      the same as a matrix, as older versions wrote it.
+    """
 
     labels: Sequence[str] = ()
     counted: str = "rows"
+    confused_pairs: Sequence[tuple[int, int, int]] = ()
     confusion: Sequence[Sequence[int]] = ()
     per_label: Sequence[LabelScore] = ()
     n_out_of_reach: int = 0
@@ -118,6 +123,17 @@ class Details:
     scatter: Scatter | None = None
     mistakes: Sequence[Mistake] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(0 <= k < len(self.labels) for pair in self.pairs for k in pair[:2]):
+            raise ValueError("should name only labels that there are, by their numbers")
+
+    @property
+    def pairs(self) -> Sequence[tuple[int, int, int]]:
+        """`confused_pairs`, from the matrix where a file has that."""
+        return self.confused_pairs or sorted(
+            ((g, p, n) for g, row in enumerate(self.confusion) for p, n in enumerate(row) if n),
+            key=lambda pair: (pair[0] == pair[1], -pair[2]))
 
     @classmethod
     def from_json(cls, details: Mapping[str, Any]) -> Details:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Protocol
@@ -27,6 +28,7 @@ class Question(Protocol):
     @property
     def columns(self) -> Columns: ...
     def check(self, row: Row) -> str | None: ...
+    def normalized(self, row: Row) -> tuple[Row, str]: ...
 
 
 def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source: str, *,
@@ -74,14 +76,21 @@ def _check_names(header: Sequence[str], source: str) -> None:
         raise DataError(source, f"has two columns called {shorten(repeated[0])}.", "Rename one of them.")
 
 
+def normal_name(name: str) -> str:
+    """A column's name as names are compared: no blanks around it, composed letters (NFC), any case."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
+
+
 def _candidates(column: str, header: list[str], data: DataSpec, columns: Columns, lenient: bool) -> list[str]:
     """The file's columns that could be the task's `column`, by the first rule that finds any."""
     if column in data.columns and (data.columns[column] in header or not lenient):
-        return [name for name in header if name == data.columns[column]]
+        exact = [name for name in header if name == data.columns[column]]
+        return exact or [name for name in header if normal_name(name) == normal_name(data.columns[column])]
     if column in header:
         return [column]
     usual = columns.usual_names.get(column, ())
-    return [n for n in header if n.lower() == column.lower()] or [n for n in header if n.lower() in usual]
+    return ([name for name in header if normal_name(name) == column]
+            or [name for name in header if normal_name(name) in usual])
 
 
 def _no_columns(missing: dict[str, str], header: Sequence[str], source: str, data: DataSpec) -> DataError:

@@ -26,7 +26,7 @@ MAX_PROBLEMS = 1000  # a file with more is the wrong file, or the wrong column
 MAX_DEPTH = 64  # of lists within lists in one value
 MAX_INTERNED = 10_000  # equal labels share one string; where there are more of them, gold hardly repeats
 COUNTS = ("n_read", "n_skipped", "n_blank_lines", "n_undecodable_bytes", "n_replaced_rows",
-          "n_rows_with_replacement_character", "n_normalized_labels")
+          "n_rows_with_replacement_character", "n_normalized_labels", "n_rows_with_trimmed_entities")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -138,6 +138,9 @@ class Stream:
             if unfit := _unfit(values[name], self._data.max_chars):
                 return {}, f"column {shorten(name)} {unfit}"
             row[column] = self._normalized(column, values[name])
+        row, change = self._task.normalized(row)
+        if change:
+            self.counts[change] += 1
         complaint = self._task.check(row)
         return row, self._in_words_of_the_file(complaint) if complaint else None
 

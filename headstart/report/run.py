@@ -34,6 +34,7 @@ from .wording import (
 MAX_MATRIX_LABELS = 30  # a larger matrix is a gray square: the most confused pairs say more
 MAX_PAIRS_SHOWN = 20
 MAX_LABELS_SHOWN = 30  # further ones are folded away
+MAX_LABELS_LISTED = 300  # of the weakest; scores.json has all
 MAX_ANSWER_CHARS = 160
 MAX_NAME_CHARS = 32
 MAX_TITLE_CHARS = 90  # a longer first clause is no headline; it is cut at its colon
@@ -220,17 +221,21 @@ def _curve_table(curve: Sequence[Evaluation], best: int, n: str) -> Table:
 
 def confusion(details: Details) -> Section | None:
     """The matrix, or the most confused pairs when there are too many labels to read one."""
-    labels, counts_KK, counted = details.labels, details.confusion, details.counted
-    if not labels or not counts_KK:
+    labels, pairs, counted = details.labels, details.pairs, details.counted
+    if not labels or not pairs:
         return None
-    n_gold = [sum(row) for row in counts_KK]
+    n_gold = [0] * len(labels)
+    for g, _, n in pairs:
+        n_gold[g] += n
     if len(labels) > MAX_MATRIX_LABELS:
-        pairs = sorted((-count, g, p) for g, row in enumerate(counts_KK) for p, count in enumerate(row)
-                       if g != p and count)
-        rows = [(labels[g], labels[p], f"{-count:,}", f"{n_gold[g]:,}") for count, g, p in pairs[:MAX_PAIRS_SHOWN]]
-        table = Table(f"The {len(rows)} most frequent of {len(pairs):,} confused pairs, {n_rows(sum(n_gold))}",
+        wrong = [pair for pair in pairs if pair[0] != pair[1]]
+        rows = [(labels[g], labels[p], f"{n:,}", f"{n_gold[g]:,}") for g, p, n in wrong[:MAX_PAIRS_SHOWN]]
+        table = Table(f"The {len(rows)} most frequent of {len(wrong):,} confused pairs, {n_rows(sum(n_gold))}",
                       ("gold", "predicted", counted, "of"), rows, n_words=2)
         return Section("confusion", "Confusion", (), (), [table]) if rows else None
+    counts_KK = [[0] * len(labels) for _ in labels]
+    for g, p, n in pairs:
+        counts_KK[g][p] = n
     names = [cut(label, MAX_NAME_CHARS) for label in labels]
     shares = [[count / max(1, n) for count in row] for row, n in zip(counts_KK, n_gold, strict=True)]
     is_dense = len(labels) > 8 or sum(map(len, labels)) > 90  # names across the top must stand upright to fit
@@ -246,9 +251,10 @@ def per_label(details: Details) -> Section | None:
     labels = sorted(details.per_label, key=lambda label: label.f1 if _is_number(label.f1) else -1.0)
     if not labels:
         return None
+    listed = labels[:MAX_LABELS_LISTED]
     rows = [(label.label, f"{label.n:,}", *map(percent, (label.precision, label.recall, label.f1)))
-            for label in labels]
-    shares = [[0.0] * 3 + [label.f1 if _is_number(label.f1) else 0.0] for label in labels]
+            for label in listed]
+    shares = [[0.0] * 3 + [label.f1 if _is_number(label.f1) else 0.0] for label in listed]
     counted = details.counted
     tables = [Table(f"Scores of each label, weakest F1 first; n: test {counted} with this gold label"
                     if not start else f"Labels {start + 1} to {len(rows)}",
@@ -258,6 +264,8 @@ def per_label(details: Details) -> Section | None:
     n_out, n = details.n_out_of_reach, sum(label.n for label in labels)
     lead = [f"{n_out:,} of {n:,} gold {counted} can be no answer: they end inside a word, or no train row has their "
             "label. They count as missed."] if n_out else []
+    if len(rows) < len(labels):
+        lead.append(f"The {len(rows):,} weakest of {len(labels):,} labels; scores.json has all.")
     return Section("labels", "Labels", lead, (), tables)
 
 

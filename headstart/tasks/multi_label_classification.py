@@ -18,7 +18,17 @@ import numpy as np
 from ..core import metrics
 from ..core.errors import DataError, shorten
 from ..core.reader import Reader
-from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text, listed
+from ..core.task import (
+    N_MISTAKES_SHOWN,
+    Columns,
+    Head,
+    Task,
+    flaw_of_labels,
+    flaw_of_text,
+    listed,
+    normal_label,
+    written_list,
+)
 from ..core.values import LinearMap, Prediction, Row, Window
 from ..features import solve, tfidf
 from .text_classification import MAJORITY_AND_TF_IDF, USUAL_TEXT
@@ -65,6 +75,17 @@ class MultiLabelClassification(Task):
             "text": USUAL_TEXT, "labels": ("labels", "tags", "topics", "categories", "标签", "类别"),
         }, signatures=(frozenset(("text", "labels")),))
 
+    def normalized(self, row: Row) -> tuple[Row, str]:
+        """Lists that a file holds as text, and whole numbers, as lists of strings."""
+        if self.label_columns or "labels" not in row:
+            return row, ""
+        labels = normal_label(written_list(row["labels"]))
+        if type(labels) is int:
+            labels = str(labels)
+        if isinstance(labels, list) and any(type(label) is int for label in labels):
+            labels = [str(label) if type(label) is int else label for label in labels]
+        return (row, "") if labels is row["labels"] else ({**row, "labels": labels}, "n_normalized_labels")
+
     def check(self, row: Row) -> str | None:
         if flaw := flaw_of_text("text", row.get("text")):
             return flaw
@@ -87,7 +108,19 @@ class MultiLabelClassification(Task):
         if len(always) == len(counts):
             raise DataError("labels", f"every row has all labels ({shorten(', '.join(sorted(counts)))}); there is "
                             "nothing to learn.", "Add rows without them.")
+        self._check_separator(counts)
         return replace(self, labels=tuple(sorted(counts)))
+
+    def _check_separator(self, counts: Counter[str]) -> None:
+        """Raise DataError where labels hold a mark that parts them into fewer ones, and the separator is the usual."""
+        for mark in ",;/" if self.separator == "|" and not self.label_columns else "":
+            parts = {part.strip() for label in counts for part in label.split(mark)}
+            if any(mark in label for label in counts) and len(parts) < len(counts):
+                example = shorten(next(label for label in counts if mark in label))
+                raise DataError("labels", f"such as {example} hold {shorten(mark)}: taken whole they are "
+                                f"{len(counts):,} labels, parted there {len(parts):,}.",
+                                f"Part them: --set 'task.separator={mark}'; or take them whole: "
+                                "--set 'task.separator=||'")
 
     def flaw_of_learned(self) -> str | None:
         if flaw := flaw_of_labels(self.labels):

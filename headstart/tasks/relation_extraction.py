@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -90,28 +91,32 @@ class RelationExtraction(TextClassification):
                 "label": label, "score": scores[label], "scores": scores}
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
-        confusion_KK = metrics.confusion(outcomes[:, 0], outcomes[:, 1], len(self.labels))
-        return {"macro_f1": official_f1(confusion_KK, self.labels), "accuracy": metrics.accuracy(confusion_KK),
-                "macro_f1_with_other": metrics.macro_f1(confusion_KK)}
+        counts = metrics.label_counts(outcomes[:, 0], outcomes[:, 1], len(self.labels))
+        return {"macro_f1": official_f1(counts, self.labels), "accuracy": metrics.accuracy(counts),
+                "macro_f1_with_other": metrics.macro_f1(counts)}
 
     def describe(self) -> dict[str, Any]:
         return {key: value for key, value in super().describe().items() if key != "problem_type"}
 
 
-def official_f1(confusion_KK: np.ndarray, labels: Sequence[str]) -> float:
+def official_f1(counts: metrics.LabelCounts, labels: tuple[str, ...]) -> float:
     """Macro F1 over relations, without those that say that there is none; both directions of one count as one.
 
     A right relation in the wrong direction is predicted, and is gold, but is no hit: the rule of the official scorer.
     Relations that neither gold nor predictions hold are left out.
     """
-    counts_of: dict[str, np.ndarray] = {}
-    for k, label in enumerate(labels):
-        relation, _ = directed(label)
-        if relation.casefold() not in NONE:
-            counts = np.array([confusion_KK[k, k], confusion_KK[k].sum(), confusion_KK[:, k].sum()])
-            counts_of[relation] = counts_of.get(relation, np.zeros(3)) + counts
-    scores = [2 * hits / (gold + predicted) for hits, gold, predicted in counts_of.values() if gold + predicted]
-    return float(np.mean(scores)) if scores else 0.0
+    relation_K = _relations(labels)
+    hits, gold, predicted = (np.bincount(relation_K, n_K)[1:] for n_K in counts)
+    occurs = gold + predicted > 0
+    return float((2 * hits / np.maximum(gold + predicted, 1))[occurs].mean()) if occurs.any() else 0.0
+
+
+@lru_cache(maxsize=8)
+def _relations(labels: tuple[str, ...]) -> np.ndarray:
+    """The number of each label's relation, from 1; 0 where the label says that there is none."""
+    numbers: dict[str, int] = {}
+    names = [directed(label)[0] for label in labels]
+    return np.array([0 if name.casefold() in NONE else numbers.setdefault(name, len(numbers) + 1) for name in names])
 
 
 def directed(label: str) -> tuple[str, bool]:

@@ -16,7 +16,7 @@ import numpy as np
 from ..core import metrics
 from ..core.errors import DataError, Problem, shorten
 from ..core.reader import Reader
-from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
+from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text, normal_label
 from ..core.values import LinearMap, Prediction, Row, Window
 from ..features import solve, tfidf
 
@@ -58,6 +58,13 @@ class TextClassification(Task):
     def columns(self) -> Columns:
         return columns_of_texts("label", "a string or a whole number", ("label", "class", "category", "sentiment",
                                 "intent", "topic", "标签", "类别"), self.has_pair)
+
+    def normalized(self, row: Row) -> tuple[Row, str]:
+        column = self.columns.gold[0]
+        label = normal_label(row.get(column))
+        if label is row.get(column) or row[column] in self.labels:  # an older model may have learned blanks
+            return row, ""
+        return {**row, column: label}, "n_normalized_labels"
 
     def check(self, row: Row) -> str | None:
         label = row.get("label", "-")
@@ -168,9 +175,9 @@ class TextClassification(Task):
         the share whose largest other score is below that of 95 % of the rest (Larson et al. 2019; the baseline of
         Hendrycks and Gimpel 2017).
         """
-        gold_N, predicted_N = outcomes[:, :2].astype(np.int64).T
-        confusion_KK = metrics.confusion(gold_N, predicted_N, len(self.labels))
-        scores = {"accuracy": metrics.accuracy(confusion_KK), "macro_f1": metrics.macro_f1(confusion_KK)}
+        gold_N, predicted_N = outcomes[:, :2].astype(np.int64, copy=False).T
+        counts = metrics.label_counts(gold_N, predicted_N, len(self.labels))
+        scores = {"accuracy": metrics.accuracy(counts), "macro_f1": metrics.macro_f1(counts)}
         if self.outside and 0 < (is_in_N := gold_N != self._index[self.outside]).sum() < len(gold_N):
             cut = np.quantile(outcomes[is_in_N, 2], 1 - IN_SCOPE_KEPT)
             scores |= {"in_scope_accuracy": float((gold_N == predicted_N)[is_in_N].mean()),
@@ -189,14 +196,14 @@ class TextClassification(Task):
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         pairs_N2 = self._pairs(predictions, rows)
-        confusion_KK = metrics.confusion(pairs_N2[:, 0], pairs_N2[:, 1], len(self.labels))
+        gold_N, predicted_N = pairs_N2.T
+        scores_K = metrics.per_label(metrics.label_counts(gold_N, predicted_N, len(self.labels)))
         wrong = sorted(map(int, np.flatnonzero(pairs_N2[:, 0] != pairs_N2[:, 1])),
                        key=lambda i: -self.confidence(predictions[i]))[:N_MISTAKES_SHOWN]
         return {
             "labels": list(self.labels),
-            "confusion": confusion_KK.tolist(),
-            "per_label": [{"label": label, **numbers} for label, numbers in
-                          zip(self.labels, metrics.per_label(confusion_KK), strict=True)],
+            "confused_pairs": metrics.confused_pairs(gold_N, predicted_N, len(self.labels)),
+            "per_label": [{"label": label, **scores} for label, scores in zip(self.labels, scores_K, strict=True)],
             "mistakes": [{"text": self.text(rows[i]), "label": self._gold(rows[i]),
                           "predicted": predictions[i]["label"],
                           "confidence": self.confidence(predictions[i])} for i in wrong],

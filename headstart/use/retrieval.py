@@ -120,6 +120,9 @@ class Texts:
         "text": ("sentence", "answer", "passage", "document", "positive", "content", "body", "query", "text_pair",
                  "文本", "内容", "答案")})
 
+    def normalized(self, row: Row) -> tuple[Row, str]:
+        return row, ""
+
     def check(self, row: Row) -> str | None:
         if not isinstance(row["text"], str) or not row["text"].strip():
             return '"text" is empty or not a string'

@@ -123,6 +123,9 @@ class Texts:
         "id": ("id", "uid", "row_id", "编号"),
     })
 
+    def normalized(self, row: Row) -> tuple[Row, str]:
+        return row, ""
+
     def check(self, row: Row) -> str | None:
         if not isinstance(row["text"], str) or not row["text"].strip():
             return '"text" is empty or not a string'

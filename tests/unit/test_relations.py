@@ -86,16 +86,16 @@ def test_the_official_score_by_hand():
     """The scorer of SemEval-2010 Task 8 (its README, section on the official score), counted by hand for six rows."""
     labels = ("A(e1,e2)", "A(e2,e1)", "B(e1,e2)", "Other")
     gold, said = [0, 0, 1, 2, 3, 3], [0, 1, 1, 3, 3, 2]
-    confusion = metrics.confusion(np.array(gold), np.array(said), 4)
+    counts = metrics.label_counts(np.array(gold), np.array(said), 4)
     a = 2 * 2 / (3 + 3)  # two of three A found, one in the wrong direction, three said
     b = 0.0  # one B, missed; one said in its place
-    assert relations.official_f1(confusion, labels) == pytest.approx((a + b) / 2)
+    assert relations.official_f1(counts, labels) == pytest.approx((a + b) / 2)
 
 
 def test_without_directions_it_is_macro_f1_without_none():
     rng = np.random.default_rng(0)
     gold, said = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
     labels = ("born_in", "no_relation", "part_of", "works_for")
-    confusion = metrics.confusion(gold, said, 4)
-    f1 = [one["f1"] for one in metrics.per_label(confusion)]
-    assert relations.official_f1(confusion, labels) == pytest.approx(np.mean([f1[0], f1[2], f1[3]]))
+    counts = metrics.label_counts(gold, said, 4)
+    f1 = [one["f1"] for one in metrics.per_label(counts)]
+    assert relations.official_f1(counts, labels) == pytest.approx(np.mean([f1[0], f1[2], f1[3]]))

@@ -444,7 +444,7 @@ def test_plain_tags_are_an_answer_for_each_word(reader):
     assert task.outcomes([answer], [row]).tolist() == [[2, 3, 3]]
     assert task.score(task.outcomes([answer], [row])) == {"accuracy": 2 / 3}
     details = task.details([answer], [row])
-    assert (details["counted"], sum(map(sum, details["confusion"]))) == ("words", 3)
+    assert (details["counted"], sum(n for _, _, n in details["confused_pairs"])) == ("words", 3)
     assert [one["text"] for one in task.decode({"text": "the film"}, *_random(task, {"text": "the film"}, reader))[
         "entities"]] == ["the", "film"]
 

@@ -15,6 +15,7 @@ from typing import Any
 from ...core.errors import DataError, MissingExtraError, shorten
 from ...core.untrusted import check_regular
 from . import conll
+from .class_names import class_names, named
 from .delimited import open_csv
 from .json_records import open_json, open_jsonl
 from .lines import FREE_UNPACKED_BYTES, Lines, Rules, check_ratio, is_stream, open_lines, too_large
@@ -72,6 +73,7 @@ def open_parquet(path: Path, source: str, rules: Rules) -> Opened:
         file = pyarrow.parquet.ParquetFile(path)
         n_bytes = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
         header = list(file.schema_arrow.names)
+        names = class_names(file.schema_arrow.metadata, source)
     except broken as error:
         raise DataError(source, f"cannot be read as Parquet: {shorten(str(error), 200)}.",
                         "Write or download the file again.") from None
@@ -90,7 +92,8 @@ def open_parquet(path: Path, source: str, rules: Rules) -> Opened:
                         raise too_large(source, "more than ", rules.max_bytes, rules.max_bytes)
                     if n_read_bytes > FREE_UNPACKED_BYTES:
                         check_ratio(source, n_read_bytes, n_packed_bytes)
-                    yield Record(n_rows, values)
+                    yield Record(n_rows, values | {
+                        name: named(values[name], names[name]) for name in names.keys() & values})
         except broken as error:
             what = f"cannot be read as Parquet: {shorten(str(error), 200)}."
             raise DataError(f"{source}: after row {n_rows:,}", what,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.errors import shorten
+from ...core.task import normal_label
 from ...readers.words import places, splits_character
 from .tags import Span
 
@@ -41,6 +42,51 @@ def flaw_of_tags(tags: Any, tokens: Any) -> str | None:
         if not isinstance(tag, str) or not tag or tag != tag.strip():
             return f'"tags" has {shorten(tag)} at place {i + 1}; each must be a string without blanks around it'
     return None
+
+
+def normal_entities(entities: Any, text: Any) -> tuple[Any, int]:
+    """Entities as {start, end, label} without blanks at their ends, and how many had some; the same object if all are.
+
+    entities: also as [start, end, label] (spaCy, doccano), or with start_offset and end_offset; anything else is left
+              for `flaw_of_entities` to complain of.
+    """
+    if not isinstance(entities, list | tuple) or not isinstance(text, str):
+        return entities, 0
+    normal, n_trimmed, is_changed = [], 0, False
+    for given in entities:
+        entity = given
+        if isinstance(entity, list | tuple) and len(entity) == 3:
+            entity = dict(zip(("start", "end", "label"), entity, strict=True))
+        elif isinstance(entity, dict) and "start_offset" in entity and "start" not in entity:
+            entity = {**entity, "start": entity["start_offset"], "end": entity.get("end_offset")}
+        if isinstance(entity, dict):
+            entity = _trimmed(entity, text)
+            if entity.get("start") != _end(given, 0) or entity.get("end") != _end(given, 1):
+                n_trimmed += 1
+        is_changed |= entity is not given
+        normal.append(entity)
+    return (normal, n_trimmed) if is_changed else (entities, 0)
+
+
+def _end(entity: Any, at: int) -> Any:
+    """Where an entity starts (0) or ends (1), in any of the forms."""
+    if not isinstance(entity, dict):
+        return entity[at]
+    name = ("start", "end")[at]
+    return entity[name] if name in entity else entity.get(f"{name}_offset")
+
+
+def _trimmed(entity: dict[str, Any], text: str) -> dict[str, Any]:
+    """An entity without blanks at its ends or around its label, the same object where it has none."""
+    start, end, label = entity.get("start"), entity.get("end"), normal_label(entity.get("label"))
+    if type(start) is int and type(end) is int and 0 <= start < end <= len(text) and not text[start:end].isspace():
+        inside = text[start:end]
+        start, end = start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
+        if isinstance(entity.get("text"), str) and entity["text"] == inside != text[start:end]:
+            entity = {**entity, "text": text[start:end]}
+    changed = {name: value for name, value in (("start", start), ("end", end), ("label", label))
+               if name in entity and value is not entity[name] and value != entity[name]}
+    return {**entity, **changed} if changed else entity
 
 
 def flaw_of_entities(entities: Any, text: str) -> str | None:

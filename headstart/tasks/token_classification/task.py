@@ -24,11 +24,11 @@ from pydantic import Field
 from ...core import metrics
 from ...core.errors import DataError, shorten
 from ...core.reader import Reader
-from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
+from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text, normal_label, written_list
 from ...core.values import IGNORE, LinearMap, Prediction, Row, Window
 from ...features import solve
 from ...readers.words import join_tokens, places, split_words
-from .entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens, mistakes
+from .entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens, mistakes, normal_entities
 from .tags import PLAIN, SCHEMES, Span, flaw_of_sequence, scheme_of, spans_to_tags, tags_to_spans, units_of, viterbi
 
 if TYPE_CHECKING:
@@ -78,6 +78,18 @@ class TokenClassification(Task):
         return "accuracy" if self.scheme == PLAIN else "f1"
 
     # ------------------------------------------------------------------------------------------------------- rows
+
+    def normalized(self, row: Row) -> tuple[Row, str]:
+        """Lists that a file holds as text; entities as triples; no blanks around an entity, a tag or a label."""
+        changed: Row = {column: value for column in ("tokens", "tags") if column in row
+                        and (value := written_list(row[column])) is not row[column]}
+        if "tags" in row and (tags := normal_label(changed.get("tags", row["tags"]))) is not row["tags"]:
+            changed["tags"] = tags
+        entities, n_trimmed = normal_entities(row.get("entities"), row.get("text"))
+        if entities is not row.get("entities"):
+            changed["entities"] = entities
+        count = "n_rows_with_trimmed_entities" if n_trimmed else "n_normalized_labels" if "tags" in changed else ""
+        return ({**row, **changed}, count) if changed else (row, "")
 
     def check(self, row: Row) -> str | None:
         tokens, text = row.get("tokens"), row.get("text")
@@ -348,20 +360,19 @@ class TokenClassification(Task):
                                  N_MISTAKES_SHOWN),
         }
         if self.scheme == PLAIN:
-            details["confusion"] = self._confusion(both, details["labels"])
+            details["confused_pairs"] = self._confused_pairs(both, details["labels"])
         n_out_of_reach = sum(self._n_out_of_reach(gold, row) for (gold, _), row in zip(both, rows, strict=True))
         if n_out_of_reach:
             details["n_out_of_reach"] = n_out_of_reach
         return details
 
     @staticmethod
-    def _confusion(both: Sequence[tuple[set[Span], set[Span]]], labels: Sequence[str]) -> list[list[int]]:
+    def _confused_pairs(both: Sequence[tuple[set[Span], set[Span]]], labels: Sequence[str]) -> list[list[int]]:
         index = {label: k for k, label in enumerate(labels)}
         pairs = [(index[g[2]], index[p[2]]) for gold, predicted in both
                  for g, p in zip(sorted(gold), sorted(predicted), strict=True)]
         gold_N, predicted_N = np.array(pairs, np.int64).reshape(-1, 2).T
-        confusion_KK: list[list[int]] = metrics.confusion(gold_N, predicted_N, len(labels)).tolist()
-        return confusion_KK
+        return metrics.confused_pairs(gold_N, predicted_N, len(labels))
 
     def _n_out_of_reach(self, gold: set[Span], row: Row) -> int:
         """How many gold spans no answer can be: they end inside a word, or no train row has their label."""
