@@ -73,13 +73,14 @@ class Paired:
 
     def interval(self, s: int) -> tuple[float, float]:
         """Of the score of system `s`."""
+        value = float(self.values_S[s])
         if self.right_SN is None:
             assert self.scores_SR is not None
-            return score_interval(self.values_S[s], float(self.scores_SR[s].std()), self.n, self.lowest)
+            return score_interval(value, float(self.scores_SR[s].std()), self.n, self.lowest)
         right_N = self.right_SN[s]
         if _is_whole(right_N):
             return share_interval(int(right_N.sum()), self.n)
-        return score_interval(self.values_S[s], float(right_N.std()) / math.sqrt(self.n), self.n)
+        return score_interval(value, float(right_N.std()) / math.sqrt(self.n), self.n)
 
     def difference(self, a: int, b: int) -> Difference:
         """System `a` minus system `b`."""

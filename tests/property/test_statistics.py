@@ -102,6 +102,14 @@ def test_only_shares_are_counted():
     assert (TASK.lowest_score, TextRegression().lowest_score) == (0, -1)
 
 
+def test_scores_are_plain_numbers():
+    """What is written to JSON and YAML."""
+    task = RelationExtraction(labels=("a", "b"))
+    paired = statistics.paired(task, [np.array([[0, 0], [1, 0], [1, 1], [0, 0]])] * 2, 100, 0)
+    gain = paired.difference(0, 1)
+    assert {type(x) for x in (*paired.interval(0), gain.value, *gain.interval, gain.p, gain.unequal)} == {float}
+
+
 def test_the_mean_of_several_seeds_is_compared_row_by_row():
     rng = np.random.default_rng(0)
     gold_N = rng.integers(2, size=400)
