@@ -114,12 +114,10 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def difference(right: str, default: str) -> str:
-    """The paired difference in points, with its bootstrap interval."""
-    import numpy as np
+    """The paired difference in points, with its interval."""
+    from headstart.core.statistics import share_difference
 
-    from headstart.core.statistics import bootstrap, interval
-
-    both = [np.array(list(bits), int) for bits in (right, default)]
-    resampled_SR = bootstrap(lambda some: float(some.mean()), both, 2000, 0)
-    low, high = interval(100 * (resampled_SR[0] - resampled_SR[1]))
-    return f"{100 * (both[0].mean() - both[1].mean()):+.1f} [{low:+.1f}, {high:+.1f}]"
+    both = list(zip(right, default, strict=True))
+    gain = share_difference(both.count(("1", "0")), both.count(("0", "1")), len(both))
+    low, high = (100 * end for end in gain.interval)
+    return f"{100 * gain.value:+.1f} [{low:+.1f}, {high:+.1f}]"

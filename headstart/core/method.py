@@ -27,8 +27,8 @@ class Plan:
     average:           the mean of weights that may be kept, where it scores better on validation.
     ema_decay:         of average "ema": the share of the mean that a step leaves as it was.
     n_members:         of average "soup": how often training begins from the first weights.
-    keeps:             best: what scores best on validation; proven: trained weights only where validation proves them
-                       better than the first ones.
+    keeps:             best: what scores best on validation; likely: trained weights only where validation makes it
+                       likely that they are better than the first ones.
     min_choosing_rows: with fewer validation rows than this nothing is chosen by their score: the last weights are kept.
     stores_backbone:   the artifact holds the backbone's weights beside what was learned.
     n_extra_tokens:    positions that the method itself takes from every window.
@@ -40,7 +40,7 @@ class Plan:
     average: Average = "none"
     ema_decay: float = 0.99
     n_members: int = 1
-    keeps: Literal["best", "proven"] = "best"
+    keeps: Literal["best", "likely"] = "best"
     min_choosing_rows: int = 0
     stores_backbone: bool = True
     n_extra_tokens: int = 0

@@ -37,16 +37,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Gain:
-    """The fitted model minus a baseline, resample by resample on the same rows."""
+    """The fitted model minus a baseline, paired on the same rows. p: that it is luck; older files have none."""
 
     difference: float
     interval: Interval
     n: int
     seed: int | None
+    p: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Without n and seed: those of a file hold for all its gains."""
-        return {"difference": self.difference, "interval": list(self.interval)}
+        p = {} if self.p is None else {"p": self.p}
+        return {"difference": self.difference, "interval": list(self.interval), **p}
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Kept:
-    """Which weights were kept, in words, and the validation score that they have."""
+    """Which weights were kept, in words, the validation score that they have, and why they, where a rule decided."""
 
     what: str
     score: float
+    why: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `Scores.to_json` writes it."""
+        return {"what": self.what, "score": self.score, **({"why": self.why} if self.why else {})}
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Scores:
-    """The certificate of a run: the fitted model and all it must beat on the same test rows, and how it came about."""
+    """The certificate of a run: the fitted model and all it must beat on the same test rows, and how it came about.
+
+    unseen:      the fitted model on the test rows that have no twin in train, where some have one.
+    outcomes_of: the systems whose outcomes stand side by side in outcomes.npy; () in older runs: the fitted model's.
+    """
 
     metric: str
     fitted: Score
@@ -214,6 +225,8 @@ class Scores:
     gains: Mapping[str, Gain] = field(default_factory=dict)
     verdict: str = ""
     verdict_kind: str = ""
+    unseen: Score | None = None
+    outcomes_of: Sequence[str] = ()
     task: str | None = None
     backbone: str | None = None
     base_model: str | None = None
@@ -258,15 +271,21 @@ class Scores:
             **self.fitted.to_json(), "n_test": self.fitted.n,
             "baselines": {name: score.to_json() for name, score in self.baselines.items()},
             "gain_over": {name: gain.to_json() for name, gain in self.gains.items()},
-            "verdict": self.verdict, "verdict_kind": self.verdict_kind, "details": self.details.to_json(),
+            "verdict": self.verdict, "verdict_kind": self.verdict_kind, **self._newer(),
+            "details": self.details.to_json(),
             "truncation": asdict(self.truncation) if self.truncation else None,
             "curve": [asdict(evaluation) for evaluation in self.curve],
-            "kept": asdict(self.kept) if self.kept else {},
+            "kept": self.kept.to_json() if self.kept else {},
             "data": {name: value for name, value in asdict(self.data).items() if value != ""},
             "cost": asdict(self.cost),
             "machine": self.machine, "versions": self.versions, "spec_sha256": self.spec_sha256,
             "backbone_sha256": self.backbone_sha256, "created": self.created,
         }
+
+    def _newer(self) -> dict[str, Any]:
+        """What older files do not have: written only where it is."""
+        return {**({"unseen": {**self.unseen.to_json(), "n": self.unseen.n}} if self.unseen else {}),
+                **({"outcomes_of": list(self.outcomes_of)} if self.outcomes_of else {})}
 
 
 def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,6 +294,7 @@ def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"fitted": score_fields(values, shared),
             "baselines": {name: score_fields(entry, shared) for name, entry in values.get("baselines", {}).items()},
             "gains": {name: {**entry, **shared} for name, entry in values.get("gain_over", {}).items()},
+            "unseen": score_fields(unseen, {**shared, "n": unseen["n"]}) if (unseen := values.get("unseen")) else None,
             "details": _details(values.get("details", {})),
             "truncation": values.get("truncation") or None, "kept": values.get("kept") or None}
 

@@ -1,15 +1,123 @@
-"""How far to trust a score: resamples of its rows, and intervals over them. numpy only.
+"""How far to trust a score: intervals, paired differences, and how many rows a proof takes. numpy only.
+
+Checked by simulation: bench/results/coverage.md.
 
 Shape suffixes: N rows, S systems that are compared, R resamples.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from .task import Task
+
 CONFIDENCE = 0.95
+Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+POWER = 0.8  # the chance that a real gain is proven: the usual one
+MIN_RESAMPLED_ROWS = 30  # with fewer, resamples of a score do not say enough about its spread to prove a difference
+LIKELY_ERRORS = 0.5  # a gain of so many standard errors is likely enough to ship: bench/results/guard.md
+POISSON_LOW = (0.051293, 0.355362, 0.817691)  # lower 95 % limits of a mean of which 1, 2 or 3 were counted
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One system minus another on the same rows.
+
+    p:       two-sided, that a difference like this is luck.
+    unequal: the share of rows on which just one of both is right, or would be if the score were a share.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    p: float
+    unequal: float
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the sign is beyond luck: by the test, and by the interval."""
+        return self.p <= 1 - CONFIDENCE and not self.interval[0] <= 0 <= self.interval[1]
+
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return (self.interval[1] - self.interval[0]) / 2 / Z
+
+    @property
+    def is_likely(self) -> bool:
+        """Whether the first system is likely the better one: enough to ship it, and no proof."""
+        return self.value > LIKELY_ERRORS * self.error
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Systems on the same N rows, in the same order.
+
+    lowest:    the score that no system can fall below, such as 0 or, for a correlation, -1.
+    right_SN:  whether each row is answered right, where the score is the share of such rows; means of several systems
+               lie between 0 and 1. None for other scores, which have scores_SR of the same resamples of the rows.
+    """
+
+    values_S: np.ndarray
+    n: int
+    lowest: float
+    right_SN: np.ndarray | None
+    scores_SR: np.ndarray | None
+
+    def interval(self, s: int) -> tuple[float, float]:
+        """Of the score of system `s`."""
+        value = float(self.values_S[s])
+        if self.right_SN is None:
+            assert self.scores_SR is not None
+            return score_interval(value, float(self.scores_SR[s].std()), self.n, self.lowest)
+        right_N = self.right_SN[s]
+        if _is_whole(right_N):
+            return share_interval(int(right_N.sum()), self.n)
+        return score_interval(value, float(right_N.std()) / math.sqrt(self.n), self.n)
+
+    def difference(self, a: int, b: int) -> Difference:
+        """System `a` minus system `b`."""
+        value = float(self.values_S[a] - self.values_S[b])
+        if self.right_SN is None:
+            assert self.scores_SR is not None
+            return score_difference(value, float((self.scores_SR[a] - self.scores_SR[b]).std()), self.n)
+        gap_N = self.right_SN[a] - self.right_SN[b]
+        if _is_whole(gap_N):
+            return share_difference(int((gap_N > 0).sum()), int((gap_N < 0).sum()), self.n)
+        return score_difference(value, float(gap_N.std()) / math.sqrt(self.n), self.n)
+
+    def means(self, lengths: Sequence[int]) -> Paired:
+        """The means of so many systems each, in their order: fits of one method with several seeds."""
+        starts = np.cumsum([0, *lengths[:-1]])
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            summed = np.add.reduceat(values, starts)
+            return np.asarray(summed / np.reshape(lengths, (-1, *[1] * (values.ndim - 1))))
+
+        return Paired(mean(self.values_S), self.n, self.lowest, *(
+            None if values is None else mean(values) for values in (self.right_SN, self.scores_SR)))
+
+
+def paired(task: Task, systems: Sequence[np.ndarray], n_resamples: int, seed: int) -> Paired:
+    """Score every system by the task's metric. systems: for each, its outcomes on the same rows.
+
+    Cost  shares: none. Other scores: that of `bootstrap`.
+    """
+    def score(outcomes: np.ndarray) -> float:
+        return task.score(outcomes)[task.metric]
+
+    values_S, n = np.array([score(outcomes) for outcomes in systems]), len(systems[0])
+    right = [right_N for outcomes in systems if (right_N := task.correct(outcomes)) is not None]
+    if len(right) == len(systems):
+        return Paired(values_S, n, task.lowest_score, np.array(right, np.float64), None)
+    return Paired(values_S, n, task.lowest_score, None, bootstrap(score, systems, n_resamples, seed))
 
 
 def bootstrap(score: Callable[[np.ndarray], float], systems: Sequence[np.ndarray], n_resamples: int,
@@ -20,7 +128,7 @@ def bootstrap(score: Callable[[np.ndarray], float], systems: Sequence[np.ndarray
              differences between systems paired.
     Returns  scores_SR.
     Cost     S * R calls of `score`.
-    Source   Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile intervals).
+    Source   Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 6 (the spread of a score).
     """
     rng = np.random.default_rng(seed)
     n = len(systems[0])
@@ -33,8 +141,94 @@ def bootstrap(score: Callable[[np.ndarray], float], systems: Sequence[np.ndarray
     return scores_SR
 
 
-def interval(values_R: np.ndarray) -> tuple[float, float]:
-    """(low, high): the central part of resampled values, CONFIDENCE of them."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values_R, [tail, 1 - tail])
-    return float(low), float(high)
+def share_interval(n_right: int, n: int) -> tuple[float, float]:
+    """(low, high) of a share of which n_right of n rows were counted: 10 of 10 give (0.72, 1).
+
+    Source  Wilson 1927, with Poisson limits where three rows at most are on one side: Brown, Cai & DasGupta 2001,
+            "Interval Estimation for a Binomial Proportion".
+    """
+    low, high = _wilson(n_right / n, n, Z)
+    if 1 <= n_right <= 3:
+        low = min(low, POISSON_LOW[n_right - 1] / n)
+    if 1 <= n - n_right <= 3:
+        high = max(high, 1 - POISSON_LOW[n - n_right - 1] / n)
+    return low, high
+
+
+def score_interval(value: float, deviation: float, n: int, lowest: float = 0.0) -> tuple[float, float]:
+    """(low, high) of a score between `lowest` and 1. deviation: of its resamples.
+
+    A share of as many rows as would vary like it, and never of more than there are: where no resample differs, as
+    when every row is answered right, the rows still bound what could have been seen.
+
+    Source  Korn & Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts".
+    """
+    width = 1 - lowest
+    share, deviation = (value - lowest) / width, deviation / width * math.sqrt(n / max(1, n - 1))
+    if not 0 <= share <= 1:  # a score of its own range
+        return value - _t(n) * deviation * width, value + _t(n) * deviation * width
+    most = n / (1 - (value * n / (n + 2)) ** 2) if lowest < 0 else n  # a correlation varies less, the larger it is
+    rows = min(most, share * (1 - share) / deviation**2) if deviation else most
+    low, high = _wilson(share, max(1.0, rows), _t(n))
+    return lowest + width * low, lowest + width * high
+
+
+def share_difference(n_better: int, n_worse: int, n: int) -> Difference:
+    """n_better of n rows only the first system answers right, n_worse only the second; tested exactly.
+
+    Source  Agresti & Min 2005, "Simple improved confidence intervals for comparing matched proportions" (interval);
+            McNemar 1947, the exact conditional test.
+    """
+    d, unequal = (n_better - n_worse) / n, n_better + n_worse
+    k = np.arange(1, min(n_better, n_worse) + 1)
+    log_ways = np.concatenate([[0.0], np.cumsum(np.log((unequal - k + 1) / k))])
+    p = min(1.0, 2 * float(np.exp(log_ways - unequal * math.log(2)).sum()))
+    return Difference(d, _around(d, unequal, n, Z), p, unequal / n)
+
+
+def score_difference(value: float, deviation: float, n: int) -> Difference:
+    """Of two scores of the same n rows. deviation: of the difference, resample by resample.
+
+    Not proven below MIN_RESAMPLED_ROWS: there p is 1.
+    """
+    unequal = n * (n * deviation**2 * n / max(1, n - 1) + value**2)  # what it would be for shares that vary so
+    low, high = _around(value, unequal, n, _t(n))
+    if n < MIN_RESAMPLED_ROWS:
+        return Difference(value, (low, high), 1.0, unequal / n)
+    t, freedom = abs(low + high) / (high - low) * _t(n), n - 1
+    z = t * (1 - 1 / (4 * freedom)) / math.sqrt(1 + t * t / (2 * freedom))
+    return Difference(value, (low, high), 2 * NormalDist().cdf(-z), unequal / n)
+
+
+def rows_needed(gain: float, unequal: float) -> int:
+    """How many rows it takes to prove a gain in a share, 8 times of 10. unequal: the share of rows on which just one
+    of both systems is right, at least the gain itself.
+
+    Source  Connor 1987, "Sample size for testing differences in proportions for the paired-sample design".
+    """
+    unequal = max(unequal, gain)
+    z = Z * math.sqrt(unequal) + NormalDist().inv_cdf(POWER) * math.sqrt(unequal - gain**2)
+    return math.ceil((z / gain) ** 2)
+
+
+def _around(d: float, unequal: float, n: int, z: float) -> tuple[float, float]:
+    """The interval of a paired difference with half a row added to each of the four kinds: never without width."""
+    middle, m = d * n / (n + 2), n + 2
+    half = z * math.sqrt(unequal + 1 - (d * n) ** 2 / m) / m
+    return max(-2.0, middle - half), min(2.0, middle + half)
+
+
+def _wilson(share: float, n: float, z: float) -> tuple[float, float]:
+    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    return (max(0.0, low) if share > 0 else 0.0), (min(1.0, high) if share < 1 else 1.0)
+
+
+def _t(n: int) -> float:
+    """Student's quantile for n rows, by its expansion around the normal one: within 1 % from 6 rows on."""
+    f = max(1, n - 1)
+    return Z + (Z**3 + Z) / (4 * f) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * f**2)
+
+
+def _is_whole(values_N: np.ndarray) -> bool:
+    return bool((values_N == np.rint(values_N)).all())

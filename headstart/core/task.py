@@ -129,6 +129,11 @@ class Task(abc.ABC):
         """The score that chooses checkpoints: 1 is perfect, larger is better."""
 
     @property
+    def lowest_score(self) -> float:
+        """The metric's least value: what an interval may not fall below."""
+        return -1.0 if self.metric in ("spearman", "pearson") else 0.0
+
+    @property
     @abc.abstractmethod
     def head(self) -> Head:
         """The weights on top of the backbone."""
@@ -262,6 +267,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         """Scores of any multiset of rows: a bootstrap calls it on resamples, a slice on its rows."""
+
+    def correct(self, outcomes: np.ndarray) -> np.ndarray | None:
+        """is_right_N, where the metric is the share of rows answered right: its intervals and tests are exact. None
+        where the metric is anything else."""
+        return None
 
     def calibrate(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
         """The task with what is best chosen on answers to validation rows, such as a threshold."""

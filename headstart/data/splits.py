@@ -37,12 +37,16 @@ class Question(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of a run, in an order that does not depend on the files'. counts: of all that was not taken as is."""
+    """The rows of a run, in an order that does not depend on the files'. counts: of all that was not taken as is.
+
+    is_seen_N: whether each test row has a twin in train: the same text, or one nearly the same.
+    """
 
     train: Table
     validation: Table
     test: Table
     counts: dict[str, int]
+    is_seen_N: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def make(tables: Mapping[str, Table], data: DataSpec, task: Question, seed: int)
         out[name] = tables[origin].take(rows[name] - first[origin])
     for name in ("validation", "test"):
         counts.update(_seen_in_train(name, rows, facts))
-    return Splits(out["train"], out["validation"], out["test"], dict(counts))
+    is_seen_N = np.isin(facts.group_N[rows["test"]], facts.group_N[rows["train"]])
+    return Splits(out["train"], out["validation"], out["test"], dict(counts), is_seen_N)
 
 
 def _facts(rows: Sequence[Row], data: DataSpec, task: Question, seed: int) -> _Facts:

@@ -100,9 +100,26 @@ def headline(scores: Scores) -> Headline:
     if len(first) > MAX_TITLE_CHARS:
         first, _, rest = verdict.partition(": ")
     meaning = PLAIN.get(scores.verdict_kind, "") if scores.baselines else ""
-    plain = (f"On {fitted.n:,} test rows that training never saw, the fitted model reaches {score} "
-             f"({'95% interval' if fitted.interval else 'no interval'}, {_seed(scores)}). {meaning}")
+    kind = "95% interval" if fitted.interval else "no interval"
+    plain = (f"On {fitted.n:,} test rows{_seen(scores)}, the fitted model reaches {score} ({kind}, {_seed(scores)})"
+             f"{_without_seen(scores)}. {meaning}")
     return Headline(first[:1].upper() + first[1:], rest[:1].upper() + rest[1:], plain.strip())
+
+
+def _seen(scores: Scores) -> str:
+    """Whether training saw the test rows: only what was counted is said."""
+    counts = [scores.data.notes.get(f"n_test_rows_seen_in_train_{kind}") for kind in ("exact", "near")]
+    if None in counts:
+        return ""
+    n = sum(count or 0 for count in counts)
+    return f", of which {n:,} have a twin in train" if n else " that training never saw"
+
+
+def _without_seen(scores: Scores) -> str:
+    if scores.unseen is None:
+        return ""
+    return (f"; on the {scores.unseen.n:,} rows without a twin in train it reaches {percent(scores.unseen.value)} "
+            f"{interval(scores.unseen.interval)}, and the verdict is of these")
 
 
 def _seed(scores: Scores) -> str:
@@ -147,7 +164,8 @@ def certificate(scores: Scores) -> Section:
                             f"{points(gain.difference)} {interval(gain.interval)}", is_main=True)
                 for name, gain in scores.gains.items()]
         pictures.append(Picture(f"Gain of the fitted model over each baseline in points, paired on the same rows, {n}; "
-                                "an interval that holds 0 decides nothing",
+                                "an interval that holds 0 decides nothing, and one that does not is a proof if "
+                                "its test agrees",
                                 drawing.dot_plot("Paired gains", dots, tick_points, zero=True)))
     return Section("certificate", "Certificate", lead, [picture for picture in pictures if picture.svg],
                    [certificate_table(scores)])
@@ -197,8 +215,9 @@ def learning(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> Section | No
         best = next((k for k, (_, _, entry) in enumerate(curve) if entry.is_best), len(curve) - 1)
         words = f"Best validation {metric}: {percent(curve[best][1])} at step {curve[best][0]:,.0f}, {n}."
         lead.append(words)
-        if scores.kept and scores.kept.what != "the best trained weights":
-            lead.append(f"Kept: {scores.kept.what}; its validation {metric} is {percent(scores.kept.score)}.")
+        if scores.kept and (scores.kept.why or scores.kept.what != "the best trained weights"):
+            why = f": {scores.kept.why}" if scores.kept.why else ""
+            lead.append(f"Kept: {scores.kept.what}{why}; its validation {metric} is {percent(scores.kept.score)}.")
         pictures.append(Picture(f"Validation {metric} by step, {n}", drawing.line_plot(
             f"Validation {metric}", words, [point[:2] for point in curve], tick_percent, x=x, best=best,
             label=f"best {percent(curve[best][1])}")))

@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from .. import tasks
@@ -88,7 +89,7 @@ class Artifact:
                            tokens_per_batch=self.spec.evaluate.tokens_per_batch)
 
     def evaluate(self, rows: Sequence[Row], seed: int | None = None) -> dict[str, Any]:
-        """All scores on labelled `rows`, with a bootstrap interval of the task's own metric.
+        """All scores on labelled `rows`, with an interval of the task's own metric.
 
         seed: of the bootstrap; the run's own when absent.
         """
@@ -98,11 +99,23 @@ class Artifact:
         blind = [self.task.without_gold(row) for row in rows]
         outcomes = self.task.outcomes(self.predict(blind), rows)
         metric = self.task.metric
-        resampled = statistics.bootstrap(lambda o: self.task.score(o)[metric], [outcomes],
-                                      self.spec.evaluate.n_resamples, self.spec.seed if seed is None else seed)[0]
+        scored = statistics.paired(self.task, [outcomes], self.spec.evaluate.n_resamples,
+                                   self.spec.seed if seed is None else seed)
         scores = self.task.score(outcomes)
-        return {"metric": metric, "score": scores[metric], "interval": list(statistics.interval(resampled)),
+        return {"metric": metric, "score": scores[metric], "interval": list(scored.interval(0)),
                 "n": len(rows), "scores": scores}
+
+    def outcomes(self) -> dict[str, np.ndarray]:
+        """Of the test rows in the source's order, by system: "fitted" and, in artifacts that have them, the baselines.
+
+        Two of them give a paired gain: `statistics.paired(task, [a, b], ...).difference(0, 1)`.
+        """
+        saved: np.ndarray = np.load(self.folder / "outcomes.npy", allow_pickle=False)
+        names = self.certificate.outcomes_of
+        if len(names) < 2:
+            return {"fitted": saved}
+        return {name: part[:, 0] if part.shape[1] == 1 else part
+                for name, part in zip(names, np.split(saved, len(names), axis=1), strict=True)}
 
     def check_gold(self, rows: Sequence[Row]) -> None:
         """Raise DataError for rows whose gold this artifact cannot mean, such as a label never seen."""

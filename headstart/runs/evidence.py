@@ -1,7 +1,7 @@
 """Did transfer help? Everything is scored on the same rows and compared pair by pair, with intervals.
 
-Source  Efron & Tibshirani 1993 (bootstrap); Koehn 2004, "Statistical Significance Tests for Machine Translation
-        Evaluation" (paired resamples).
+Source  core/statistics.py names them for intervals and tests; Koehn 2004, "Statistical Significance Tests for Machine
+        Translation Evaluation" (paired resamples).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..core import statistics
 from ..core.scores import Cut, Gain, Score, Scores, Truncation
+from ..core.statistics import Difference
 from ..core.task import Task
 
 TITLES = {  # of the baselines that no task brings: `Task.baseline_titles` has the others
@@ -21,51 +22,91 @@ TITLES = {  # of the baselines that no task brings: `Task.baseline_titles` has t
     "frozen-backbone": "the frozen backbone with a linear head",
 }
 
+GAINS = (0.1, 0.05, 0.02)  # for which a verdict says how many rows prove them: large, usual, small
+
 
 def certify(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray], *, method: str, n_resamples: int,
-            seed: int) -> Scores:
-    """Score outcomes of the fitted model and of every baseline on the same rows; differences are taken resample by
-    resample.
+            seed: int, is_seen_N: np.ndarray | None = None) -> Scores:
+    """Score outcomes of the fitted model and of every baseline on the same rows, paired.
+
+    is_seen_N: which rows have a twin in train. The verdict is of the others.
 
     Returns  the comparison and its verdict: the heart of scores.json.
     """
-    metric, n, systems = task.metric, len(fitted), [fitted, *baselines.values()]
-    scores_SR = statistics.bootstrap(lambda o: task.score(o)[metric], systems, n_resamples, seed)
-    all_S = [task.score(outcomes) for outcomes in systems]
-    scored = [Score(metrics[metric], statistics.interval(scores_R), n, seed, metrics)
-              for metrics, scores_R in zip(all_S, scores_SR, strict=True)]
-    gains = {name: Gain(scored[0].value - scored[s].value, statistics.interval(scores_SR[0] - scores_SR[s]), n, seed)
-             for s, name in enumerate(baselines, 1)}
+    n = len(fitted)
+    everything = statistics.paired(task, [fitted, *baselines.values()], n_resamples, seed)
+    scored = [Score(everything.values_S[s].item(), everything.interval(s), n, seed, task.score(outcomes))
+              for s, outcomes in enumerate([fitted, *baselines.values()])]
+    differences = {name: everything.difference(0, s) for s, name in enumerate(baselines, 1)}
+    gains = {name: Gain(gain.value, gain.interval, n, seed, gain.p) for name, gain in differences.items()}
     of_baselines = dict(zip(baselines, scored[1:], strict=True))
-    kind, verdict = judge(method, of_baselines, gains, TITLES | dict(task.baseline_titles))
-    return Scores(metric, scored[0], of_baselines, gains, verdict, kind)
+    if is_seen_N is not None and is_seen_N.any():
+        kind, verdict, unseen = _of_unseen(task, fitted, baselines, is_seen_N, method, n_resamples, seed)
+    else:
+        values = {name: score.value for name, score in of_baselines.items()}
+        kind, verdict = judge(method, values, differences, n, TITLES | dict(task.baseline_titles))
+        unseen = None
+    return Scores(task.metric, scored[0], of_baselines, gains, verdict, kind, unseen)
 
 
-def judge(method: str, baselines: Mapping[str, Score], gains: Mapping[str, Gain],
+def _of_unseen(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray], is_seen_N: np.ndarray, method: str,
+               n_resamples: int, seed: int) -> tuple[str, str, Score | None]:
+    """(kind, verdict, the fitted model's score) on the rows without a twin in train."""
+    n_seen, n = int(is_seen_N.sum()), len(is_seen_N)
+    if n_seen == n:
+        return "undecided", f"all {n:,} test rows have a twin in train: they prove nothing about new rows", None
+    clean = certify(task, fitted[~is_seen_N], {name: outcomes[~is_seen_N] for name, outcomes in baselines.items()},
+                    method=method, n_resamples=n_resamples, seed=seed)
+    low, high = clean.fitted.interval or (0.0, 1.0)
+    words = (f"{n_seen:,} of {n:,} test rows have a twin in train; on the {n - n_seen:,} others {task.metric} is "
+             f"{clean.fitted.value:.4f} [{low:.4f}, {high:.4f}]; {clean.verdict}")
+    return clean.verdict_kind, words, clean.fitted
+
+
+def judge(method: str, baselines: Mapping[str, float], gains: Mapping[str, Difference], n: int,
           titles: Mapping[str, str]) -> tuple[str, str]:
-    """(kind, verdict in words). Positive only when the interval of every gain lies above zero."""
+    """(kind, verdict in words). Positive only when every gain is proven.
+
+    A share's gain is proven by an exact test: no number of rows is too small for it, but few rows can prove only
+    large gains (six rows that one system alone answers right are the least). baselines: their scores.
+    """
     if not gains:
         return "undecided", "no baselines were scored (evaluate.baselines is false)"
 
     def in_words(name: str, against: str = "over") -> str:
-        return f"{_points(gains[name])[0]} points {against} {titles.get(name, name)} {_points(gains[name])[1]}"
+        gain = gains[name]
+        difference, interval = _points(gain.value, gain.interval)
+        is_odd = not gain.is_proven and not gain.interval[0] <= 0 <= gain.interval[1]
+        luck = "" if not is_odd else f", p {gain.p:.2f}" if gain.p < 1 else f", which {n} rows cannot prove"
+        return f"{difference} points {against} {titles.get(name, name)} {interval}{luck}"
 
-    worse = [name for name, gain in gains.items() if gain.interval[1] < 0]
-    unproven = [name for name, gain in gains.items() if name not in worse and gain.interval[0] <= 0]
-    strongest = max(gains, key=lambda name: baselines[name].value)
+    worse = [name for name, gain in gains.items() if gain.is_proven and gain.value < 0]
+    unproven = [name for name, gain in gains.items() if not gain.is_proven]
+    strongest = max(gains, key=lambda name: baselines[name])
     if worse:
         return "negative", "negative transfer: " + "; ".join(in_words(name, "against") for name in worse)
     if unproven:
-        return "undecided", (f"no proof that {method} beats "
+        return "undecided", (_shortage(n, max(gains[name].unequal for name in unproven))
+                             + f"no proof that {method} beats "
                              + " or ".join(titles.get(name, name) for name in unproven) + ": "
                              + "; ".join(map(in_words, unproven)))
     return "positive", f"positive transfer: {in_words(strongest)}"
 
 
-def _points(gain: Gain) -> tuple[str, str]:
+def _shortage(n: int, unequal: float) -> str:
+    """That n rows are too few for a verdict, and how many are not, where they could not even prove a large gain."""
+    unequal = (n * unequal + 1) / (n + 2)
+    needed = [statistics.rows_needed(gain, unequal) for gain in GAINS]
+    if n >= needed[0]:
+        return ""
+    gains, rows = (f"{a}, {b} or {c}" for a, b, c in ((f"{100 * gain:g}" for gain in GAINS),
+                                                      (f"{rows:,}" for rows in needed)))
+    return f"{n:,} test rows cannot carry a verdict: to prove {gains} points takes about {rows}; "
+
+
+def _points(difference: float, ends: tuple[float, float]) -> tuple[str, str]:
     """Difference and interval, times a hundred."""
-    low, high = gain.interval
-    return f"{100 * gain.difference:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * difference:+.1f}", f"[{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"
 
 
 def truncation(task: Task, outcomes: np.ndarray, max_tokens: int, n_cut_N: Mapping[str, np.ndarray],
@@ -90,7 +131,8 @@ def summary(scores: Scores, folder: Path) -> dict[str, Any]:
         "interval": list(fitted.interval or ()), "n_test": fitted.n,
         "baselines": {name: baseline.value for name, baseline in scores.baselines.items()},
         "gain_over": {name: gain.to_json() for name, gain in scores.gains.items()}, "verdict": scores.verdict,
-        "verdict_kind": scores.verdict_kind, "scores": fitted.metrics, "seed": fitted.seed,
+        "verdict_kind": scores.verdict_kind, "kept": scores.kept.to_json() if scores.kept else {},
+        "scores": fitted.metrics, "seed": fitted.seed,
         "train_seconds": cost.train_seconds, "train_tokens_per_s": cost.train_tokens_per_s,
         "peak_rss_mb": cost.peak_rss_mb, "total_seconds": cost.total_seconds,
     }
@@ -104,6 +146,8 @@ def summary_text(scores: Scores, folder: Path) -> str:
     for name, score in systems.items():
         interval = " [{:.4f}, {:.4f}]".format(*score.interval) if score.interval else ""
         gain = scores.gains.get(name)
-        against = "   this run {} points {}".format(*_points(gain)) if gain else ""
+        against = "   this run {} points {}".format(*_points(gain.difference, gain.interval)) if gain else ""
         lines.append(f"  {name:<{width}}  {score.value:.4f}{interval}{against}")
+    if scores.kept and scores.kept.why:
+        lines += ["", f"shipped   {scores.kept.what}: {scores.kept.why}"]
     return "\n".join([*lines, "", f"artifact  {folder}", f"report    {folder / 'report.html'}"])

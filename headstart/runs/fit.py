@@ -24,7 +24,7 @@ from ..core.errors import DataError, Problem, RunFolderError, SpecError, shorten
 from ..core.files import write_file
 from ..core.method import Method
 from ..core.progress import Progress
-from ..core.scores import Cost, DataCounts, Details, Evaluation, Scores
+from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores
 from ..core.spec import DEFAULT, Origins, Spec, leaves, to_yaml
 from ..core.task import Task
 from ..core.values import Prediction, Row
@@ -86,13 +86,12 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         if job.trains:
             learner = Learner(job, evaluator, head)
             learner.learn(resume=resume)
-            if method.plan.keeps == "proven" and learner.kept and learner.kept.what == FIRST:
+            if method.plan.keeps == "likely" and learner.kept and learner.kept.what == FIRST:
                 baselines.pop("frozen-backbone", None)  # the fitted model is this very one
         job = finished(job)
         learned = time.perf_counter()
         predictions = Evaluator(job).predictions("test")
-        outcomes = job.task.outcomes(predictions, job.rows("test"))
-        scores = certify(job, predictions, outcomes, baselines)
+        scores, outcomes = certify(job, predictions, baselines)
         if _inode(final) != replaced:
             raise RunFolderError(str(final), "came to be there, or was exchanged, while the run trained; it is not "
                                  "replaced.", "Move it away, then continue with the same command and --resume")
@@ -168,9 +167,10 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
                               with_notes=task.needs_windows and name != "train")
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
+    is_trained = trains(method, task, len(parts.validation))
     spec, origins = layers.resolve(
         (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
-        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if trains(method, task) else {}))
+        (f"chosen for {len(parts.train):,} rows", {"train": chosen} if is_trained else {}))
     accelerate = accelerator(spec.train.precision)
     now = request(spec, parts, backbone, accelerate)
     check_same(work, now)
@@ -208,23 +208,38 @@ def finished(job: Job) -> Job:
     return dataclasses.replace(job, task=evaluator.calibrated(evaluator.predictions("validation")))
 
 
-def certify(job: Job, predictions: Sequence[Prediction], outcomes: np.ndarray,
-            baselines: dict[str, list[Prediction]]) -> Scores:
-    """Score the fitted model's answers and everything it must beat on the same test rows: the heart of scores.json."""
+def certify(job: Job, predictions: Sequence[Prediction],
+            baselines: dict[str, list[Prediction]]) -> tuple[Scores, dict[str, np.ndarray]]:
+    """Score the fitted model's answers and everything it must beat on the same test rows: the heart of scores.json.
+
+    Returns  the scores, and the outcomes of all systems by name, the fitted model's first.
+    """
     spec, task, rows = job.spec, job.task, job.rows("test")
     others: dict[str, list[Prediction]] = {}
     if spec.evaluate.baselines:
         job.progress.begin("baselines", 1, "")
         others = dict(task.baselines(job.rows("train"), job.rows("validation"), rows, spec.seed)) | baselines
-    scores = evidence.certify(task, outcomes, {name: task.outcomes(answers, rows) for name, answers in others.items()},
-                              method=job.method.name, n_resamples=spec.evaluate.n_resamples, seed=spec.seed)
+    fitted = task.outcomes(predictions, rows)
+    of_others = {name: task.outcomes(answers, rows) for name, answers in others.items()}
+    scores = evidence.certify(task, fitted, of_others, method=job.method.name, n_resamples=spec.evaluate.n_resamples,
+                              seed=spec.seed, is_seen_N=job.splits.is_seen_N)
     n_cut_N = {part: job.windows[part].n_cut_of_rows(len(job.rows(part))) for part in ("train", "test")}
     n_tokens = {part: int(job.windows[part].lengths_N.sum()) for part in n_cut_N}
-    truncation = evidence.truncation(task, outcomes, job.backbone.reader.max_tokens, n_cut_N, n_tokens)
+    truncation = evidence.truncation(task, fitted, job.backbone.reader.max_tokens, n_cut_N, n_tokens)
     details = Details.from_json(task.details(predictions, rows))
     if not spec.data.keep_texts:
         details = dataclasses.replace(details, mistakes=())
-    return dataclasses.replace(scores, details=details, truncation=truncation)
+    return dataclasses.replace(scores, details=details, truncation=truncation), {"fitted": fitted, **of_others}
+
+
+def untrained(job: Job) -> Kept | None:
+    """What is shipped where a method that trains did not, for want of rows to choose by; None where none would."""
+    if not job.method.plan.trains:
+        return None
+    evaluator, n = Evaluator(job), len(job.rows("validation"))
+    score = evaluator.scores(evaluator.predictions("validation"))[job.task.metric]
+    return Kept(FIRST, score, f"nothing was trained, for {n} validation rows are too few to tell whether it helped; "
+                              f"it takes {job.method.plan.min_choosing_rows}, or another method")
 
 
 def cost(job: Job, learner: Learner | None, model_seconds: float, total_seconds: float) -> Cost:
@@ -241,8 +256,8 @@ def cost(job: Job, learner: Learner | None, model_seconds: float, total_seconds:
         model_seconds=model_seconds, total_seconds=total_seconds)
 
 
-def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndarray, final: Path,
-            began: float, learned: float) -> Artifact:
+def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping[str, np.ndarray],
+            final: Path, began: float, learned: float) -> Artifact:
     """Write the artifact whole or not at all; its scores hold where it came from and what it cost.
 
     Returns  what was written, read back.
@@ -252,7 +267,7 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
         scores, task=job.task.name, backbone=spec.backbone, method=job.method.name,
         base_model=hub_id(spec.backbone), head=spec.head.model_dump(),
         curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
-        kept=learner.kept if learner else None,
+        kept=learner.kept if learner else untrained(job), outcomes_of=list(outcomes),
         data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test),
                         validation_sha256=parts.validation.digest()),
         machine=machine.describe(job.device), versions=machine.versions(), spec_sha256=spec.identity(),
@@ -273,7 +288,8 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: np.ndar
                            "README.md": card}.items():
             (folder / name).write_text(text, "utf-8")
         in_source_order = np.argsort(parts.test.lines_N, kind="stable")  # so that runs with other seeds line up
-        np.save(folder / "outcomes.npy", outcomes[in_source_order], allow_pickle=False)
+        together = np.column_stack(list(outcomes.values())) if len(outcomes) > 1 else outcomes["fitted"]
+        np.save(folder / "outcomes.npy", together[in_source_order], allow_pickle=False)
         manifest.seal(folder)
         fitted = artifact.read_back(folder, "cpu")  # its golden inputs are answered before anyone sees it
     write_report(final)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
@@ -145,8 +144,9 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
                "evaluate": {"baselines": order["baselines"]}}
     artifact = fit({}, out=folder, overwrite=True, progress=Progress(quiet=True),
                              layers=[*((origin, values) for origin, values in order["layers"]), ("compare", changes)])
-    with new_file(out / "outcomes" / f"{cell.name}.npy") as copy:
-        shutil.copyfile(folder / "outcomes.npy", copy)
+    copy = out / "outcomes" / f"{cell.name}.npy"
+    with new_file(copy) as new, new.open("wb") as file:  # np.save would put ".npy" behind the name
+        np.save(file, artifact.outcomes()["fitted"], allow_pickle=False)
     with open(order["data"]["test"], encoding="utf-8") as file:
         rows = [json.loads(line) for line in itertools.islice(file, N_LATENCY + 5)]
     seconds = []
@@ -160,7 +160,7 @@ def run_cell(order: Mapping[str, Any]) -> dict[str, Any]:
               "latency_s": median(seconds[5:] or seconds)}
     costs = Costs(**{part.name: values[part.name] for part in fields(Costs)})
     result = CellResult(cell.name, cell.method, cell.rows, scores.metric, scores.fitted, scores.baselines, costs,
-                        scores.machine, scores.versions, sha256(folder / "outcomes.npy"))
+                        scores.machine, scores.versions, sha256(copy))
     remove_folder(folder)
     return result.to_json()
 
@@ -243,20 +243,17 @@ def _one_size(n: int, results: Mapping[str, Sequence[CellResult]], out: Path, sp
     task = resolve.learned(spec, out / "data" / "train.jsonl")
     flat = [np.load(out / "outcomes" / f"{result.name}.npy", allow_pickle=False)
             for of_seeds in results.values() for result in of_seeds]
-    scores_SR = statistics.bootstrap(lambda o: task.score(o)[task.metric], flat, spec.evaluate.n_resamples, spec.seed)
-    ends = np.cumsum([len(of_seeds) for of_seeds in results.values()])
-    resampled = {m: of_method_SR.mean(0)
-                 for m, of_method_SR in zip(results, np.split(scores_SR, ends[:-1]), strict=True)}
+    paired = statistics.paired(task, flat, spec.evaluate.n_resamples, spec.seed).means(list(map(len, results.values())))
     systems = []
-    for m, of_seeds in results.items():
+    for i, (m, of_seeds) in enumerate(results.items()):
         scores = [result.score.value for result in of_seeds]
         costs = Costs(*map(median, zip(*(astuple(result.costs) for result in of_seeds), strict=True)))
-        systems.append(System(m, mean(scores), statistics.interval(resampled[m]), scores,
+        systems.append(System(m, mean(scores), paired.interval(i), scores,
                               stdev(scores) if len(scores) > 1 else None, costs, {}))
     systems = [replace(system, fronts={budget: not any(_beats(other, system, budget) for other in systems)
                                        for budget in BUDGETS}) for system in systems]
     baselines = next(of_seeds[0].baselines for of_seeds in results.values() if of_seeds[0].baselines)
-    return Size(n, systems, baselines, _pairs(resampled, {system.method: system.score for system in systems}))
+    return Size(n, systems, baselines, _pairs(paired, list(results)))
 
 
 def _beats(a: System, b: System, budget: str) -> bool:
@@ -265,17 +262,15 @@ def _beats(a: System, b: System, budget: str) -> bool:
     return a.score >= b.score and cost_a <= cost_b and (a.score, cost_a) != (b.score, cost_b)
 
 
-def _pairs(resampled: Mapping[str, np.ndarray], scores: Mapping[str, float]) -> list[Pair]:
-    """Every pair, tested on the same resamples; p values after Holm's correction for many comparisons.
+def _pairs(paired: statistics.Paired, methods: Sequence[str]) -> list[Pair]:
+    """Every pair of `methods`, the systems of `paired`; p values after Holm's correction for many comparisons.
 
     Source  Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
     """
     pairs = []
-    for a, b in itertools.combinations(sorted(scores, key=lambda m: -scores[m]), 2):
-        difference_R = resampled[a] - resampled[b]
-        tail = min((difference_R <= 0).sum(), (difference_R >= 0).sum())
-        p = float(min(1.0, 2 * (tail + 1) / (len(difference_R) + 1)))
-        pairs.append(Pair(a, b, scores[a] - scores[b], statistics.interval(difference_R), p, p))
+    for a, b in itertools.combinations(np.argsort(-paired.values_S, kind="stable"), 2):
+        gain = paired.difference(a, b)
+        pairs.append(Pair(methods[a], methods[b], gain.value, gain.interval, gain.p, gain.p))
     worst = 0.0
     for rank, i in enumerate(sorted(range(len(pairs)), key=lambda i: pairs[i].p)):
         worst = max(worst, min(1.0, pairs[i].p * (len(pairs) - rank)))

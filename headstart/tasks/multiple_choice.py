@@ -138,6 +138,9 @@ class MultipleChoice(Task):
         lines = [(self._gold(r), p["choice"], len(p["scores"])) for p, r in zip(predictions, rows, strict=True)]
         return np.array(lines, np.int64).reshape(-1, 3)
 
+    def correct(self, outcomes: np.ndarray) -> np.ndarray | None:
+        return np.asarray(outcomes[:, 0] == outcomes[:, 1])
+
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         return {"accuracy": float((outcomes[:, 0] == outcomes[:, 1]).mean()),
                 "chance": float((1 / outcomes[:, 2]).mean())}

@@ -168,6 +168,9 @@ class TextClassification(Task):
         return np.array([(self._index[self._gold(r)], self._index[p["label"]])
                          for p, r in zip(predictions, rows, strict=True)], np.int64).reshape(-1, 2)
 
+    def correct(self, outcomes: np.ndarray) -> np.ndarray | None:
+        return outcomes[:, 0] == outcomes[:, 1] if self.metric == "accuracy" else None
+
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         """accuracy and macro F1; where `outside` is set, also its two scores if there are rows to tell.
 

@@ -10,6 +10,7 @@ import torch
 
 from ..core import statistics
 from ..core.predict import ROWS_AT_ONCE, by_batches, decode
+from ..core.statistics import Difference
 from ..core.task import Task
 from ..core.values import Prediction
 from .job import Job
@@ -73,9 +74,7 @@ class Evaluator:
         """All scores of answers to the validation rows."""
         return self.job.task.score(self.outcomes(validation))
 
-    def is_better(self, outcomes: np.ndarray, others: np.ndarray) -> bool:
-        """Whether the interval of the paired difference in the task's metric lies above zero."""
-        task, spec = self.job.task, self.job.spec
-        scores_SR = statistics.bootstrap(lambda o: task.score(o)[task.metric], [outcomes, others],
-                                         spec.evaluate.n_resamples, spec.seed)
-        return statistics.interval(scores_SR[0] - scores_SR[1])[0] > 0
+    def difference(self, outcomes: np.ndarray, others: np.ndarray) -> Difference:
+        """In the task's metric, paired. Both: outcomes of the validation rows."""
+        evaluate, seed = self.job.spec.evaluate, self.job.spec.seed
+        return statistics.paired(self.job.task, [outcomes, others], evaluate.n_resamples, seed).difference(0, 1)

@@ -36,7 +36,7 @@ class HeadSolver:
         if not (job.method.plan.solves_head or with_baselines):
             return {}
         # Features of test rows serve the baselines, and a method that does not train: its answers follow from them.
-        parts = PARTS if with_baselines or not job.method.plan.trains else PARTS[:2]
+        parts = PARTS if with_baselines or not job.trains else PARTS[:2]
         with job.model.as_pretrained():
             job.forward.remember_features([(job.windows[part], self._chosen[part]) for part in parts],
                                           job.spec.evaluate.tokens_per_batch)
@@ -46,7 +46,7 @@ class HeadSolver:
         heads = {"before-training": LinearMap(output.weight.detach().cpu().numpy(), bias, 0.0),
                  "frozen-backbone": self._solved_or_stored(features)}
         answered = dict(heads) if with_baselines else {}
-        if not job.method.plan.trains:
+        if not job.trains:
             answered.pop("frozen-backbone", None)  # the fitted model is this very one
         baselines = {name: self.evaluator.calibrated_predictions(
             *(self.evaluator.decode(part, head(features[part])) for part in ("validation", "test")))

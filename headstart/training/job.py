@@ -59,7 +59,7 @@ class Job:
     @property
     def trains(self) -> bool:
         """Whether gradient steps are taken."""
-        return trains(self.method, self.task)
+        return trains(self.method, self.task, len(self.rows("validation")))
 
     def rows(self, part: str) -> Sequence[Row]:
         """The labeled rows of one of PARTS."""
@@ -67,9 +67,11 @@ class Job:
         return rows
 
 
-def trains(method: Method, task: Task) -> bool:
-    """Whether gradient steps are taken: by every method where the head cannot be solved."""
-    return method.plan.trains or not task.is_solvable
+def trains(method: Method, task: Task, n_validation: int) -> bool:
+    """Whether gradient steps are taken: by every method where the head cannot be solved; and not by one that ships
+    trained weights only where n_validation rows speak for them, when these are too few to."""
+    can_ship = method.plan.keeps != "likely" or n_validation >= method.plan.min_choosing_rows
+    return (method.plan.trains and can_ship) or not task.is_solvable
 
 
 def accelerator(precision: str) -> Any:

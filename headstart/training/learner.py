@@ -6,7 +6,7 @@ import json
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -17,6 +17,7 @@ import torch
 from ..core.errors import RunFolderError, SpecError
 from ..core.files import write_file
 from ..core.scores import Kept
+from ..core.statistics import LIKELY_ERRORS, Difference
 from ..core.values import Batch, Prediction
 from ..models import blocks
 from . import batches, checkpoint, loop
@@ -28,7 +29,6 @@ from .job import Job
 
 RESUME = "continue with the same command and --resume"
 SEEDS_APART = 1_000_003  # of trainings of one run, so that no two runs' seeds give them one order of rows
-MIN_PROOF_ROWS = 30  # resamples of fewer rows look alike, and their interval is too narrow
 
 
 class Learner:
@@ -215,14 +215,14 @@ class Learner:
             self._put(choices[name]())
             scores[name] = self._scores()[metric]
         kept = max(choices, key=lambda name: scores[name]) if self.can_choose else TRAINED
-        if kept == TRAINED and SOUP in choices and not self._is_proven(state.best, state.mean):
+        if kept == TRAINED and SOUP in choices and not self._difference(state.best, state.mean).is_proven:
             kept = SOUP  # the best of several evaluations owes something to chance, their mean does not
-        if kept != FIRST and self.job.method.plan.keeps == "proven" and not self._is_proven(choices[kept](), first):
-            progress.say(f"not kept: {kept}, validation {metric} {scores[kept]:.4f} against "
-                         f"{scores[FIRST]:.4f}, is not proven better")
-            kept = FIRST
+        why = ""
+        if self.job.method.plan.keeps == "likely" and self.can_choose:
+            kept, why = self._likely(kept, choices, scores)
+            progress.say(f"shipped: {kept}: {why}")
         self._put(choices[kept]())
-        self.kept = Kept(kept, scores[kept])
+        self.kept = Kept(kept, scores[kept], why)
         best = 0 if kept == FIRST else state.best_step
         if kept == SOUP:  # it is of several: mark the best of them
             best = max(state.curve[1:], key=lambda entry: entry["scores"][metric])["step"]
@@ -231,15 +231,28 @@ class Learner:
         if kept not in (FIRST, TRAINED):
             progress.say(f"kept: {kept}, validation {metric} {scores[kept]:.4f}")
 
-    def _is_proven(self, weights: Weights, others: Weights) -> bool:
-        """Whether `weights` are proven better than `others` on the validation rows."""
-        if len(self.job.rows("validation")) < MIN_PROOF_ROWS:
-            return False
+    def _likely(self, kept: str, choices: Mapping[str, Callable[[], Weights]],
+                scores: Mapping[str, float]) -> tuple[str, str]:
+        """(what is shipped, why): `kept`, unless it is not likely that it is better than the first weights.
+
+        This says nothing of proof: the certificate does, on the test rows.
+        """
+        metric, n = self.job.task.metric, len(self.job.rows("validation"))
+        if kept == FIRST:
+            return FIRST, f"no trained weights score better; {metric} {scores[FIRST]:.4f} on {n:,} validation rows"
+        gain = self._difference(choices[kept](), choices[FIRST]())
+        words = (f"{metric} {scores[kept]:.4f} of {kept} against {scores[FIRST]:.4f} of {FIRST} on {n:,} validation "
+                 f"rows is {100 * gain.value:+.1f} points, {'more' if gain.is_likely else 'not more'} than "
+                 f"{LIKELY_ERRORS:g} standard errors ({100 * LIKELY_ERRORS * gain.error:.1f})")
+        return (kept if gain.is_likely else FIRST), words
+
+    def _difference(self, weights: Weights, others: Weights) -> Difference:
+        """Of `weights` to `others` on the validation rows."""
         outcomes = []
         for candidate in (weights, others):
             self._put(candidate)
             outcomes.append(self.evaluator.outcomes(self._validation()))
-        return self.evaluator.is_better(*outcomes)
+        return self.evaluator.difference(*outcomes)
 
     def _copy(self) -> Weights:
         return {name: p.detach().cpu().clone() for name, p in self.moving.items()}

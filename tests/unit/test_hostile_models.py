@@ -384,10 +384,11 @@ def adapted(backbone, tmp_path_factory):
     names = list(adapters.linears(built(backbone).encoder))[:2]
     tokens = {"num_virtual_tokens": 3, "token_dim": 32, "num_transformer_submodules": 1, "num_attention_heads": 2,
               "num_layers": 2}
-    for kind, (config, options) in {"lora": ("LoraConfig", {"r": 4, "target_modules": names}),
-                                    "ia3": ("IA3Config", {"target_modules": names, "feedforward_modules": []}),
-                                    "prefix": ("PrefixTuningConfig", tokens), "prompt": ("PromptTuningConfig", tokens),
-                                    "bottleneck": ("", {})}.items():
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "lora": ("LoraConfig", {"r": 4, "target_modules": names}),
+        "ia3": ("IA3Config", {"target_modules": names, "feedforward_modules": []}),
+        "prefix": ("PrefixTuningConfig", tokens), "prompt": ("PromptTuningConfig", tokens), "bottleneck": ("", {})}
+    for kind, (config, options) in kinds.items():
         fresh = built(backbone)
         if config:
             adapters.wrap(fresh, config, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from safetensors.numpy import load_file
 
 import headstart
 from headstart import methods
+from headstart.core import statistics
 from headstart.core.errors import ArtifactError, SpecError
 from headstart.core.values import Outputs
 from headstart.models import backbone as backbones
 from headstart.models import blocks
-from headstart.runs import weights
+from headstart.runs import evidence, weights
 from headstart.tasks.text_classification import TextClassification
 
 
@@ -175,19 +177,36 @@ def test_setfit_pulls_texts_of_one_label_together():
     assert alone.item() == 0
 
 
-@pytest.mark.parametrize("n_validation", [8, 200])
-def test_auto_ships_the_trained_weights_only_when_proven(backbone, tmp_path, n_validation):
+def fit_auto(backbone, tmp_path, n_validation, n_test):
     rows = tiny.rows(500)
-    files = {"train": rows[:200], "validation": rows[200 : 200 + n_validation], "test": rows[400:]}
+    files = {"train": rows[:200], "validation": rows[200 : 200 + n_validation], "test": rows[400 : 400 + n_test]}
     data = {name: str(tiny.write_csv(tmp_path / f"{name}.csv", chosen)) for name, chosen in files.items()}
-    train = {"epochs": 24, "lr": 1e-3, "patience": 24}
-    run = headstart.fit(tiny.spec(Path(data["train"]), backbone, method="auto", head={"pooling": "first"}, data=data,
-                                  train=train), out=tmp_path / "run")
-    scores = [entry["scores"]["accuracy"] for entry in run.scores["curve"]]
-    assert max(scores) > scores[0]  # better in both cases, but eight rows prove nothing
-    kept_first = run.scores["kept"]["what"] == "the first weights"
-    assert kept_first == (n_validation == 8)
-    assert ("frozen-backbone" in run.scores["baselines"]) != kept_first
+    return headstart.fit(tiny.spec(Path(data["train"]), backbone, method="auto", head={"pooling": "first"}, data=data,
+                                   train={"epochs": 24, "lr": 1e-3, "patience": 24}), out=tmp_path / "run")
+
+
+def test_auto_ships_what_validation_makes_likely_and_keeps_the_outcomes_of_all(backbone, tmp_path):
+    run = fit_auto(backbone, tmp_path, n_validation=160, n_test=20)
+    scores, kept = run.certificate, run.certificate.kept
+    assert kept.what == "the best trained weights"
+    assert re.search(r"of the best trained weights against 0\.\d{4} of the first weights on 160 validation rows "
+                     r"is \+.* points, more than 0\.5 standard errors", kept.why)
+    assert f"shipped   {kept.what}: {kept.why}" in evidence.summary_text(scores, tmp_path)
+    outcomes = run.outcomes()
+    assert list(outcomes) == ["fitted", *scores.baselines]
+    for name, score in {"fitted": scores.fitted, **scores.baselines}.items():
+        assert run.task.score(outcomes[name])["accuracy"] == score.value
+    for name, gain in scores.gains.items():
+        again = statistics.paired(run.task, [outcomes["fitted"], outcomes[name]], 100, 0).difference(0, 1)
+        assert (again.value, again.interval, again.p) == (gain.difference, gain.interval, gain.p)
+
+
+def test_auto_trains_nothing_where_no_row_could_speak_for_it(backbone, tmp_path):
+    run = fit_auto(backbone, tmp_path, n_validation=8, n_test=100)
+    scores = run.certificate
+    assert (scores.curve, scores.cost.n_steps, scores.kept.what) == ([], 0, "the first weights")
+    assert scores.kept.why.startswith("nothing was trained, for 8 validation rows are too few")
+    assert scores.baselines.keys() == {"majority", "tf-idf", "before-training"}
 
 
 def fit_alone(backbone, reviews, out, name):

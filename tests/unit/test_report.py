@@ -346,3 +346,18 @@ def test_a_score_without_an_interval_says_so():
     scores = scores_with(interval=None)
     assert "accuracy 71.2% (no interval, seed 7)" in sections.headline(scores).plain
     assert sections.certificate_table(scores).rows[0][2] == wording.MISSING
+
+
+@pytest.mark.parametrize(("counts", "unseen", "words"), [
+    ((0, 0), None, "On 3,000 test rows that training never saw, the fitted model reaches"),
+    ((40, 9), {"score": 0.7, "interval": [0.68, 0.72], "scores": {}, "n": 2951},
+     "On 3,000 test rows, of which 49 have a twin in train, the fitted model reaches accuracy 71.2% [69.4, 73.0] (95% "
+     "interval, seed 7); on the 2,951 rows without a twin in train it reaches 70.0% [68.0, 72.0], and the verdict"),
+    ((40, 9), None, "On 3,000 test rows, of which 49 have a twin in train, the fitted model"),  # an older certificate
+    (None, None, "On 3,000 test rows, the fitted model"),  # nobody counted
+])
+def test_the_page_says_of_unseen_rows_only_what_was_counted(counts, unseen, words):
+    names = ("n_test_rows_seen_in_train_exact", "n_test_rows_seen_in_train_near")
+    notes = dict(zip(names, counts, strict=True)) if counts else {}
+    plain = sections.headline(scores_with(data={"notes": notes}, unseen=unseen)).plain
+    assert plain.startswith(words)
