@@ -29,9 +29,10 @@ coverage: setup  ## the lines of headstart/ that the default suite runs, in ever
 golden: setup  ## write the golden loss curves again
 	HEADSTART_GOLDEN=write $(BIN)/pytest tests/unit/test_golden_losses.py
 
-fuzz: setup  ## the readers under twenty thousand made-up files each
+fuzz: setup  ## the readers under twenty thousand made-up files each; every verb for HEADSTART_FUZZ_S seconds
 	HEADSTART_FUZZ=20000 $(BIN)/pytest -n 2 tests/property/test_readers.py
 	HEADSTART_FUZZ=2000 $(BIN)/pytest tests/integration/test_api_schema.py
+	$(BIN)/pytest -n 2 -m slow tests/fuzz
 
 lint: setup
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import tiny
+from fuzzing import SECONDS, mutated
 
 from headstart.core.errors import HeadstartError
 from headstart.models import adapters
@@ -24,24 +25,6 @@ from headstart.models.families import FAMILIES
 from headstart.tasks.text_classification import TextClassification
 
 pytestmark = pytest.mark.slow
-SECONDS = float(os.environ.get("HEADSTART_FUZZ_S", "20"))
-ODD: list[Any] = [0, -1, 1, 2, 3, 10**6, 10**9, 2**63, -(2**63), 0.5, -0.5, 1e308, True, False, None, "", "a", "12",
-                  "[PAD]", "(a+)+$", [], {}, [1], ["a"], {"a": 1}, [[1]], "\0", "é" * 50, "x" * 5000]
-
-
-def mutated(value: Any, rng: random.Random) -> Any:
-    """`value` with one thing changed: exchanged, left out, doubled or moved, at a random depth."""
-    if isinstance(value, dict) and value and rng.random() < 0.85:
-        key = rng.choice(list(value))
-        if rng.random() < 0.1:
-            return {k: v for k, v in value.items() if k != key}
-        return {**value, key: mutated(value[key], rng)}
-    if isinstance(value, list) and value and rng.random() < 0.85:
-        i = rng.randrange(len(value))
-        return rng.choice([value[:i], value + value[i:], [*value[:i], mutated(value[i], rng), *value[i + 1:]]])
-    if type(value) in (int, float) and rng.random() < 0.5:
-        return rng.choice([value + 1, value - 1, value * 2, -value, float(value)])
-    return rng.choice(ODD)
 
 
 def change(path: Path, rng: random.Random) -> None:

@@ -93,7 +93,8 @@ def open_json(lines: Lines) -> Opened:
         return Opened([], lambda _: iter(()), "row", lines)
     opening = _LIST_OPENS.match(text)
     if not opening:
-        fix = "If every line is an object of its own, name the file .jsonl." if text.lstrip().startswith("{") else ""
+        fix = ("If every line is an object of its own, name the file .jsonl." if text.lstrip().startswith("{")
+               else "Is this the right file?")
         raise DataError(lines.source, f"begins with {shorten(text.strip(), 30)}; a JSON file must hold a list of "
                         'objects, or {"data": [...]}.', fix)
     return _with_keys(_flattened(_json_elements(text, opening.end(), lines.source)), lines, "row")
