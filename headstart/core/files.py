@@ -49,7 +49,7 @@ def write_folder(final: Path, overwrite: bool = True) -> Iterator[Path]:
             yield temporary
             if not is_sealed(temporary):
                 seal(temporary)
-            _sync_tree(temporary)
+            _share_and_sync(temporary)
             _publish(temporary, final, overwrite)
 
 
@@ -112,10 +112,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_tree(folder: Path) -> None:
+def _share_and_sync(folder: Path) -> None:
+    """Make all in `folder` durable, and as readable as the umask lets new files be (libraries have their own modes)."""
+    mode = folder.stat().st_mode & 0o777  # as it was made
     for inner, _, names in os.walk(folder, topdown=False):
         for name in names:
+            os.chmod(Path(inner, name), mode & 0o666)
             sync(Path(inner, name))
+        os.chmod(inner, mode)
         sync(Path(inner))
 
 

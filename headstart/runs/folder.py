@@ -43,6 +43,7 @@ def opened(final: Path, inputs: Iterable[str | Path] = (), *, resume: bool, over
     check_output(final, overwrite or resume, inputs, folder=True)
     work = work_of(final)
     with work_folder(work, WORK, "a run that was not finished", resume=resume, overwrite=overwrite):
+        work.chmod(0o700)  # token ids and activations of the user's rows
         try:
             yield work
         except (HeadstartError, OSError) as error:

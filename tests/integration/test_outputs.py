@@ -379,3 +379,20 @@ def test_a_full_disk_is_told_and_loses_nothing(verb, n_bytes, run, backbone, rev
     assert "Traceback" not in stderr
     kept = {name: value for name, value in state(out.parent).items() if not name.startswith("out.npy.partial")}
     assert kept == before
+
+
+def test_what_is_shared_has_the_umasks_mode_and_work_is_private(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with write_folder(tmp_path / "out") as folder:
+            (folder / "inner").mkdir(mode=0o700)
+            for name in ("a", "inner/b"):
+                (folder / name).write_text("x")
+                (folder / name).chmod(0o600)  # as safetensors does
+    finally:
+        os.umask(before)
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*")}
+    assert modes == {"out/a": 0o640, "out/inner": 0o750, "out/inner/b": 0o640, "out/MANIFEST.json": 0o640}
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    with opened(tmp_path / "run", resume=False, overwrite=False) as work:
+        assert work.stat().st_mode & 0o777 == 0o700
