@@ -167,9 +167,8 @@ def gains_in_f1(n: int, unequal: float, gain: float, n_draws: int, seed: int) ->
     rng = np.random.default_rng(seed)
     both = {(1, 1): (1 - unequal) * 0.9, (0, 0): (1 - unequal) * 0.1,
             (1, 0): (unequal + gain) / 2, (0, 1): (unequal - gain) / 2}
-    kinds = [(g, g if a else 1 - g, g if b else 1 - g, p * prior) for g, prior in enumerate((0.7, 0.3))
-             for (a, b), p in both.items()]
-    chances = np.array([kind[3] for kind in kinds])
+    kinds = [(g, g if a else 1 - g, g if b else 1 - g) for g in range(2) for a, b in both]
+    chances = np.array([prior * p for prior in (0.7, 0.3) for p in both.values()])
 
     def gains(counts_MC: Any) -> Any:
         values = []
