@@ -400,10 +400,10 @@ def test_a_failed_gate_publishes_nothing_and_keeps_what_was_there(run, exported,
     """Labels drawn at random: some answer turns in 8 bits, so no loss of nothing at all can be proven."""
     rng = np.random.default_rng(0)
     rows = [{"text": " ".join(rng.choice(tiny.FILL, 9)), "label": str(rng.choice(["negative", "positive"]))}
-            for _ in range(400)]
+            for _ in range(3000)]
     out, labelled = shutil.copytree(exported, tmp_path / "small"), tiny.write_csv(tmp_path / "rows.csv", rows)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(ParityError, match=r"accuracy went from 0\.\d+ to .* on 400 rows at best; the loss is at most"):
+    with pytest.raises(ParityError, match=r"accuracy went from 0\.\d+ to .* on 3,000 rows at best; the loss is"):
         headstart.export(run, out=out, int8=True, rows=str(labelled), max_loss=0, overwrite=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.csv", "small"]
