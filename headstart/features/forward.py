@@ -25,6 +25,7 @@ import torch
 import transformers
 from torch import nn
 
+from ..core.errors import SpecError
 from ..core.model import MAIN, Model
 from ..core.progress import Progress
 from ..core.values import Outputs, collate
@@ -102,6 +103,12 @@ class CachedForward:
 
     def __init__(self, model: Model, device: torch.device, precision: str, progress: Progress) -> None:
         self.model, self.device, self.precision, self.progress = model, device, precision, progress
+        if precision != "off":
+            try:
+                folder()
+            except SpecError as error:
+                progress.say(f"cache: {error.what} Going on without it".replace("\n", " "))
+                self.precision = "off"
         self.stored: dict[int | str, Stored] = {}
         self.spans: dict[int, blocks.Span] = {}
         self.revision = model.revision
@@ -172,6 +179,7 @@ class CachedForward:
             self._keep(FEATURES, store, self._taking_part(FEATURES), "")
 
     def _keep(self, key: int | str, store: ActivationStore, weights: list[nn.Parameter], digest: str) -> None:
+        store.hold()
         self.stored[key] = Stored(store, weights, [p._version for p in weights], digest)
 
     def _look_again(self) -> None:
@@ -224,6 +232,7 @@ class CachedForward:
               what: str) -> bool:
         """Put all windows into `store`. False where there is no room for them; the run then goes on without."""
         windows = _Windows(parts)
+        store.check(windows.keys_N)  # before anything is used: what is computed again is then what it was
         if store.n_damaged:
             self.progress.say(f"cache: {store.n_damaged} damaged segments in {store.folder}; computing them again")
         if store.contains(windows.keys_N).all():

@@ -10,25 +10,28 @@ Deleting any of it changes nothing but time. Shape suffixes: B windows, T tokens
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 
 from ..core.errors import SpecError, shorten
 from ..core.progress import Progress
-from ..core.untrusted import expand_user
+from ..core.untrusted import check_regular, expand_user
 
 LIMIT_BYTES = 10_000_000_000  # of all stores together; HEADSTART_CACHE_BYTES says otherwise
 FREE_BYTES = 1_000_000_000  # of the disk, left alone
+CHECKSUM_BYTES = 4  # behind an index; those of earlier versions have none
 RECORD = np.dtype([("memo", "<u8"), ("key", "<u8"), ("begin", "<i8"), ("n", "<i4"), ("crc", "<u4")])
 
 
@@ -66,11 +69,32 @@ class ActivationStore:
         self.folder, self.width, self.dtype = folder() / name, width, np.dtype(dtype)
         self.identity = np.uint64(int(hashlib.sha256(name.encode()).hexdigest()[:16], 16))
         self.n_damaged = 0
+        self.files: dict[int, int] = {}  # descriptors, from a segment's first read on: they outlive its deletion
         self.open()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files of values; they are opened again when they are read."""
+        for descriptor in getattr(self, "files", {}).values():
+            os.close(descriptor)
+        self.files = {}
+
+    def hold(self) -> None:
+        """Open all files of values, so that a deletion from now on changes nothing."""
+        for segment in np.unique(self.segment_M):
+            with suppress(OSError):
+                self._descriptor(int(segment))
+
+    def _descriptor(self, segment: int) -> int:
+        if segment not in self.files:
+            self.files[segment] = os.open(self.paths[segment].with_suffix(".bin"), os.O_RDONLY | os.O_NONBLOCK)
+        return self.files[segment]
 
     def open(self) -> None:
         """Read the indices there are. A segment that does not fit together is left out, and said to be damaged."""
-        self.segments: list[np.ndarray] = []
+        self.close()
         self.paths: list[Path] = []
         self.broken: list[Path] = []
         indices = []
@@ -82,9 +106,7 @@ class ActivationStore:
                 continue
             with suppress(OSError):
                 os.utime(path)  # it was used: the clean-up takes the longest unused first
-            values = np.memmap(path.with_suffix(".bin"), self.dtype, "r").reshape(-1, self.width)
-            indices.append((len(self.segments), index))
-            self.segments.append(values)
+            indices.append((len(self.paths), index))
             self.paths.append(path)
         index_M = np.concatenate([index for _, index in indices]) if indices else np.empty(0, RECORD)
         segment_M = np.concatenate([np.full(len(index), i) for i, index in indices]) if indices else np.empty(0, int)
@@ -94,13 +116,24 @@ class ActivationStore:
 
     def _index(self, path: Path) -> np.ndarray | None:
         try:
-            index = np.load(path, allow_pickle=False)
-            size = path.with_suffix(".bin").stat().st_size
-        except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError, TokenError):
-            return None  # a flipped bit in the header of a .npy parses as anything
-        sound = (index.dtype == RECORD and len(index) and (index["memo"] == self.identity).all()
-                 and int((index["begin"] + index["n"]).max()) * self.width * self.dtype.itemsize == size
-                 and (index["begin"] >= 0).all() and (index["n"] > 0).all())
+            check_regular(path, SpecError)
+            size = check_regular(path.with_suffix(".bin"), SpecError).st_size
+            content = path.read_bytes()
+        except (OSError, SpecError):
+            return None
+        header = _index_header(len(content) // RECORD.itemsize)  # read by comparison: a flipped bit parses as anything
+        rows, rest = divmod(len(content) - len(header), RECORD.itemsize)
+        header = _index_header(rows) if rows > 0 else b""
+        body = content[len(header) : len(header) + rows * RECORD.itemsize]
+        if rows <= 0 or not content.startswith(header) or rest not in (0, CHECKSUM_BYTES):
+            return None
+        if rest and content[-rest:] != zlib.crc32(body).to_bytes(CHECKSUM_BYTES, "little"):
+            return None
+        index = np.frombuffer(body, RECORD)
+        n_lines, odd = divmod(size, self.width * self.dtype.itemsize)
+        sound = (not odd and (index["memo"] == self.identity).all() and (index["n"] > 0).all()
+                 and (index["begin"] >= 0).all() and (index["begin"] <= n_lines - index["n"]).all()
+                 and int((index["begin"] + index["n"]).max()) == n_lines)
         return index if sound else None
 
     def contains(self, keys_N: np.ndarray) -> np.ndarray:
@@ -118,25 +151,45 @@ class ActivationStore:
         for at in np.searchsorted(self.keys_M, keys_B):
             record = self.index_M[at]
             begin, n = int(record["begin"]), int(record["n"])
-            value = self.segments[self.segment_M[at]][begin : begin + n]
-            if zlib.crc32(value.data) != record["crc"]:
+            value = self._values(int(self.segment_M[at]), begin, n)
+            if value is None or zlib.crc32(value.data) != record["crc"]:
                 self.n_damaged += 1
                 self._forget(int(self.segment_M[at]))
                 return None
             out.append(value)
         return out
 
+    def check(self, keys_N: np.ndarray) -> None:
+        """Read those of `keys_N` that are there, and drop each segment with a damaged one. Cost: one pass over them."""
+        for key in keys_N[self.contains(keys_N)]:
+            self.get(np.array([key], np.uint64))
+
+    def _values(self, segment: int, begin: int, n: int) -> np.ndarray | None:
+        """Lines of a segment, copied: a file that is cut under a memory map would end the process."""
+        n_bytes = self.width * self.dtype.itemsize
+        try:
+            content = os.pread(self._descriptor(segment), n * n_bytes, begin * n_bytes)
+        except OSError:
+            return None
+        return np.frombuffer(content, self.dtype).reshape(n, self.width) if len(content) == n * n_bytes else None
+
     def _forget(self, segment: int) -> None:
         """Leave a damaged segment out from now on, and let the next run compute it again."""
-        self.paths[segment].unlink(missing_ok=True)
+        for path in (self.paths[segment], self.paths[segment].with_suffix(".bin")):
+            with suppress(OSError):
+                path.unlink()
         kept_M = self.segment_M != segment
         self.index_M, self.segment_M, self.keys_M = self.index_M[kept_M], self.segment_M[kept_M], self.keys_M[kept_M]
 
     @contextmanager
     def locked(self, progress: Progress) -> Iterator[None]:
         """Hold the store for writing: two processes that want the same do the work once."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as lock:
+        _make_private(self.folder.parent)
+        _make_private(self.folder)
+        with open(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600),
+                  "rb", buffering=0) as lock:
+            if not stat.S_ISREG(os.fstat(lock.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "its lock is no regular file")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -159,23 +212,45 @@ class ActivationStore:
         index_N["memo"], index_N["key"], index_N["n"] = self.identity, keys_N, lengths_N
         index_N["begin"] = np.cumsum(lengths_N) - lengths_N
         path = self.folder / f"{int(keys_N[0]):016x}-{len(keys_N)}-{os.getpid()}"
-        n_bytes = int(lengths_N.sum()) * self.width * self.dtype.itemsize
-        with path.with_suffix(".bin").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, n_bytes)  # a full disk says so now, not by SIGBUS later
-        mapped = np.memmap(path.with_suffix(".bin"), self.dtype, "r+")
-        values = mapped.reshape(-1, self.width)
-        for places, arrays in pieces:
-            for i, array in zip(places, arrays, strict=True):
-                begin, n = index_N["begin"][i], lengths_N[i]
-                values[begin : begin + n] = array
-                index_N["crc"][i] = zlib.crc32(values[begin : begin + n].data)
-        mapped.flush()
+        line_bytes = self.width * self.dtype.itemsize
         temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            np.save(file, index_N, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path.with_suffix(".npy"))
+        try:
+            with path.with_suffix(".bin").open("xb", buffering=0) as values:
+                os.posix_fallocate(values.fileno(), 0, int(lengths_N.sum()) * line_bytes)  # a full disk says so now
+                for places, arrays in pieces:
+                    for i, array in zip(places, arrays, strict=True):
+                        content = np.ascontiguousarray(array, self.dtype).tobytes()
+                        if os.pwrite(values.fileno(), content, int(index_N["begin"][i]) * line_bytes) < len(content):
+                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                        index_N["crc"][i] = zlib.crc32(content)
+                os.fsync(values.fileno())
+            with temporary.open("xb") as file:
+                np.save(file, index_N, allow_pickle=False)
+                file.write(zlib.crc32(index_N.tobytes()).to_bytes(CHECKSUM_BYTES, "little"))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path.with_suffix(".npy"))
+        except BaseException:  # a full disk: half a segment would keep it full
+            for partial in (temporary, path.with_suffix(".bin")):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def _make_private(path: Path) -> None:
+    """Make a folder that only its owner can read, or tighten one of ours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    status = path.stat()
+    if status.st_uid == os.getuid() and status.st_mode & 0o077:
+        path.chmod(0o700)
+
+
+def _index_header(n: int) -> bytes:
+    """What `np.save` writes before `n` records."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": np.lib.format.dtype_to_descr(RECORD),
+                                                  "fortran_order": False, "shape": (n,)})
+    return header.getvalue()
 
 
 def keys_of(inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -219,7 +294,7 @@ def used() -> list[tuple[Path, int, float]]:
 def prune(to_bytes: int, keep: Path | None = None) -> int:
     """Delete the longest unused segments until at most `to_bytes` are left; those under `keep` stay.
 
-    Returns bytes freed. A process that still reads one keeps its memory map; the space comes back when it ends.
+    Returns bytes freed. A process that still reads one keeps its file open; the space comes back when it ends.
     """
     segments = used()
     total, freed = sum(size for _, size, _ in segments), 0

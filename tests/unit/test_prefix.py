@@ -190,3 +190,57 @@ def test_sizes(text, n):
 def test_a_size_that_is_none():
     with pytest.raises(SpecError, match='"many" is not a size'):
         memos.parse_size("many")
+
+
+def stored_lines(own_cache):
+    store = memos.ActivationStore("a", 4, "<f4")
+    with store.locked(Told()):
+        store.write(np.array([1, 2], np.uint64), np.array([2, 2]),
+                    iter([(np.array([0, 1]), [np.ones((2, 4)), np.full((2, 4), 2.0)])]))
+    return memos.ActivationStore("a", 4, "<f4")
+
+
+def test_every_flipped_bit_of_an_index_or_of_values_is_found(own_cache):
+    stored_lines(own_cache)
+    for path in (own_cache / "a").glob("*-*"):
+        sound = path.read_bytes()
+        for i in range(len(sound)):
+            path.write_bytes(sound[:i] + bytes([sound[i] ^ 0x10]) + sound[i + 1 :])
+            store = memos.ActivationStore("a", 4, "<f4")
+            kept = {other: other.read_bytes() for other in (own_cache / "a").glob("*-*")}
+            store.check(np.array([1, 2], np.uint64))
+            assert store.n_damaged == 1, (path.suffix, i)
+            assert not store.contains(np.array([1, 2], np.uint64)).any(), (path.suffix, i)
+            for other, content in kept.items():
+                other.write_bytes(content)
+        path.write_bytes(sound)
+
+
+def test_a_file_cut_while_it_is_read_is_damage_and_no_signal(own_cache):
+    store = stored_lines(own_cache)
+    store.hold()
+    os.truncate(next((own_cache / "a").glob("*.bin")), 8)
+    assert store.get(np.array([2], np.uint64)) is None
+    assert store.n_damaged == 1
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_a_lock_that_is_no_file_is_refused_at_once(own_cache, make):
+    (own_cache / "a").mkdir(parents=True)
+    make(own_cache / "a" / "lock")
+    with pytest.raises(OSError), memos.ActivationStore("a", 4, "<f4").locked(Told()):
+        pass
+
+
+def test_a_part_of_a_segment_is_removed_and_folders_are_private(own_cache):
+    own_cache.mkdir(mode=0o755)
+    store = memos.ActivationStore("a", 4, "<f4")
+
+    def full_disk():
+        yield np.array([0]), [np.ones((2, 4))]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError), store.locked(Told()):
+        store.write(np.array([1], np.uint64), np.array([2]), full_disk())
+    assert [path.name for path in (own_cache / "a").iterdir()] == ["lock"]
+    assert own_cache.stat().st_mode & 0o777 == (own_cache / "a").stat().st_mode & 0o777 == 0o700
