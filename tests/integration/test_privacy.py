@@ -38,7 +38,8 @@ def trace(folder: Path, code: str, *arguments: str) -> tuple[list[str], list[str
     (home / "tmp").mkdir(parents=True)
     log = folder / "trace"
     # CI: onnxruntime tells nothing where it is set, so it must not be.
-    env = {k: v for k, v in os.environ.items() if k not in ("CI", "HEADSTART_CACHE", "ORT_DISABLE_TELEMETRY")}
+    env = {k: v for k, v in os.environ.items()
+           if k not in ("CI", "HEADSTART_CACHE", "ORT_DISABLE_TELEMETRY") and not k.startswith("COV")}
     subprocess.run(
         ["strace", "-f", "-qq", "--seccomp-bpf", "-s", "300", "-o", str(log), "-e",
          "trace=connect,sendto,openat,open,creat,mkdir,mkdirat", sys.executable, "-B", "-c", code, *arguments],
