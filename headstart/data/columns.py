@@ -96,6 +96,8 @@ def _no_columns(missing: dict[str, str], header: Sequence[str], source: str, dat
         known = nearest(data.columns.get(column, column), shown).replace("Known: ", "The file has: ")
         problems.append(Problem(source, f"{complaint}. {known[0].upper()}{known[1:]}."))
     fix = f"Say which one it is: --set data.columns.{next(iter(missing))}=NAME"
+    if "labels" in missing:
+        fix += "\n  If each label has a column of its own (0 or 1): --set 'task.label_columns=[NAME, NAME]'"
     if len(header) == 1 and re.search(r"\W", header[0]):
         fix += "\n  If these are several columns in one, name what parts them: --set data.delimiter=CHARACTER"
     return DataError.of(problems, fix)
