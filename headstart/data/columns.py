@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -16,6 +17,8 @@ from .sources import Rules, open_source, parts
 
 MAX_COLUMNS = 10_000
 MAX_COLUMNS_SHOWN = 50  # in a message
+MAX_SAMPLED_COLUMNS = 1000  # values of a wider file are not looked at
+NESTED = ("qas", "paragraphs")  # hold whole questions, not one
 NUMBERS = ("id", "idx", "index", "no", "number", "key", "uuid")  # columns that are never taken for the last one missing
 Gold = Literal["required", "optional", "ignored"]  # what becomes of the columns that hold the answer
 
@@ -60,7 +63,8 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
               or (column in data.columns and not (lenient and column in columns.optional))):
             missing[column] = f'no column is called {shorten(data.columns.get(column, column))}'
     left = [name for name in header if name not in chosen.values()]
-    if chosen and len(missing) == len(left) == 1 and next(iter(missing)) not in data.columns and left[0] not in NUMBERS:
+    is_sure = chosen and len(missing) == len(left) == 1 and next(iter(missing)) not in data.columns
+    if is_sure and normal_name(left[0]) not in (*NUMBERS, *NESTED):
         chosen[next(iter(missing))] = left[0]
         missing = {}
     if missing:
@@ -100,15 +104,22 @@ def _no_columns(missing: dict[str, str], header: Sequence[str], source: str, dat
         known = nearest(data.columns.get(column, column), shown).replace("Known: ", "The file has: ")
         problems.append(Problem(source, f"{complaint}. {known[0].upper()}{known[1:]}."))
     fix = f"Say which one it is: --set data.columns.{next(iter(missing))}=NAME"
+    if "labels" in missing:
+        fix += "\n  If each label has a column of its own (0 or 1): --set 'task.label_columns=[NAME, NAME]'"
     if len(header) == 1 and re.search(r"\W", header[0]):
         fix += "\n  If these are several columns in one, name what parts them: --set data.delimiter=CHARACTER"
     return DataError.of(problems, fix)
 
 
-def header(data: DataSpec) -> list[str]:
-    """The columns of the train rows' source."""
+def sample(data: DataSpec, n_rows: int = 1000) -> tuple[list[str], list[Row]]:
+    """The columns of the train rows' source, and the values of its first sound rows."""
     source = parts(data.train)["train"]
     opened = open_source(source, Rules(data.encoding, data.delimiter, data.errors, data.max_chars, data.max_bytes))
-    if opened.lines:
-        opened.lines.close()
-    return list(opened.header)
+    header = list(opened.header)
+    try:
+        wide = len(header) > MAX_SAMPLED_COLUMNS
+        records = opened.records(header) if header and not wide else iter(())
+        return header, [record.values for record in itertools.islice(records, n_rows) if not record.flaw]
+    finally:
+        if opened.lines:
+            opened.lines.close()

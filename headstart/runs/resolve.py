@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods, tasks
-from ..core.errors import DataError, SpecError
+from ..core.errors import DataError
 from ..core.method import Method
 from ..core.spec import DEFAULT, NAMED, DataSpec, Origins, Spec, read_spec, resolve_layers
 from ..core.task import Task
 from ..data import columns
 from ..data.table import read_table
+from ..tasks.inference import infer
 
 CALL = "call"  # origin of what the caller of `fit` passed
 Layer = tuple[str, Mapping[str, Any]]  # (origin, values)
@@ -69,14 +70,10 @@ def resolve(caller: Sequence[Layer]) -> tuple[Spec, Origins, Method]:
 
 def _inferred_task(spec: Spec) -> str | None:
     """The task that the columns of the train rows mean; None where they mean no particular one."""
-    names: list[str] = []
     if not spec.data.columns and spec.data.train != "-":
         with suppress(DataError):  # whoever reads the rows reports it with its lines
-            names = tasks.by_columns(columns.header(spec.data))
-    if len(names) > 1:
-        raise SpecError(f"Spec: task ({spec.data.train})", f"the columns could mean {' or '.join(names)}.",
-                        f"Say which: --task {names[0]}")
-    return names[0] if names else None
+            return infer(*columns.sample(spec.data), spec.data.train)
+    return None
 
 
 def first_layer(source: str | Path | Mapping[str, Any]) -> Layer:

@@ -10,6 +10,7 @@ from ..core import registry
 from ..core.errors import ArtifactError, SpecError, nearest, shorten
 from ..core.task import Task
 from ..core.untrusted import instance
+from ..data.columns import normal_name
 
 
 def find(name: str, where: str = "task.name") -> type[Task]:
@@ -47,7 +48,8 @@ def restore(name: Any, values: Any, where: str = "task.json") -> Task:
 
 def by_columns(header: Sequence[str]) -> list[str]:
     """The tasks that have a signature in a file's columns, those with the longest: one, none, or several."""
-    sizes = {name: max((len(s) for s in kind().columns.signatures if s <= set(header)), default=0)
+    columns = set(map(normal_name, header))
+    sizes = {name: max((len(s) for s in kind().columns.signatures if s <= columns), default=0)
              for name, kind in registry.known(sys.modules[__name__], Task).items()}
     longest = max(sizes.values())
     return sorted(name for name, size in sizes.items() if size == longest and size)

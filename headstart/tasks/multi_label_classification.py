@@ -72,7 +72,7 @@ class MultiLabelClassification(Task):
         labels = (dict.fromkeys(self.label_columns, "yes or no (1 or 0, true or false)")
                   or {"labels": "a list of strings, empty where none holds"})
         return Columns({"text": "a string that is not empty", **labels}, gold=tuple(labels), usual_names={
-            "text": USUAL_TEXT, "labels": ("labels", "tags", "topics", "categories", "标签", "类别"),
+            "text": USUAL_TEXT, "labels": ("labels", "tags", "topics", "categories", "标签", "类别", "label"),
         }, signatures=(frozenset(("text", "labels")),))
 
     def normalized(self, row: Row) -> tuple[Row, str]:

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 IN_SCOPE_KEPT = 0.95
 MAJORITY_AND_TF_IDF = {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
 USUAL_TEXT = ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
-              "text_a", "sentence1", "question1", "premise", "文本", "评论", "内容")
+              "text_a", "sentence1", "question1", "premise", "文本", "评论", "内容", "sentence_a", "sentence_1",
+              "text1", "text_1", "comment_text")
+USUAL_PAIR = ("text_b", "sentence2", "question2", "hypothesis", "sentence_b", "sentence_2", "text2", "text_2")
+USUAL_LABEL = ("label", "class", "category", "sentiment", "intent", "topic", "标签", "类别", "labels", "target", "tag")
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,7 @@ class TextClassification(Task):
 
     @cached_property
     def columns(self) -> Columns:
-        return columns_of_texts("label", "a string or a whole number", ("label", "class", "category", "sentiment",
-                                "intent", "topic", "标签", "类别"), self.has_pair)
+        return columns_of_texts("label", "a string or a whole number", USUAL_LABEL, self.has_pair)
 
     def normalized(self, row: Row) -> tuple[Row, str]:
         column = self.columns.gold[0]
@@ -223,7 +225,7 @@ def columns_of_texts(gold: str, rule: str, gold_names: tuple[str, ...], has_pair
     return Columns(
         {"text": "a string that is not empty", **(pair if has_pair else {}), gold: rule}, {} if has_pair else pair,
         (gold,),
-        {"text": USUAL_TEXT, "text_pair": ("text_b", "sentence2", "question2", "hypothesis"), gold: gold_names},
+        {"text": USUAL_TEXT, "text_pair": USUAL_PAIR, gold: gold_names},
         (frozenset(("text", gold)), frozenset(("text", "text_pair", gold))))
 
 

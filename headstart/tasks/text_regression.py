@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import torch
 
 
+USUAL_SCORE = ("score", "rating", "stars", "similarity", "similarity_score", "评分", "分数")
+
+
 @dataclass(frozen=True)
 class TextRegression(Task):
     """One number for a text or a pair.
@@ -56,8 +59,7 @@ class TextRegression(Task):
 
     @cached_property
     def columns(self) -> Columns:
-        return columns_of_texts("score", "a number", ("score", "rating", "stars", "value", "similarity", "price",
-                                "target", "评分", "分数"), self.has_pair)
+        return columns_of_texts("score", "a number", (*USUAL_SCORE, "target", "value", "price"), self.has_pair)
 
     def check(self, row: Row) -> str | None:
         for column in ("text", "text_pair"):

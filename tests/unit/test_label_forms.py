@@ -149,3 +149,8 @@ def test_a_schema_that_says_nothing_names_nothing(written):
 def test_a_schema_that_is_not_json_is_complained_of(written):
     with pytest.raises(DataError, match=r"^a\.parquet: schema"):
         class_names({b"huggingface": written}, "a.parquet")
+
+
+def test_a_file_without_labels_is_told_of_columns_of_labels(tmp_path):
+    with pytest.raises(DataError, match="label_columns"):
+        read(written(tmp_path / "a.jsonl", [{"text": "x", "toxic": 1, "insult": 0}]), "multi-label-classification")

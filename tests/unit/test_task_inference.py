@@ -7,6 +7,7 @@ import pytest
 from headstart import tasks
 from headstart.core.errors import SpecError
 from headstart.runs.resolve import first_layer, resolve, stack
+from headstart.tasks.inference import infer
 
 
 @pytest.mark.parametrize(("header", "expected"), [
@@ -58,3 +59,40 @@ def test_what_rows_tell_leaves_the_inferred_task_its_origin(tmp_path):
     assert (spec.task["name"], spec.task["separator"], spec.train.epochs) == ("multi-label-classification", ";", 9)
     assert origins["task.name"] == f"inferred from {source}"
     assert origins["task.separator"] == "x"
+
+
+SENTENCES = {"sentence1": "a", "sentence2": "b"}
+MEANT = {
+    "a score with a fraction": ([{**SENTENCES, "score": f"{k}.0"} for k in range(5)], "text-regression"),
+    "names in capitals": ([{"Sentence_A": "a", "Sentence_B": "b", "Score": k / 2} for k in range(5)],
+                          "text-regression"),
+    "a rating beside the label": ([{"text": "a", "label": "x", "rating": k} for k in range(5)], None),
+    "one class a row in labels": ([{"text": "a", "labels": k % 2} for k in range(5)], "text-classification"),
+    "lists in label": ([{"text": "a", "label": ["x", "y"]}], "multi-label-classification"),
+    "lists written as text": ([{"text": "a", "labels": "['x', 'y']"}], "multi-label-classification"),
+    "parted labels": ([{"text": "a", "labels": "x|y"}], "multi-label-classification"),
+    "classes that are numbers": ([{"text": "a", "label": k} for k in range(5)], None),
+}
+
+
+@pytest.mark.parametrize(("rows", "expected"), MEANT.values(), ids=MEANT)
+def test_values_tell_what_names_leave_open(rows, expected):
+    assert infer(list(rows[0]), rows, "a.jsonl") == (expected or "text-classification")
+
+
+AMBIGUOUS = {
+    "whole numbers of stars": ([{"review": "a", "stars": k} for k in range(1, 6)], ["text-classification",
+                                                                                    "text-regression"]),
+    "many fractions in label": ([{"text": "a", "label": k / 7} for k in range(50)], ["text-classification",
+                                                                                     "text-regression"]),
+    "a column a label": ([{"id": 1, "comment_text": "a", "toxic": "1", "threat": "0"}], [
+        "task.label_columns=[toxic, threat]", "data.columns.label=toxic"]),
+}
+
+
+@pytest.mark.parametrize(("rows", "named"), AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_two_readings_are_both_named_with_commands(rows, named):
+    with pytest.raises(SpecError) as refused:
+        infer(list(rows[0]), rows, "a.csv")
+    assert all(part in str(refused.value) for part in named)
+    assert str(refused.value).count("--task ") == 2
