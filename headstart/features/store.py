@@ -151,10 +151,15 @@ class ActivationStore:
         for at in np.searchsorted(self.keys_M, keys_B):
             record = self.index_M[at]
             begin, n = int(record["begin"]), int(record["n"])
-            value = self._values(int(self.segment_M[at]), begin, n)
+            segment = int(self.segment_M[at])
+            try:
+                value = self._values(segment, begin, n)
+            except OSError:  # no damage: too many open files, say. Left out for now, and left alone
+                self._leave_out(segment)
+                return None
             if value is None or zlib.crc32(value.data) != record["crc"]:
                 self.n_damaged += 1
-                self._forget(int(self.segment_M[at]))
+                self._forget(segment)
                 return None
             out.append(value)
         return out
@@ -165,12 +170,9 @@ class ActivationStore:
             self.get(np.array([key], np.uint64))
 
     def _values(self, segment: int, begin: int, n: int) -> np.ndarray | None:
-        """Lines of a segment, copied: a file that is cut under a memory map would end the process."""
+        """Lines of a segment, copied (a file that is cut under a memory map would end the process); None: it is cut."""
         n_bytes = self.width * self.dtype.itemsize
-        try:
-            content = os.pread(self._descriptor(segment), n * n_bytes, begin * n_bytes)
-        except OSError:
-            return None
+        content = os.pread(self._descriptor(segment), n * n_bytes, begin * n_bytes)
         return np.frombuffer(content, self.dtype).reshape(n, self.width) if len(content) == n * n_bytes else None
 
     def _forget(self, segment: int) -> None:
@@ -178,13 +180,16 @@ class ActivationStore:
         for path in (self.paths[segment], self.paths[segment].with_suffix(".bin")):
             with suppress(OSError):
                 path.unlink()
+        self._leave_out(segment)
+
+    def _leave_out(self, segment: int) -> None:
         kept_M = self.segment_M != segment
         self.index_M, self.segment_M, self.keys_M = self.index_M[kept_M], self.segment_M[kept_M], self.keys_M[kept_M]
 
     @contextmanager
     def locked(self, progress: Progress) -> Iterator[None]:
         """Hold the store for writing: two processes that want the same do the work once."""
-        _make_private(self.folder.parent)
+        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make_private(self.folder)
         with open(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600),
                   "rb", buffering=0) as lock:
@@ -237,8 +242,7 @@ class ActivationStore:
 
 
 def _make_private(path: Path) -> None:
-    """Make a folder that only its owner can read, or tighten one of ours."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Make a store that only its owner can read, or tighten one of ours; the folder above may be shared on purpose."""
     path.mkdir(mode=0o700, exist_ok=True)
     status = path.stat()
     if status.st_uid == os.getuid() and status.st_mode & 0o077:

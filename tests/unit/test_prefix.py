@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -233,7 +234,7 @@ def test_a_lock_that_is_no_file_is_refused_at_once(own_cache, make):
 
 
 def test_a_part_of_a_segment_is_removed_and_folders_are_private(own_cache):
-    own_cache.mkdir(mode=0o755)
+    (own_cache / "a").mkdir(mode=0o755, parents=True)
     store = memos.ActivationStore("a", 4, "<f4")
 
     def full_disk():
@@ -243,4 +244,17 @@ def test_a_part_of_a_segment_is_removed_and_folders_are_private(own_cache):
     with pytest.raises(OSError), store.locked(Told()):
         store.write(np.array([1], np.uint64), np.array([2]), full_disk())
     assert [path.name for path in (own_cache / "a").iterdir()] == ["lock"]
-    assert own_cache.stat().st_mode & 0o777 == (own_cache / "a").stat().st_mode & 0o777 == 0o700
+    assert (own_cache / "a").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_that_cannot_be_opened_just_now_is_no_damage(own_cache):
+    stored_lines(own_cache)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    store = memos.ActivationStore("a", 4, "<f4")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard[1]))
+    try:
+        value = store.get(np.array([1], np.uint64))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, hard)
+    assert (value, store.n_damaged) == (None, 0)
+    assert memos.ActivationStore("a", 4, "<f4").get(np.array([1], np.uint64)) is not None
