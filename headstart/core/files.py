@@ -123,11 +123,16 @@ def _share_and_sync(folder: Path) -> None:
         sync(Path(inner))
 
 
+def temporary_name(parent: Path) -> Path:
+    """A path in `parent` that nobody can guess; TEMPORARY knows it again."""
+    return parent / f".headstart-{secrets.token_hex(8)}"
+
+
 @contextmanager
 def _temporary(parent: Path, *, folder: bool) -> Iterator[Path]:
     """A new file or folder in `parent`, locked while it is used and gone afterwards, unless it was renamed."""
     _remove_abandoned(parent)
-    path = parent / f".headstart-{secrets.token_hex(8)}"
+    path = temporary_name(parent)
     if folder:
         path.mkdir()
     else:
@@ -169,7 +174,7 @@ def _remove(path: Path) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder that headstart made: it is gone at once, or, after a kill or a power cut, still whole."""
-    aside = folder.with_name(f".headstart-{secrets.token_hex(8)}")
+    aside = temporary_name(folder.parent)
     folder.rename(aside)
     sync(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)

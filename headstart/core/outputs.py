@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,12 +18,21 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from .errors import RunFolderError, SpecError, shorten
-from .files import check_replaceable, disk_errors, exchange, listed, make_folders, sealed_files, sync
+from .files import (
+    TEMPORARY,
+    check_replaceable,
+    disk_errors,
+    exchange,
+    listed,
+    make_folders,
+    sealed_files,
+    sync,
+    temporary_name,
+)
 
 LOCK = "lock"
 OWNER = re.compile(r"process \d+ on ")  # what a lock begins with
 FORMER_MARK = "asked.json", re.compile(r'\{"(spec|data)": ')  # of studies begun before their folders were locked
-TEMPORARIES = ".headstart-????????????????"
 
 
 def check_output(out: Path, overwrite: bool, inputs: Iterable[str | Path] = (), *, folder: bool = False) -> None:
@@ -104,7 +112,7 @@ def _check_writable(out: Path) -> None:
 
 def _check_exchange(parent: Path) -> None:
     """Raise RunFolderError where two folders in `parent` cannot be exchanged."""
-    probes = [parent / f".headstart-{secrets.token_hex(8)}" for _ in range(2)]
+    probes = [temporary_name(parent) for _ in range(2)]
     try:
         for probe in probes:
             probe.mkdir()
@@ -157,8 +165,8 @@ def check_work(work: Path, names: Sequence[str]) -> None:
 
 
 def _is_own(entry: os.DirEntry[str], names: Sequence[str]) -> bool:
-    known = any(fnmatch(entry.name, name) for name in (*names, LOCK, TEMPORARIES))
-    return known and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False))
+    known = any(fnmatch(entry.name, name) for name in (*names, LOCK)) or TEMPORARY.fullmatch(entry.name)
+    return bool(known) and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False))
 
 
 def _is_marked(work: Path) -> bool:

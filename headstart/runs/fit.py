@@ -72,7 +72,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     _check_names(spec, origins)
     if resume and final.exists() and not work_of(final).exists():
         return _finished_already(final, spec, origins, progress)
-    inputs = [*sources_of(spec), *([] if isinstance(spec_or_path, Mapping) else [spec_or_path])]
+    inputs = sources_of(spec, spec_or_path)
     with (signals() as stop, files.disk_errors(final),
           opened(final, inputs, resume=resume, overwrite=overwrite) as work):
         replaced = _inode(final)

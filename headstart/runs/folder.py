@@ -9,8 +9,9 @@ A lock is the kernel's (flock), so it ends with the process that held it, howeve
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import HeadstartError, Interrupted
 from ..core.files import remove_folder
@@ -27,9 +28,10 @@ def work_of(final: Path) -> Path:
     return final.parent / f"{final.name}.partial"
 
 
-def sources_of(spec: Spec) -> list[str]:
-    """What a run reads: an output must not replace any of it."""
-    return [name for name in (spec.data.train, spec.data.validation, spec.data.test, spec.backbone) if name]
+def sources_of(spec: Spec, caller: str | Path | Mapping[str, Any] = "") -> list[str]:
+    """What a run reads: an output must not replace any of it. caller: what named it, a file of a Spec or a mapping."""
+    named = "" if isinstance(caller, Mapping) else str(caller)
+    return [name for name in (spec.data.train, spec.data.validation, spec.data.test, spec.backbone, named) if name]
 
 
 @contextlib.contextmanager

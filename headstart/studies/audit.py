@@ -62,7 +62,7 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     lenient = ("audit", {"data": {"errors": "skip"}})  # beneath what the caller says: bad rows are a finding here
     spec, _, _ = resolve([lenient, first_layer(spec_or_path), *layers])
     if out is not None:
-        inputs = [*sources_of(spec), *([] if isinstance(spec_or_path, Mapping) else [spec_or_path])]
+        inputs = sources_of(spec, spec_or_path)
         check_output(Path(out), overwrite, inputs, folder=True)
     task = tasks.build(spec.task)
     tables = read_splits(spec.data, task)

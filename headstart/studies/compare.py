@@ -99,7 +99,7 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
     if len(set(wanted)) < len(wanted) or not wanted:
         raise SpecError("--methods", f"names {', '.join(wanted) or 'nothing'}; each once is the rule.",
                         "For example: --methods linear-probe,lora,fine-tuning")
-    inputs = [*sources_of(spec), *([] if isinstance(spec_or_path, Mapping) else [spec_or_path])]
+    inputs = sources_of(spec, spec_or_path)
     check_place(out, inputs)
     with work_folder(out, FILES, "a comparison", resume=resume, overwrite=overwrite):
         parts, n_train = _split_once(spec, out, overwrite and not resume)
