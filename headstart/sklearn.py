@@ -144,5 +144,6 @@ def _checked(X: Texts) -> list[str]:
     texts = list(X)
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"text {i + 1}", f"is {text!r:.60}; it must be a string that is not empty.")
+            raise DataError(f"text {i + 1}", f"is {text!r:.60}; it must be a string that is not empty.",
+                            "Leave it out, or say what stands there in words.")
     return texts

@@ -78,7 +78,7 @@ class HeadstartError(Exception):
 
     exit_code = 2
 
-    def __init__(self, where: str, what: str, fix: str = "") -> None:
+    def __init__(self, where: str, what: str, fix: str) -> None:
         self.where, self.what, self.fix = where, what, fix
         super().__init__(where, what, fix)
 
@@ -98,7 +98,7 @@ class DataError(HeadstartError):
     problems: Sequence[Problem] = ()
 
     @classmethod
-    def of(cls, problems: Sequence[Problem], fix: str = "") -> DataError:
+    def of(cls, problems: Sequence[Problem], fix: str) -> DataError:
         """One error for all `problems`: the first ten and a count."""
         shown = [str(p) for p in problems[:MAX_PROBLEMS_SHOWN]]
         if len(problems) > MAX_PROBLEMS_SHOWN:

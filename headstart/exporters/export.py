@@ -96,13 +96,13 @@ def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | No
         return Rows(table.rows, f"the rows of {source}", _is_labelled(loaded, table.rows))
     try:
         if loaded.spec.data.train == "-":
-            raise DataError("-", "standard input cannot be read twice.")
+            raise DataError("-", "standard input cannot be read twice.", "")
         question = tasks.build(loaded.spec.task)
         tables = read_splits(loaded.spec.data, question)
         table = splits.make(tables, loaded.spec.data, question, loaded.spec.seed).validation
         rows, sha256 = table.rows[:MAX_ROWS], loaded.certificate.data.validation_sha256
         if sha256 != table.digest() if sha256 else parity.blind(loaded.task, rows[: len(golden)]) != golden:
-            raise DataError(loaded.spec.data.train, "no longer holds the rows that the run was fitted on.")
+            raise DataError(loaded.spec.data.train, "no longer holds the rows that the run was fitted on.", "")
         return Rows(rows, "the run's validation rows", is_labelled=True)
     except HeadstartError as error:
         progress.say(f"the run's validation rows cannot be read again: {error.where}: {error.what} "

@@ -45,13 +45,13 @@ from ..core.task import Task
 from ..core.untrusted import instance, parse_json, read_json, read_text
 from ..core.values import Prediction, Row, Runtime
 from ..readers.text import TextReader
+from ..readers.tokenizer import read_tokenizer
 from . import runtime
 
 N_GOLDEN = 10
 GOLDEN_TOLERANCE = 1e-3  # of a score, between machines; on one machine answers are equal to the last bit
 MAX_TOLERANCE = 1e-2  # of an export in 8 bits
 MAX_GOLDEN_BYTES = 50_000_000  # ten rows of a million characters each
-MAX_TOKENIZER_BYTES = 200_000_000
 EXPORT = "export.json"
 # What headstart writes. Nothing that Python imports or unpickles, whatever a manifest says.
 KINDS = (".json", ".jsonl", ".yaml", ".txt", ".md", ".npy", ".safetensors", ".onnx")
@@ -94,7 +94,8 @@ class Artifact:
         seed: of the bootstrap; the run's own when absent.
         """
         if not rows:
-            raise DataError("evaluate", "got no rows; a score needs at least one.")
+            raise DataError("evaluate", "got no rows; a score needs at least one.",
+                            "Name a file that has labelled rows.")
         self.check_gold(rows)
         blind = [self.task.without_gold(row) for row in rows]
         outcomes = self.task.outcomes(self.predict(blind), rows)
@@ -130,9 +131,8 @@ class Artifact:
         missing = [c for c in columns.required_inputs if c not in row]
         what = f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row)
         if what:
-            raise DataError(f"row {i + 1}", f"{what}; task \"{self.task.name}\" reads: "
-                            + ", ".join(f"{c} ({columns.rules[c]})"
-                                        for c in columns.required_inputs or columns.inputs))
+            raise DataError(f"row {i + 1}", f"{what}.", f"Task \"{self.task.name}\" reads: " + ", ".join(
+                f"{c} ({columns.rules[c]})" for c in columns.required_inputs or columns.inputs))
         return self.task.without_gold(row)
 
     def _repr_html_(self) -> str:
@@ -228,19 +228,7 @@ def _exported(folder: Path) -> _Exported:
 
 
 def _reader(folder: Path, facts: _ReaderFacts) -> Reader:
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    text = read_text(path, ArtifactError, MAX_TOKENIZER_BYTES)
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except BaseException as error:  # the library raises plain Exception, and panics, which are none
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise ArtifactError(str(path), f"is no tokenizer that can be read: {shorten(str(error), 160)}.",
-                            "Export the run again.") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = read_tokenizer(folder / "tokenizer.json", None, ArtifactError)  # the graph's own ids are not known
     return TextReader(tokenizer, facts.max_tokens, facts.pad_id, facts.has_types)
 
 

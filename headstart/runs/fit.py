@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import resource
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from ..core import files, machine, manifest
 from ..core.errors import DataError, Problem, RunFolderError, SpecError, shorten
 from ..core.files import write_file
 from ..core.method import Method
+from ..core.outputs import clear_work
 from ..core.progress import Progress
 from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores
 from ..core.spec import DEFAULT, Origins, Spec, leaves, to_yaml
@@ -76,7 +76,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     with (signals() as stop, files.disk_errors(final),
           opened(final, inputs, resume=resume, overwrite=overwrite) as work):
         replaced = _inode(final)
-        _clear(work)
+        clear_work(work, ("windows", "features-*.bin"))  # a resumed run makes them again, whatever became of them
         job = prepare(spec, origins, method, work, stop, progress, source)
         evaluator = Evaluator(job)
         head = HeadSolver(job, evaluator)
@@ -132,15 +132,6 @@ def _finished_already(final: Path, spec: Spec, origins: Origins, progress: Progr
 
 def _inode(path: Path) -> tuple[int, int] | None:
     return (path.stat().st_dev, path.stat().st_ino) if path.exists() else None
-
-
-def _clear(work: Path) -> None:
-    """Take away what a resumed run makes again, whatever became of it."""
-    for path in (work / "windows", *work.glob("features-*.bin")):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop, progress: Progress,

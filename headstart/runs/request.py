@@ -119,12 +119,12 @@ def _check_checkpoints(work: Path, now: Request, error: RunFolderError) -> None:
 def _read(path: Path) -> Request:
     values = read_json(path, RunFolderError)
     if values.get("format") != FORMAT:
-        raise RunFolderError(str(path), f"has format {shorten(values.get('format'))}, not {FORMAT}.")
+        raise RunFolderError(str(path), f"has format {shorten(values.get('format'))}, not {FORMAT}.", FIX)
     request = Request(values.get("same", {}), values.get("noted", {}))
     is_whole = (values.keys() == {"format", "sha256", "same", "noted"} and values["sha256"] == digest(asdict(request))
                 and all(isinstance(part, dict) for part in (request.same, request.noted)))
     if not is_whole:
-        raise RunFolderError(str(path), "is damaged: its sha256 is not that of what it holds.")
+        raise RunFolderError(str(path), "is damaged: its sha256 is not that of what it holds.", FIX)
     return request
 
 

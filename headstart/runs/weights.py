@@ -25,9 +25,9 @@ from ..core.predict import predict
 from ..core.reader import Reader
 from ..core.spec import Spec
 from ..core.task import Task
-from ..core.untrusted import check_regular, parse_json, read_json, read_text
+from ..core.untrusted import parse_json, read_json, read_text
 from ..core.values import Row, Runtime
-from ..models import adapters, blocks, trust
+from ..models import adapters, blocks, tensors, trust
 from ..models.backbone import TOKENIZER_FILES, Backbone, build_model, load_backbone
 from ..models.runtime import TorchRuntime
 from .artifact import EXPORT
@@ -70,40 +70,32 @@ def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
     return model, backbone.reader
 
 
+DAMAGED = "Copy the folder again, or fit it again."
 MAX_NATIVE_HEAD = 1 << 28  # weights of a head of transformers' own: a gigabyte
 
 
 def _check_head(folder: Path, task: Task) -> None:
     """The head's file has as many outputs as the task has. Reads its list of tensors and nothing else."""
-    from safetensors import SafetensorError, safe_open
-
-    check_regular(folder / HEAD, ArtifactError)
-    try:
-        with safe_open(folder / HEAD, "pt") as tensors:
-            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ArtifactError(str(folder / HEAD), f"is damaged: {shorten(str(error), 160)}.",
-                            "Copy the folder again, or fit it again.") from None
-    n_outputs = shapes.get("out.weight", [0])[0]
+    entry = tensors.read_header(folder / HEAD, ArtifactError).get("out.weight")
+    n_outputs = entry.shape[0] if entry and entry.shape else 0
     if task.n_outputs and n_outputs != task.n_outputs:
         raise ArtifactError(str(folder / HEAD), f"has {n_outputs:,} outputs, and the task in task.json has "
-                            f"{task.n_outputs:,}.", "Copy the folder again, or fit it again.")
+                            f"{task.n_outputs:,}.", DAMAGED)
 
 
 def _load_head(head: torch.nn.Module, path: Path) -> None:
     """The head's weights, each of the name and the shape that it must have, and finite."""
     from safetensors.torch import load_file
 
-    tensors, wanted = load_file(path), head.state_dict()
-    for name in sorted(tensors.keys() | wanted.keys()):
-        came, rule = tensors.get(name), wanted.get(name)
-        if came is None or rule is None or came.shape != rule.shape or not came.is_floating_point() or not bool(
-                torch.isfinite(came).all()):
-            came_as = "nothing" if came is None else f"{str(came.dtype).removeprefix('torch.')} {tuple(came.shape)}"
-            raise ArtifactError(str(path), f"has {came_as} for {shorten(name)}; the model reads "
-                                f"{'nothing' if rule is None else f'finite numbers {tuple(rule.shape)}'} there.",
-                                "Copy the folder again, or fit it again.")
-    head.load_state_dict(tensors)
+    entries, wanted = tensors.read_header(path, ArtifactError), head.state_dict()
+    for name in sorted(entries.keys() | wanted.keys()):
+        came, rule = entries.get(name), wanted.get(name)
+        if came is None or rule is None or came.shape != tuple(rule.shape) or came.dtype not in tensors.WEIGHT_DTYPES:
+            raise ArtifactError(str(path), f"has {f'{came.dtype} {came.shape}' if came else 'nothing'} for "
+                                f"{shorten(name)}; the model reads "
+                                f"{'nothing' if rule is None else f'numbers {tuple(rule.shape)}'} there.", DAMAGED)
+    tensors.check_finite(path, entries, ArtifactError)
+    head.load_state_dict(load_file(path))
 
 
 def _check_backbone(folder: Path, backbone: Backbone) -> None:

@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 from .. import tasks
-from ..core.errors import DataError
+from ..core.errors import DataError, ModelError
 from ..core.files import scratch_errors
 from ..core.outputs import check_output
 from ..core.progress import Progress
 from ..core.spec import Spec
 from ..core.task import Task
+from ..core.untrusted import library_errors
 from ..core.values import Row
 from ..data import duplicates
 from ..data.table import Table, read_splits
@@ -160,7 +161,8 @@ def _balance(tables: Mapping[str, Table], task: Task) -> dict[str, dict[str, int
 def _lengths(texts: Sequence[str], spec: Spec) -> Finding:
     """Lengths in tokens of the Spec's backbone, and how many rows and tokens each limit would cut."""
     reader = load_backbone(spec.backbone, max_tokens=10**6).reader
-    encoded = reader.tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)
+    with library_errors(spec.backbone, "cannot read these texts", ModelError, "Take another backbone."):
+        encoded = reader.tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)
     n_N = np.fromiter((len(count) for count in encoded), np.int64, len(texts))
     at = {name: int(np.quantile(n_N, share)) for name, share in
           (("shortest", 0.0), ("median", 0.5), ("95 %", 0.95), ("99 %", 0.99), ("longest", 1.0))}

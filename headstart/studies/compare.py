@@ -40,7 +40,7 @@ from ..data import splits
 from ..data.table import read_splits
 from ..models.backbone import load_backbone
 from ..report.compare import BUDGETS, write
-from ..runs import resolve
+from ..runs import request, resolve
 from ..runs.fit import fit
 from ..runs.folder import sources_of
 from ..runs.request import EXACT, changed, digest, flat, hashes
@@ -50,7 +50,6 @@ from .jobs import Jobs, LocalJobs
 
 FILES = ("request.json", "asked.json", "data", "outcomes", "cells.jsonl", "cell-*", "compare.*")  # what lies in OUT
 RUN_CELL = "headstart.studies.compare:run_cell"
-REQUEST, FORMER_REQUEST = "request.json", "asked.json"
 N_LATENCY = 30  # single texts answered one by one, after five to warm up
 
 # How our own split files are read, whatever the Spec says of the user's.
@@ -178,12 +177,12 @@ def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]
     contract = flat({"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS},
                      "backbone": hashes(load_backbone(spec.backbone, spec.data.max_tokens)),
                      "version": {name: machine.versions().get(name) for name in EXACT}})
-    if not anew and (out / FORMER_REQUEST).exists() and not (out / REQUEST).exists():
+    if not anew and (out / request.FORMER_FILE).exists() and not (out / request.FILE).exists():
         raise RunFolderError(str(out), "was begun by an earlier headstart, which did not note its backbone.",
                              "Finish it with that version, or start anew: --overwrite")
-    if not anew and (out / REQUEST).exists():
+    if not anew and (out / request.FILE).exists():
         try:
-            changes = changed(read_json(out / REQUEST, RunFolderError), contract)
+            changes = changed(read_json(out / request.FILE, RunFolderError), contract)
         except RunFolderError as error:
             raise RunFolderError(error.where, error.what, "Start anew: --overwrite") from None
         if changes:
@@ -194,7 +193,7 @@ def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]
     for name in PARTS:
         write_file(folder / f"{name}.jsonl", (json.dumps(row, ensure_ascii=False) + "\n"
                                               for row in getattr(parts, name).rows))
-    write_file(out / REQUEST, [json.dumps(contract)])
+    write_file(out / request.FILE, [json.dumps(contract)])
     return {name: str(folder / f"{name}.jsonl") for name in PARTS}, len(parts.train)
 
 

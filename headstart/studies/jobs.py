@@ -36,7 +36,7 @@ class JobResult:
     def get(self, where: str) -> dict[str, Any]:
         """The value. where: names the job when HeadstartError has to be raised in its place."""
         if self.value is None:
-            error = HeadstartError(where, self.error)
+            error = HeadstartError(where, self.error, "")  # what to do stands in it
             error.exit_code = self.exit_code
             raise error
         return dict(self.value)

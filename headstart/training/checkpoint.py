@@ -33,6 +33,7 @@ N_CHECKPOINTS_KEPT = 2
 NAME = re.compile(r"checkpoint-(\d{8,})")
 MAX_LOG_BYTES = 20_000_000_000
 LARGEST = sys.float_info.max
+ANEW = "Begin anew: --overwrite"
 Tensors = dict[str, "torch.Tensor"]  # by name
 
 
@@ -137,24 +138,24 @@ def read(folder: Path, request: str) -> Checkpoint:
 
     state = _state(folder, _verified(folder))
     if state.request != request:
-        raise RunFolderError(str(folder), "is of another run.")
+        raise RunFolderError(str(folder), "is of another run.", ANEW)
     steps = _steps(folder / "steps.jsonl", state.step)
     try:
         weights, state.best, state.mean, optimizer = (load_file(folder / f"{name}.safetensors") for name in TENSORS)
     except SafetensorError as error:
-        raise RunFolderError(str(folder), f"holds tensors that cannot be read: {shorten(str(error))}.") from None
+        raise RunFolderError(str(folder), f"holds tensors that cannot be read: {shorten(str(error))}.", ANEW) from None
     return Checkpoint(state, weights, optimizer, steps)
 
 
 def _verified(folder: Path) -> int:
     """The step of a checkpoint whose files are those that were written."""
     if folder.is_symlink() or not folder.is_dir():
-        raise RunFolderError(str(folder), "is no folder.")
+        raise RunFolderError(str(folder), "is no folder.", ANEW)
     problems = verify(folder)
     if not problems and read_manifest(folder).keys() != FILES:
         problems = [f"its manifest holds other files than {', '.join(sorted(FILES))}"]
     if problems:
-        raise RunFolderError(str(folder), "; ".join(problems[:5]) + ".")
+        raise RunFolderError(str(folder), "; ".join(problems[:5]) + ".", ANEW)
     return _step(folder)
 
 
@@ -175,7 +176,7 @@ def _state(folder: Path, step: int) -> TrainState:
         if evaluated != sorted(set(evaluated)) or evaluated[0] != 0:
             wrong.append(f"evaluations are at steps {shorten(evaluated)}; they begin at 0 and ascend")
     if wrong:
-        raise RunFolderError(str(folder / "state.json"), "; ".join(wrong[:5]) + ".")
+        raise RunFolderError(str(folder / "state.json"), "; ".join(wrong[:5]) + ".", ANEW)
     return state
 
 
@@ -205,7 +206,7 @@ def _steps(path: Path, n: int) -> str:
     lines = text.splitlines()
     values = [parse_json(line, f"{path}:{i}", RunFolderError) for i, line in enumerate(lines, 1)]
     if [value.get("n") if isinstance(value, dict) else None for value in values] != list(range(1, n + 1)):
-        raise RunFolderError(str(path), f"does not hold the steps 1 to {n:,}, one a line.")
+        raise RunFolderError(str(path), f"does not hold the steps 1 to {n:,}, one a line.", ANEW)
     return text
 
 
@@ -214,10 +215,10 @@ def check_tensors(what: str, tensors: Tensors, wanted: Mapping[str, Any]) -> Non
     import torch
 
     if names := sorted(tensors.keys() ^ wanted.keys()):
-        raise RunFolderError(what, f"holds tensors of other names: {', '.join(map(shorten, names[:5]))}.")
+        raise RunFolderError(what, f"holds tensors of other names: {', '.join(map(shorten, names[:5]))}.", ANEW)
     for name, tensor in tensors.items():
         if (tensor.shape, tensor.dtype) != (wanted[name].shape, wanted[name].dtype):
             raise RunFolderError(what, f"tensor {shorten(name)} is {tensor.dtype} {list(tensor.shape)}, not "
-                                 f"{wanted[name].dtype} {list(wanted[name].shape)}.")
+                                 f"{wanted[name].dtype} {list(wanted[name].shape)}.", ANEW)
         if not bool(torch.isfinite(tensor).all()):
-            raise RunFolderError(what, f"tensor {shorten(name)} holds nan or inf.")
+            raise RunFolderError(what, f"tensor {shorten(name)} holds nan or inf.", ANEW)

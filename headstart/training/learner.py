@@ -303,9 +303,9 @@ class Learner:
         checkpoint.check_tensors("optimizer", saved.optimizer, wanted)
         scaler = self.job.accelerator.scaler
         if state.scaler and (scaler is None or scaler.state_dict().keys() != state.scaler.keys()):
-            raise RunFolderError(str(path), "is of a loss scaler that this run has not.")
+            raise RunFolderError(str(path), "is of a loss scaler that this run has not.", checkpoint.ANEW)
         if not saved.optimizer or any(entry["scores"].get(metric) is None for entry in state.curve):
-            raise RunFolderError(str(path), f"lacks the optimizer or a validation {metric}.")
+            raise RunFolderError(str(path), f"lacks the optimizer or a validation {metric}.", checkpoint.ANEW)
 
     def _set(self, saved: Checkpoint) -> None:
         self.state = saved.state

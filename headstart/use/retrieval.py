@@ -38,7 +38,7 @@ def search(source: str | Path, corpus: Sequence[str], queries: Sequence[str], *,
     Cost        one forward pass over all texts; Q * C * D multiplications; 4 * D bytes of memory a text.
     """
     if top < 1:
-        raise SpecError("top", f"is {top}; it must be 1 at least.")
+        raise SpecError("top", f"is {top}; it must be 1 at least.", "Ask for 1 or more: --top 5")
     if not corpus:
         raise DataError("corpus", "has no texts; there is nothing to search.", "Name a file with one row at least.")
     vectors_ND = embed(source, [*corpus, *queries], dimensions=dimensions, progress=progress)
@@ -93,7 +93,7 @@ def mine(source: str | Path, rows: Sequence[Row], *, corpus: Sequence[str] = (),
             (hard negatives); Moreira et al. 2024, "NV-Retriever" (the margin).
     """
     if n < 1:
-        raise SpecError("n", f"is {n}; it must be 1 at least.")
+        raise SpecError("n", f"is {n}; it must be 1 at least.", "Ask for 1 or more a row.")
     if not rows or any("text_pair" not in row for row in rows):
         raise DataError("rows", "have no right texts; mining needs pairs of a query and its right text.",
                         "Say which column it is: --set data.columns.text_pair=NAME")

@@ -167,7 +167,7 @@ def source(fail_at: int) -> Source:
     def failing(rows: Iterable[Row]) -> Iterator[str]:
         for i, line in enumerate(lines(rows)):
             if i == fail_at:
-                raise DataError("rows", "are bad.")
+                raise DataError("rows", "are bad.", "Mend them.")
             yield line
     return ROWS, failing
 
