@@ -34,7 +34,8 @@ def find(package: ModuleType, kind: type, name: str, where: str) -> type:
     """The class called `name`. Raises SpecError at `where` that names the nearest one."""
     classes = known(package, kind)
     if name not in classes:
-        raise SpecError(where, f"{shorten(name)} is not a {kind.__name__.lower()}.", nearest(str(name), classes))
+        raise SpecError(where, f"{shorten(name)} is not a {kind.__name__.lower()}; {nearest(str(name), classes)}.",
+                        "Correct the name.")
     return classes[name]
 
 
@@ -51,8 +52,9 @@ def build(kind: type, options: dict[str, Any], where: str, allowed: Sequence[str
     allowed = options_of(kind) if allowed is None else allowed
     for key in options:
         if key not in allowed:
-            raise SpecError(f"{where}.{key}", f"is not an option of {where} \"{vars(kind)['name']}\".",
-                            nearest(key, allowed) if allowed else "Leave it out: there are no options.")
+            raise SpecError(f"{where}.{key}", f"is not an option of {where} \"{vars(kind)['name']}\"; "
+                            + (nearest(key, allowed) if allowed else "it has none") + ".",
+                            "Correct the name, or leave it out.")
     try:
         return pydantic.TypeAdapter(kind).validate_python(options)
     except pydantic.ValidationError as error:

@@ -48,8 +48,8 @@ def infer_columns(header: Sequence[str], data: DataSpec, task: Question, source:
     columns = task.columns
     for column in data.columns:
         if column not in columns.rules:
-            raise SpecError(f"data.columns.{column}", f'is not a column of task "{task.name}".',
-                            nearest(column, columns.rules))
+            raise SpecError(f"data.columns.{column}", f'is not a column of task "{task.name}"; '
+                            f"{nearest(column, columns.rules)}.", "Correct the name, or leave it out.")
     wanted = list(columns.inputs if gold == "ignored" else columns.rules)
     chosen: dict[str, str] = {}
     missing: dict[str, str] = {}  # column -> complaint

@@ -56,8 +56,8 @@ def named(layers: dict[str, nn.Module], targets: Sequence[str] | None) -> list[s
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             ends = {name.rpartition(".")[2] for name in layers} | {".".join(name.split(".")[-2:]) for name in layers}
-            raise SpecError("method.targets", f"{shorten(target)} is no linear layer of this backbone.",
-                            nearest(target, ends))
+            raise SpecError("method.targets", f"{shorten(target)} is no linear layer of this backbone; "
+                            f"{nearest(target, ends)}.", "Correct the name, or leave method.targets out.")
     return chosen
 
 
