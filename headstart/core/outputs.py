@@ -29,6 +29,7 @@ from .files import (
     sync,
     temporary_name,
 )
+from .untrusted import check_utf8
 
 LOCK = "lock"
 OWNER = re.compile(r"process \d+ on ")  # what a lock begins with
@@ -54,9 +55,9 @@ def check_place(out: Path, inputs: Iterable[str | Path] = ()) -> None:
     if out.name in ("", ".."):
         raise RunFolderError(str(out), "is no name of a new file or folder.", "Name one: --out runs/NAME")
     with disk_errors(out):
-        _check_name(out)
+        check_utf8(str(out), "--out", "it could not be written down", SpecError)
         for source in map(str, inputs):
-            _check_name(Path(source))
+            check_utf8(str(source), "input", "it could not be written down", SpecError)
             _check_input(out, Path(os.path.expanduser(source)))
         place = out.absolute().parent.resolve()
         for parent in (place, *place.parents):
@@ -65,14 +66,6 @@ def check_place(out: Path, inputs: Iterable[str | Path] = ()) -> None:
                                      "Choose an --out outside of it.")
         _check_above(out)
         _check_writable(out)
-
-
-def _check_name(path: Path) -> None:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise SpecError(shorten(str(path)), "is a name that is not UTF-8; it could not be written down.",
-                        "Rename the file or folder.") from None
 
 
 def _check_input(out: Path, source: Path) -> None:

@@ -146,6 +146,15 @@ def _members(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
 
 
+def check_utf8(value: str, where: str, why: str, error: type[HeadstartError]) -> None:
+    """Raise `error` for a text that cannot be written as UTF-8, such as a file's name of other bytes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as reason:
+        raise error(where, f"{shorten(value)} holds {shorten(value[reason.start])}, which is not UTF-8; {why}.",
+                    "Rename the file or folder, or make a link to it that has another name.") from None
+
+
 @contextmanager
 def library_errors(where: str, what: str, error: type[HeadstartError], fix: str = "") -> Iterator[None]:
     """Whatever a library raises inside becomes one `error`: `where` `what`: the library's words.

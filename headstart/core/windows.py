@@ -89,7 +89,7 @@ class WindowStore(Sequence[Window]):
 
 def store(windows: Iterable[Window], folder: Path, pad_id: int, keeps_rows_whole: bool = False,
           with_notes: bool = False) -> WindowStore:
-    """Write `windows` to flat files in `folder` (made, overwritten) and map them. One pass, bounded memory.
+    """Write `windows` to flat files in `folder` (made, overwritten), map and unlink them. One pass, bounded memory.
 
     with_notes: keep what `Task.decode` reads of a window beside its logits.
     Raises  ValueError for a field whose arrays differ in more than their first axis.
@@ -137,6 +137,7 @@ class _Writer:
         n_bytes = self.file.tell()
         self.file.close()
         values = np.memmap(self.path, self.dtype, "r") if n_bytes else np.empty(0, self.dtype)  # no map of nothing
+        self.path.unlink()  # the map keeps it; who cut it under the map would end this process
         return Field(values.reshape(-1, *self.shape), None if self.ends is None else np.asarray(self.ends, np.int64))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import tasks
 from ..core import files, machine, manifest
-from ..core.errors import DataError, Problem, RunFolderError, SpecError, shorten
+from ..core.errors import DataError, Problem, RunFolderError, SpecError
 from ..core.files import write_file
 from ..core.method import Method
 from ..core.outputs import clear_work
@@ -27,6 +27,7 @@ from ..core.progress import Progress
 from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores
 from ..core.spec import DEFAULT, Origins, Spec, leaves, to_yaml
 from ..core.task import Task
+from ..core.untrusted import check_utf8
 from ..core.values import Prediction, Row
 from ..core.windows import store
 from ..data import splits
@@ -109,12 +110,7 @@ def _name(spec_or_path: str | Path | Mapping[str, Any]) -> str:
 def _check_names(spec: Spec, origins: Origins) -> None:
     """Raise SpecError for a text, such as the name of a file, that no file of the artifact could hold."""
     for path, value in (*leaves(spec.model_dump()), *origins.items()):
-        try:
-            str(value).encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise SpecError(f"Spec: {path}", f"{shorten(value)} holds {shorten(str(value)[error.start])}, which is not "
-                            "UTF-8; the artifact notes it in files that are.",
-                            "Rename the file, or make a link to it that has another name.") from None
+        check_utf8(str(value), f"Spec: {path}", "the artifact notes it in files that are", SpecError)
 
 
 def _finished_already(final: Path, spec: Spec, origins: Origins, progress: Progress) -> Artifact:

@@ -22,7 +22,7 @@ import numpy as np
 from ..core import machine
 from ..core.errors import ArtifactError, MissingExtraError, shorten
 from ..core.task import Head
-from ..core.untrusted import check_regular
+from ..core.untrusted import check_regular, check_utf8
 
 MAX_BYTES = 2**31 - 1  # what one protobuf message may hold
 MAX_FIELDS = 500_000  # of all messages of a graph's file; each of a model's blocks has some two thousand
@@ -156,6 +156,7 @@ def open_graph(path: Path, n_threads: int | None = None) -> Graph:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError("opening an exported model", error.name or "onnxruntime", "runtime") from None
+    check_utf8(str(path), "artifact", "onnxruntime cannot open it", ArtifactError)
     n_bytes, status = check(path), _status(path)
     try:
         with bounded_memory(ROOM_BYTES + ROOM_PER_BYTE * n_bytes):

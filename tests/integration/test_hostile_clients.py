@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from served import Server, wait_for
+from served import Server, finished_run, wait_for
 
+from headstart.core.manifest import seal
 from headstart.exporters import export as exporting
 
 BODY = b'{"rows": "a lovely room"}'
@@ -241,24 +242,30 @@ def test_a_connection_too_many_is_told_so(server):
 
 
 @pytest.mark.slow
-def test_answers_that_nobody_reads_are_bounded_and_given_up(exported, tmp_path):
-    rows = json.dumps({"rows": ["a"] * 1500}).encode()
+def test_answers_that_nobody_reads_are_bounded_and_given_up(backbone, tmp_path):
+    """Long labels make answers of 6 MB, of which the system itself holds some four for each connection."""
+    run = finished_run(tmp_path / "run", backbone, "text-classification",
+                       [{"text": "a", "label": letter * 20_000} for letter in "ab"])
+    rows = json.dumps({"rows": ["a"] * 100}).encode()
     ask = POST + b"Content-Length: %d\r\n\r\n" % len(rows) + rows
-    with Server(tmp_path / "log", [exported], "--write-s", "1", "--unread-bytes", "300000", "--answer-bytes",
-                "200000", "--deadline-s", "60") as server:
-        assert server.ask("/v1/predict", {"rows": ["a"] * 3000})[1]["error"]["code"] == "answer_too_large"
+    with Server(tmp_path / "log", [run], "--write-s", "3", "--unread-bytes", "9000000", "--answer-bytes", "13000000",
+                "--deadline-s", "60") as server:
+        assert server.ask("/v1/predict", {"rows": ["a"] * 400})[1]["error"]["code"] == "answer_too_large"
         clients = []
-        for _ in range(12):
+        for _ in range(6):
             client = socket.socket()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", server.port))
             client.sendall(ask)
             clients.append(client)
-        statuses = wait_for(lambda: [e["status"] for e in server.events("request") if e["n_rows"] == 1500][11:] and [
-            e["status"] for e in server.events("request") if e["n_rows"] == 1500], 60)
-        assert set(statuses) == {200, 503}, statuses
+
+        def statuses() -> list[int]:
+            return [event["status"] for event in server.events("request") if event["n_rows"] == 100]
+
+        wait_for(lambda: len(statuses()) == 6, 60)
+        assert set(statuses()) == {200, 503}
         open_files = Path(f"/proc/{server.process.pid}/fd")
-        wait_for(lambda: sum("socket:" in os.readlink(f) for f in open_files.iterdir()) < 12)
+        wait_for(lambda: sum("socket:" in os.readlink(file) for file in open_files.iterdir()) < 6)
         for client in clients:
             client.close()
 
@@ -298,3 +305,32 @@ def test_sigterm_resets_no_request(exported, tmp_path, workers):
             client.join()
         assert server.process.wait(40) == 0
     assert (broken, n_answers > 30) == ([], True)
+
+
+def test_a_panic_of_the_tokenizer_fails_one_request_and_refuses_a_new_artifact(exported, tmp_path):
+    """The pattern backtracks without end over Greek letters, which nothing that tries it holds."""
+    live, panicking = tmp_path / "live", tmp_path / "panicking"
+    for folder in (live, panicking):
+        shutil.copytree(exported, folder)
+        tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+        pattern = {"type": "Split", "pattern": {"Regex": r"(\p{Greek}+)+\p{Han}"}, "behavior": "Isolated",
+                   "invert": False}
+        tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [pattern, tokenizer["pre_tokenizer"]]}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+        (folder / "MANIFEST.json").unlink()
+    lines = (panicking / "golden.jsonl").read_text("utf-8").splitlines()
+    entry = json.loads(lines[0])
+    entry["row"]["text"] = "Ω" * 40
+    (panicking / "golden.jsonl").write_text("\n".join([json.dumps(entry), *lines[1:]]) + "\n", "utf-8")
+    seal(live)
+    seal(panicking)
+    with Server(tmp_path / "log", [live], "--watch-s", "0.1") as server:
+        before = server.predict("a lovely room")[1]["predictions"]
+        status, answer, _ = server.predict("Ω" * 40)
+        assert (status, answer["error"]["code"]) == (500, "internal")
+        assert server.predict("a lovely room")[1]["predictions"] == before
+        for folder, event in ((panicking, "artifact refused"), (exported, "artifact swapped")):
+            live.rename(tmp_path / f"before {event}")
+            shutil.copytree(folder, live)
+            wait_for(lambda event=event: server.events(event))
+            assert server.predict("a lovely room")[1]["predictions"] == before

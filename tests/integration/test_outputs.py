@@ -139,7 +139,7 @@ def data_in_a_folder(place: Path) -> str:
 BOTH: list[tuple[str | Callable[[Path], str], str]] = [
     (".", "is no name of a new file or folder"), ("..", "is no name"), ("/", "is no name"),
     ("rows.csv/x.npy", "a part of its path is a file"), ("x" * 300 + ".npy", "its name is too long"),
-    (os.fsdecode(b"caf\xe9.npy"), "is a name that is not UTF-8"), (dangling_link, "is a symbolic link"),
+    (os.fsdecode(b"caf\xe9.npy"), "which is not UTF-8"), (dangling_link, "is a symbolic link"),
     (fifo, "is a named pipe"), (a_socket, "is a socket"), ("/dev/full", "is a device"),
     ("run/new.npy", "which is finished and sealed"), ("run/deep/er/new.npy", "which is finished and sealed"),
 ]
