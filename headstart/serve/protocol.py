@@ -8,8 +8,6 @@ a time; what a client sends ahead stays in the socket.
 from __future__ import annotations
 
 import asyncio
-import http
-import re
 import time
 import urllib.parse
 from collections import deque
@@ -18,12 +16,13 @@ from email.utils import formatdate
 from typing import Any
 
 import httptools
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Scope
 
 from .errors import Refused, closing
+from .exchange import CONTINUE, Exchange
+from .heads import HEAD_BYTES, MAX_HEADERS, URL_BYTES, check_head, head_too_large, without_offer
 from .settings import Settings
 
-HEAD_BYTES, URL_BYTES, MAX_HEADERS = 1 << 15, 1 << 13, 200  # of one request; more is 431, or 414
 PIECE = 1 << 13  # bytes that are parsed at once: what is counted by pieces is exact to one of them
 HELD_BYTES = 1 << 16  # of a body, or of what comes behind a request, that wait before the socket is read no further
 WRITTEN_BYTES = 1 << 14  # of answers that wait for their client before they count as unread
@@ -31,9 +30,6 @@ IDLE_S, LAST_IDLE_S = 5.0, 1.0  # between two requests of a connection; when the
 LINGER_S = 1.0  # after the last answer, what a client still sends is read and forgotten: else its answer may be lost
 LINGERING = 256  # connections over the limit that are told so; further ones are closed
 PROBE_S = 1.0  # between looks whether a client that sends no more still listens
-HOST = re.compile(rb"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])?(:[0-9]{0,5})?")
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-STATUS_LINE = {status: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 
 
 @dataclass(eq=False)
@@ -61,71 +57,6 @@ class Connections:
         self.is_draining = True
         for protocol in self.open:
             protocol.end()
-
-
-class Exchange:
-    """One request and its answer."""
-
-    def __init__(self, protocol: Protocol, scope: Scope) -> None:
-        self.protocol, self.scope = protocol, scope
-        self.method = scope["method"]
-        self.body, self.is_whole, self.is_over, self.keeps_alive = bytearray(), False, False, False
-        self.wants_continue = False
-        self.refused: Refused | None = None  # what came to light while the body was read
-        self.event = asyncio.Event()
-        self.start: Message | None = None
-        self.is_written = False  # whether the head of the answer is
-
-    async def receive(self) -> Message:
-        """ASGI's. Raises Refused when the body breaks a rule."""
-        protocol = self.protocol
-        if self.wants_continue and not self.body and not self.is_whole and not protocol.is_lost:
-            protocol.transport.write(CONTINUE)
-        self.wants_continue = False
-        if not (self.body or self.refused or protocol.is_lost or self.is_over):
-            protocol.set_reading()
-            await self.event.wait()
-        self.event.clear()
-        if self.refused is not None:
-            raise self.refused
-        if protocol.is_lost or self.is_over:
-            return {"type": "http.disconnect"}
-        body, self.body = bytes(self.body), bytearray()
-        protocol.set_reading()
-        return {"type": "http.request", "body": body, "more_body": not self.is_whole}
-
-    async def send(self, message: Message) -> None:
-        """ASGI's. Raises Refused, before anything is written, when too much waits for clients that do not read."""
-        protocol = self.protocol
-        await protocol.writable.wait()
-        if protocol.is_lost or self.is_over:
-            return
-        if message["type"] == "http.response.start":
-            self.start = message
-            return
-        assert self.start is not None
-        body, pieces = message.get("body", b""), []
-        if not self.is_written:
-            protocol.check_unread(len(body))
-            pieces.append(self._head(self.start))
-            self.is_written = True
-        if body and self.method != "HEAD":
-            pieces.append(body)
-        protocol.transport.write(b"".join(pieces))
-        if not message.get("more_body"):
-            self.is_over = True
-            self.event.set()
-            protocol.answered(self)
-
-    def _head(self, start: Message) -> bytes:
-        headers = start["headers"]
-        names = dict(headers)
-        has_length = b"content-length" in names or start["status"] in (204, 304)
-        self.keeps_alive = (self.keeps_alive and self.is_whole and has_length and not self.protocol.shared.is_draining
-                            and names.get(b"connection") != b"close")
-        lines = [b"%b: %b\r\n" % header for header in headers if header[0] != b"connection"]
-        return b"".join([STATUS_LINE[start["status"]], self.protocol.shared.date(), *lines,
-                         b"" if self.keeps_alive else b"connection: close\r\n", b"\r\n"])
 
 
 class Protocol(asyncio.Protocol):
@@ -233,7 +164,7 @@ class Protocol(asyncio.Protocol):
             return
         self._n_head += len(name) + len(value) + 4
         if self._n_head > HEAD_BYTES or len(self._headers) >= MAX_HEADERS:
-            raise _head_too_large()
+            raise head_too_large()
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -248,7 +179,7 @@ class Protocol(asyncio.Protocol):
         for name, value in self._headers:
             values.setdefault(name, []).append(value)
         version = scope["http_version"] = self.parser.get_http_version()
-        self._check_head(version, values)
+        check_head(version, values)
         exchange.keeps_alive = version == "1.1" and self.parser.should_keep_alive()
         exchange.wants_continue = version == "1.1" and b"expect" in values
         self._read = exchange
@@ -301,38 +232,21 @@ class Protocol(asyncio.Protocol):
             self._set_timer(self.shared.settings.body_s, self._late)
 
     def _without_offer(self) -> bytes:
-        """The head of a request that offers another protocol, as if it did not: httptools would not read its body."""
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self._url, self.parser.get_http_version().encode())]
-        for name, value in self._headers:
-            if name == b"connection":
-                value = b", ".join(token for token in value.split(b",") if token.strip().lower() != b"upgrade")
-            if name != b"upgrade":
-                lines.append(b"%b: %b" % (name, value))
+        """Begin a request anew that offers another protocol, as if it did not: httptools would not read its body."""
+        head = without_offer(self.parser.get_method(), self._url, self.parser.get_http_version(), self._headers)
         self.parser = httptools.HttpRequestParser(self)
-        return b"\r\n".join([*lines, b"", b""])
+        return head
 
     def _check_size(self, n: int) -> None:
         """Count raw bytes of a head, and of what frames a body: chunk sizes, extensions, trailers."""
         self._n_raw += n
         if self._read is None:
             if self._n_raw > HEAD_BYTES + PIECE:
-                raise _head_too_large()
+                raise head_too_large()
             return
         self._n_framing += n
         if self._n_framing > HEAD_BYTES + PIECE or self._n_raw > 2 * (self._n_body + HEAD_BYTES + PIECE):
             raise Refused(413, "too_many_bytes", "chunk sizes, extensions and trailers take more bytes than the body.")
-
-    def _check_head(self, version: str, values: dict[bytes, list[bytes]]) -> None:
-        hosts = values.get(b"host", [])
-        if version not in ("1.0", "1.1"):
-            raise Refused(505, "http_version", "HTTP/1.1 is spoken here.")
-        if len(hosts) > 1 or (version == "1.1" and not hosts) or not all(map(HOST.fullmatch, hosts)):
-            raise Refused(400, "host_not_valid", "a request has exactly one Host header, and a valid one.")
-        if b"transfer-encoding" in values and (version == "1.0" or [
-                value.lower() for value in values[b"transfer-encoding"]] != [b"chunked"]):
-            raise Refused(501, "transfer_encoding", 'of Transfer-Encodings only "chunked" is read, in HTTP/1.1.')
-        if version == "1.1" and [v.lower() for v in values.get(b"expect", [b"100-continue"])] != [b"100-continue"]:
-            raise Refused(417, "expectation", 'of Expect only "100-continue" is known.')
 
     def _scope(self, method: str, has_path: bool = True) -> Scope:
         url = httptools.parse_url(self._url) if has_path else None
@@ -463,7 +377,3 @@ class Protocol(asyncio.Protocol):
         if not self.is_lost:
             self._is_closing = True
             self.transport.abort()
-
-
-def _head_too_large() -> Refused:
-    return Refused(431, "head_too_large", f"a head has at most {HEAD_BYTES:,} bytes and {MAX_HEADERS} headers.")
