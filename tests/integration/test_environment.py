@@ -133,3 +133,13 @@ def test_what_a_user_may_not_read(arguments, mode, words, place):
     path.mkdir() if mode == "folder" else path.write_text("text,label\na,b\n")
     path.chmod(0o000)
     refused(headstart_in(place, *arguments, before=NO_RIGHTS), words)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/none"])
+def test_a_cache_that_cannot_be_is_done_without(place, reviews, backbone, tmp_path, monkeypatch, cli):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / place))
+    options = "--set", "method.name=linear-probe", "--set", "data.max_tokens=64"
+    _, stderr = cli("fit", reviews, "--backbone", backbone, "--out", tmp_path / "run", *options)
+    assert "going on without" in stderr
+    assert headstart.load(tmp_path / "run").predict(["a lovely room"])
