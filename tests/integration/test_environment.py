@@ -135,6 +135,16 @@ def test_what_a_user_may_not_read(arguments, mode, words, place):
     refused(headstart_in(place, *arguments, before=NO_RIGHTS), words)
 
 
+def test_what_lies_in_the_working_directory_is_not_imported(place, wanted):
+    folder = place / "planted"
+    folder.mkdir()
+    for name in ("json", "numpy", "onnxruntime", "tokenizers", "typer", "sitecustomize", "headstart"):
+        (folder / f"{name}.py").write_text('raise SystemExit("planted")\n')
+    ended = subprocess.run([Path(sys.executable).with_name("headstart"), "predict", place / "exported",
+                            place / "rows.txt"], cwd=folder, capture_output=True, timeout=120, check=False)
+    assert answers(ended) == wanted
+
+
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/none"])
 def test_a_cache_that_cannot_be_is_done_without(place, reviews, backbone, tmp_path, monkeypatch, cli):
     (tmp_path / "file").touch()
