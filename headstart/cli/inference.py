@@ -76,7 +76,8 @@ def evaluate(
     if out is not None:
         write_file(out, [line + "\n"], overwrite)
     low, high = scores["interval"]
-    print(f"{scores['metric']} {scores['score']:.4f} [{low:.4f}, {high:.4f}] on {scores['n']:,} rows")
+    skipped = f"; skipped: {scores['n_skipped']:,}" if "n_skipped" in scores else ""
+    print(f"{scores['metric']} {scores['score']:.4f} [{low:.4f}, {high:.4f}] on {scores['n']:,} rows{skipped}")
     if as_json:
         print(line)
 

@@ -17,12 +17,12 @@ from ...core.untrusted import expand_user
 from . import hub
 from .formats import open_file, open_stdin, suffix
 from .lines import STDIN, Rules, open_lines, unreadable
-from .records import Opened
+from .records import Opened, Record
 
 PIP = "pip:"
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
 
-__all__ = ["PARTS", "Opened", "Rules", "open_source", "parts"]
+__all__ = ["PARTS", "Opened", "Record", "Rules", "open_source", "parts"]
 
 
 def open_source(source: str, rules: Rules) -> Opened:
