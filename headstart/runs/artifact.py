@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -44,6 +44,9 @@ from ..core.spec import Spec, read_spec, resolve_layers
 from ..core.task import Task
 from ..core.untrusted import instance, parse_json, read_json, read_text
 from ..core.values import Prediction, Row, Runtime
+from ..data.columns import Gold
+from ..data.frames import open_frame, row_of, rows_of
+from ..data.table import stream_rows
 from ..readers.text import TextReader
 from . import runtime
 
@@ -78,21 +81,27 @@ class Artifact:
         """What the run proved, typed. Raises ArtifactError when scores.json lacks what a certificate has."""
         return Scores.from_json(self.scores, str(self.folder / "scores.json"))
 
-    def predict(self, texts_or_rows: Sequence[str | Row]) -> list[Prediction]:
-        """One answer a row, in order. Rows are mappings with the task's columns; a string is short for one text."""
+    def predict(self, texts_or_rows: Any) -> list[Prediction]:
+        """One answer a row, in order.
+
+        texts_or_rows: texts, or mappings with the task's columns; or a data frame of pandas or polars, whose columns
+                       are looked for as those of a file. One text or one mapping alone is one row: [answer].
+        """
         return list(self.stream(texts_or_rows))
 
-    def stream(self, texts_or_rows: Iterable[str | Row]) -> Iterator[Prediction]:
+    def stream(self, texts_or_rows: Any) -> Iterator[Prediction]:
         """`predict` for more rows than memory holds: answers come while rows are read."""
-        rows = (self._checked(i, row) for i, row in enumerate(texts_or_rows))
-        yield from predict(self.task, rows, self.reader, self.runtime,
+        columns = self.task.columns
+        rows = self._rows(texts_or_rows, columns.required_inputs, columns.required_inputs or columns.inputs, "ignored")
+        yield from predict(self.task, map(self.task.without_gold, rows), self.reader, self.runtime,
                            tokens_per_batch=self.spec.evaluate.tokens_per_batch)
 
-    def evaluate(self, rows: Sequence[Row], seed: int | None = None) -> dict[str, Any]:
-        """All scores on labelled `rows`, with an interval of the task's own metric.
+    def evaluate(self, rows: Any, seed: int | None = None) -> dict[str, Any]:
+        """All scores on labelled `rows`, mappings or a data frame, with an interval of the task's own metric.
 
         seed: of the bootstrap; the run's own when absent.
         """
+        rows = list(self._rows(rows, self.task.columns.required, self.task.columns.rules, "required"))
         if not rows:
             raise DataError("evaluate", "got no rows; a score needs at least one.")
         self.check_gold(rows)
@@ -123,17 +132,28 @@ class Artifact:
         if problems:
             raise DataError.of(problems, f"This artifact knows: {', '.join(getattr(self.task, 'labels', ()))[:300]}")
 
-    def _checked(self, i: int, row: str | Row) -> Row:
-        if isinstance(row, str):
-            row = {"text": row}
-        columns = self.task.columns
-        missing = [c for c in columns.required_inputs if c not in row]
-        what = f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row)
-        if what:
-            raise DataError(f"row {i + 1}", f"{what}; task \"{self.task.name}\" reads: "
-                            + ", ".join(f"{c} ({columns.rules[c]})"
-                                        for c in columns.required_inputs or columns.inputs))
-        return self.task.without_gold(row)
+    def _rows(self, values: Any, required: Collection[str], shown: Iterable[str], gold: Gold) -> Iterator[Row]:
+        """What a caller holds as rows that the task takes: normalized and checked as those of a file are.
+
+        required, shown: the columns that every row must have, and those that a message names.
+        """
+        if frame := open_frame(values):
+            data = self.spec.data.model_copy(update={"errors": "strict"})  # a row that is left out would shift answers
+            reading = stream_rows("data frame", data, self.task, gold=gold, lenient=True, opened=frame)
+            yield from (row for _, row in (reading if len(values) else ()))
+            return
+        rules = self.task.columns.rules
+        for i, value in enumerate(rows_of(values, self.task.columns.inputs), 1):
+            row = row_of(value, f"row {i}")
+            if self.spec.data.normalize_labels:
+                row |= {column: row[column].strip().casefold() for column in self.task.columns.gold
+                        if isinstance(row.get(column), str)}
+            row, _ = self.task.normalized(row)
+            missing = [column for column in required if column not in row]
+            if what := f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row):
+                raise DataError(f"row {i}", f"{what}; task \"{self.task.name}\" reads: "
+                                + ", ".join(f"{column} ({rules[column]})" for column in shown))
+            yield row
 
     def _repr_html_(self) -> str:
         from ..report.page import html_summary  # a notebook asks for a picture; nothing else here knows the report

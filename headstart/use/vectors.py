@@ -25,6 +25,7 @@ from ..core.spec import check_data_spec
 from ..core.task import Columns, Head
 from ..core.values import Row, Window
 from ..core.windows import store
+from ..data.frames import texts_of
 from ..data.table import read_table
 from ..features import extract
 from ..features.forward import CachedForward
@@ -79,7 +80,7 @@ class Extractor:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """features_ND float32, one line a text, in their order. `n_cut` then counts the texts that were cut."""
-        read = self.reader.read_all(texts)
+        read = self.reader.read_all(texts_of(texts))
         self.n_cut = sum(n_cut > 0 for _, n_cut in read)
         if not read:
             return np.empty((0, self.width), np.float32)
