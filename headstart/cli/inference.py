@@ -106,6 +106,8 @@ def extract(
     progress.end()
     if facts["n_cut"]:
         progress.say(f"{facts['n_cut']:,} of {facts['n_rows']:,} texts were cut to {max_tokens} tokens")
+    if "n_skipped" in facts:
+        progress.say(f"{facts['n_skipped']:,} of {facts['n_rows']:,} rows were skipped; their vectors are NaN")
     print(json.dumps(facts) if as_json else f"{facts['out']}: {facts['n_rows']:,} rows of {facts['width']} numbers")
 
 
@@ -129,9 +131,10 @@ def search(
         raise typer.BadParameter("name a query or a file of queries", param_hint="--query")
     texts = [*query, *(retrieval.texts_of(queries, settings) if queries else [])]
     progress = Progress()
-    hits_by_text = retrieval.search(source, retrieval.texts_of(corpus, settings), texts, top=top, dimensions=dimensions,
-                                    progress=progress)
+    numbers, corpus_texts = zip(*retrieval.numbered_texts_of(corpus, settings), strict=True)
+    hits_by_text = retrieval.search(source, corpus_texts, texts, top=top, dimensions=dimensions, progress=progress)
     progress.end()
+    hits_by_text = [[{**hit, "row": numbers[hit["row"]]} for hit in hits] for hits in hits_by_text]
     for text, hits in zip(texts, hits_by_text, strict=True):
         if as_json:
             print(json.dumps({"query": text, "hits": hits}, ensure_ascii=False))

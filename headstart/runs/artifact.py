@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -91,9 +91,7 @@ class Artifact:
 
     def stream(self, texts_or_rows: Any) -> Iterator[Prediction]:
         """`predict` for more rows than memory holds: answers come while rows are read."""
-        columns = self.task.columns
-        rows = self._rows(texts_or_rows, columns.required_inputs, columns.required_inputs or columns.inputs, "ignored")
-        yield from predict(self.task, map(self.task.without_gold, rows), self.reader, self.runtime,
+        yield from predict(self.task, self._rows(texts_or_rows, "ignored"), self.reader, self.runtime,
                            tokens_per_batch=self.spec.evaluate.tokens_per_batch)
 
     def evaluate(self, rows: Any, seed: int | None = None) -> dict[str, Any]:
@@ -101,7 +99,7 @@ class Artifact:
 
         seed: of the bootstrap; the run's own when absent.
         """
-        rows = list(self._rows(rows, self.task.columns.required, self.task.columns.rules, "required"))
+        rows = list(self._rows(rows, "required"))
         if not rows:
             raise DataError("evaluate", "got no rows; a score needs at least one.")
         self.check_gold(rows)
@@ -132,27 +130,27 @@ class Artifact:
         if problems:
             raise DataError.of(problems, f"This artifact knows: {', '.join(getattr(self.task, 'labels', ()))[:300]}")
 
-    def _rows(self, values: Any, required: Collection[str], shown: Iterable[str], gold: Gold) -> Iterator[Row]:
-        """What a caller holds as rows that the task takes: normalized and checked as those of a file are.
-
-        required, shown: the columns that every row must have, and those that a message names.
-        """
+    def _rows(self, values: Any, gold: Gold) -> Iterator[Row]:
+        """What a caller holds as rows that the task takes: normalized and checked as those of a file are."""
         if frame := open_frame(values):
             data = self.spec.data.model_copy(update={"errors": "strict"})  # a row that is left out would shift answers
             reading = stream_rows("data frame", data, self.task, gold=gold, lenient=True, opened=frame)
             yield from (row for _, row in (reading if len(values) else ()))
             return
-        rules = self.task.columns.rules
-        for i, value in enumerate(rows_of(values, self.task.columns.inputs), 1):
+        columns = self.task.columns
+        required = columns.required_inputs if gold == "ignored" else tuple(columns.required)
+        for i, value in enumerate(rows_of(values, columns.inputs), 1):
             row = row_of(value, f"row {i}")
+            if gold == "ignored":
+                row = self.task.without_gold(row)
             if self.spec.data.normalize_labels:
-                row |= {column: row[column].strip().casefold() for column in self.task.columns.gold
+                row |= {column: row[column].strip().casefold() for column in columns.gold
                         if isinstance(row.get(column), str)}
             row, _ = self.task.normalized(row)
             missing = [column for column in required if column not in row]
             if what := f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row):
                 raise DataError(f"row {i}", f"{what}; task \"{self.task.name}\" reads: "
-                                + ", ".join(f"{column} ({rules[column]})" for column in shown))
+                                + ", ".join(f"{c} ({columns.rules[c]})" for c in required or columns.inputs))
             yield row
 
     def _repr_html_(self) -> str:

@@ -21,7 +21,7 @@ from ..core.spec import check_data_spec
 from ..core.task import Columns, Task
 from ..core.values import Row
 from ..data import frames
-from ..data.table import read_table
+from ..data.table import read_table, stream_rows
 from ..runs import artifact
 from ..tasks.sentence_similarity.ranking import QUERIES_AT_ONCE, Candidates
 from ..tasks.sentence_similarity.task import SentenceSimilarity
@@ -135,9 +135,13 @@ class Texts:
 
 def texts_of(source: str, settings: Mapping[str, Any] | None = None) -> list[str]:
     """The texts of a file, one a row. Raises DataError for a file without any."""
-    table = read_table(source, check_data_spec({"train": source}, settings), Texts(),
-                      lenient=True)
-    return [row["text"] for row in table.rows]
+    return [text for _, text in numbered_texts_of(source, settings)]
+
+
+def numbered_texts_of(source: str, settings: Mapping[str, Any] | None = None) -> list[tuple[int, str]]:
+    """(number of the row, counted from 0, text): where `settings` skip rows, the numbers tell which."""
+    rows = stream_rows(source, check_data_spec({"train": source}, settings), Texts(), lenient=True).numbered()
+    return [(i, row["text"]) for i, row in enumerate(rows) if isinstance(row, dict)]
 
 
 def pairs_of(source: str, settings: Mapping[str, Any] | None = None) -> list[Row]:

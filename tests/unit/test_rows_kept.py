@@ -6,13 +6,20 @@ import itertools
 import json
 import sys
 
+import numpy as np
 import pytest
 
+from headstart import tasks
 from headstart.core.errors import DataError
 from headstart.core.lines import write_lines
 from headstart.core.predict import beside_errors
-from headstart.core.spec import DataSpec
+from headstart.core.spec import DataSpec, check_data_spec, parse_set
+from headstart.data import sources
 from headstart.data import table as data
+from headstart.runs import resolve
+from headstart.tasks.inference import read_as
+from headstart.tasks.question_answering.squad import n_answers
+from headstart.tasks.question_answering.task import QuestionAnswering
 from headstart.tasks.text_classification import TextClassification
 from headstart.use import answers
 
@@ -191,8 +198,73 @@ def test_skipped_rows_keep_their_line_when_answers_are_resumed(tmp_path, run, sk
     assert (tmp_path / "a.jsonl").read_text().splitlines() == lines
 
 
+def test_skipped_rows_keep_their_vector_and_their_number(tmp_path, backbone, cli):
+    (tmp_path / "a.csv").write_text("text\nthe lovely room\n \nthe dull film\n")
+    skip = ("--set", "data.errors=skip")
+    _, stderr = cli("extract", backbone, tmp_path / "a.csv", "--out", tmp_path / "a.npy", *skip)
+    assert "1 of 3 rows were skipped; their vectors are NaN" in stderr
+    assert np.isnan(np.load(tmp_path / "a.npy")).all(1).tolist() == [False, True, False]
+    stdout, _ = cli("search", backbone, tmp_path / "a.csv", "--query", "the dull film", "--json", *skip)
+    assert [hit["row"] for hit in json.loads(stdout)["hits"]] == [2, 0]
+
+
 def test_skipped_rows_of_a_score_are_counted(tmp_path, run, cli):
     (tmp_path / "a.csv").write_text("text,label\nthe lovely room,positive\n,positive\nthe dull film,negative\n")
     stdout, _ = cli("evaluate", run, tmp_path / "a.csv", "--set", "data.errors=skip", "--json")
     assert "on 2 rows; skipped: 1" in stdout
     assert json.loads(stdout.splitlines()[-1])["n_skipped"] == 1
+
+
+@pytest.mark.parametrize(("names", "parts"), [
+    (["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"], {"train", "test"}),
+    (["data/train-00000-of-00001-0123456789abcdef.parquet", "README.md"], {"train"}),
+    (["train.jsonl", "data/dev.jsonl"], {"train", "validation"}),
+])
+def test_a_folder_as_the_hub_gives_it(tmp_path, names, parts):
+    (tmp_path / "data").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    assert sources.parts(str(tmp_path)).keys() == parts
+
+
+def test_one_of_several_files_is_not_taken_for_all(tmp_path):
+    for i in range(2):
+        (tmp_path / f"train-0000{i}-of-00002.parquet").touch()
+    with pytest.raises(DataError, match="holds 2 files that could be the train rows") as caught:
+        sources.parts(str(tmp_path))
+    assert caught.value.fix == "Join them to one file."
+
+
+def test_a_column_may_be_called_by_a_number(tmp_path):
+    (tmp_path / "a.csv").write_text("0,1\na,b\n")
+    columns = parse_set(["data.columns.text=0", "data.columns.label=1"])["data"]["columns"]
+    how = check_data_spec({"train": "unused"}, {"columns": columns})
+    assert data.read_table(str(tmp_path / "a.csv"), how, TASK).rows == [{"text": "a", "label": "b"}]
+
+
+@pytest.mark.parametrize(("answers", "n"), [('{"text": ["Mira"], "answer_start": [0]}', 1), ('{"text": []}', 0),
+                                            ('[{"text": "Mira", "answer_start": 0}]', 1)])
+def test_answers_as_json_in_a_cell(tmp_path, answers, n):
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "context", "answers"], ["Who?", "Mira came.", answers]])
+    row, = data.read_table(str(tmp_path / "a.csv"), DataSpec(train="unused"), QuestionAnswering()).rows
+    assert n_answers(row) == n
+
+
+@pytest.mark.parametrize(("header", "options", "expected"), [
+    ("text,label", {}, 'is read as text-classification: text from "text", label from "label". To say otherwise: '
+                       "--task NAME, --set data.columns.text=NAME"),
+    ("Review,Sentiment", {"task": "text-classification"},
+     'is read as text-classification: text from "Review", label from "Sentiment". To say otherwise: '
+     "--set data.columns.text=NAME"),
+    ("sentence1,sentence2,score", {}, 'is read as text-regression: text from "sentence1"'),
+    ("text,label", {"task": "text-classification"}, ""),
+])
+def test_one_line_says_what_was_inferred(tmp_path, header, options, expected):
+    path = tmp_path / "a.csv"
+    n = header.count(",")
+    path.write_text(header + "\n" + "".join(",".join([f"text {i}"] * n + [f"{i / 4}"]) + "\n" for i in range(12)))
+    spec, origins, _ = resolve.resolve([resolve.first_layer(str(path)), ("command line", options)])
+    task = tasks.build(spec.task)
+    line = read_as(task, origins, data.read_table(str(path), spec.data, task))
+    assert line.startswith(f"{path} {expected}") if expected else line == ""
