@@ -23,7 +23,8 @@ def predict(
     set_: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Answer new rows: one JSON object a line, in the order of the rows."""
+    """Answer new rows: one JSON object a line, in the order of the rows. Standard input is JSON lines, CSV under a
+    header that names a column of the task, or a text a line. A row that is skipped has {"row": 3, "error": ...}."""
     from ..core.lines import Source, check_lines, write_lines
     from ..core.manifest import identity
     from ..core.outputs import check_output

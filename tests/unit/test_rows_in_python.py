@@ -1,7 +1,7 @@
 """Rows that Python holds mean what those of a file mean: one text is one row, a frame's lines are rows, NaN is none."""
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 import headstart
