@@ -267,10 +267,10 @@ def stream_rows(source: str, data: DataSpec, task: Question, *, gold: Gold = "re
     leaves them where they are. Raises DataError, at once for a file or a header that cannot be used.
     """
     shown = "standard input" if source == "-" else source
-    usual = (name for column in task.columns.inputs for name in task.columns.usual_names.get(column, ()))
-    names = (*task.columns.inputs, *usual, *map(normal_name, data.columns.values()))
+    names = (*task.columns.inputs, *map(normal_name, data.columns.values()))
+    usual = tuple(name for column in task.columns.inputs for name in task.columns.usual_names.get(column, ()))
     opened = opened or open_source(source, Rules(data.encoding, data.delimiter, data.errors, data.max_chars,
-                                                 data.max_bytes, names))
+                                                 data.max_bytes, names, usual))
     columns = {column: column for column in task.columns.rules}
     if opened.header:  # without one there is no row either, or none that is sound: the reading will say which
         columns = infer_columns(opened.header, data, task, shown, gold=gold, lenient=lenient)

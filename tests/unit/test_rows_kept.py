@@ -135,6 +135,8 @@ def test_an_index_without_a_name_is_left_alone(tmp_path):
     ("great text, good review\nnot so good\n", ["great text, good review", "not so good"], {}),
     ("text, review\nno comma here\nnone\n", ["text, review", "no comma here", "none"], {}),
     ("review\na\n", ["review", "a"], {}),  # one word, and no column's own name
+    ("review\na\n", ["a"], {"text": "review"}),
+    ("message, received\nit came, at last\nlate\n", ["message, received", "it came, at last", "late"], {}),
 ])
 def test_a_header_of_a_stream_is_no_text(monkeypatch, tmp_path, content, texts, columns, as_file):
     (tmp_path / "a.txt").write_text(content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ...core.errors import DataError
@@ -58,19 +58,19 @@ def open_csv(lines: Lines) -> Opened:
     return Opened(header[first:], records, "line", lines)
 
 
-def is_csv(lines: Lines, names: Collection[str]) -> bool:
-    """Whether the first line is the header of columns, one of `names` among them, and no text of its own.
+def is_csv(lines: Lines) -> bool:
+    """Whether the first line is a header with a column that is meant (Rules.names, usual_names), and no text itself.
 
-    names: in lower case. A line that is one name and nothing else is a header where it is the first of `names`.
+    A line that is one name and nothing else is a header where that very column is meant: "review" may be a text.
     """
-    sample = [line for line in lines.peek(SAMPLE_LINES) if line.strip()]
-    delimiter = lines.rules.delimiter or _delimiter(sample, lines.rules.max_chars)
+    sample, rules = [line for line in lines.peek(SAMPLE_LINES) if line.strip()], lines.rules
+    delimiter = rules.delimiter or _delimiter(sample, rules.max_chars)
     header = [name.strip().casefold() for name in _alone(sample[0].lstrip("\ufeff"), delimiter)] if sample else []
     if len(header) < 2:
-        return header == [*names][:1]
+        return bool(header) and header[0] in rules.names
     widths = [len(_alone(line, delimiter)) for line in sample[1:] if line.count('"') % 2 == 0]
-    return (len(set(header)) == len(header) and any(name in names for name in header)
-            and (not widths or len(header) in widths))
+    return (len(set(header)) == len(header) and not {*rules.names, *rules.usual_names}.isdisjoint(header)
+            and 2 * widths.count(len(header)) >= len(widths) + bool(widths))
 
 
 def _fields(n: int) -> str:

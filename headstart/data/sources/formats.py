@@ -54,7 +54,7 @@ def open_txt(lines: Lines) -> Opened:
     """CoNLL where every line is columns that end in a tag; CSV under a header; otherwise one text a line."""
     if conll.is_conll(lines.peek(conll.SAMPLE_LINES)):
         return open_conll(lines)
-    return open_csv(lines) if is_csv(lines, lines.rules.names) else open_text(lines)
+    return open_csv(lines) if is_csv(lines) else open_text(lines)
 
 
 def open_stdin(lines: Lines) -> Opened:
@@ -62,7 +62,7 @@ def open_stdin(lines: Lines) -> Opened:
     ahead = next(filter(str.strip, lines.peek(MAX_BLANK_LINES)), "")
     if ahead.lstrip("\ufeff \t").startswith("{"):
         return open_jsonl(lines)
-    return open_csv(lines) if is_csv(lines, lines.rules.names) else open_text(lines)
+    return open_csv(lines) if is_csv(lines) else open_text(lines)
 
 
 def open_parquet(path: Path, source: str, rules: Rules) -> Opened:

@@ -41,7 +41,8 @@ class Rules:
     errors: Literal["strict", "replace", "skip"] = "strict"
     max_chars: int = 1_000_000
     max_bytes: int = 4_000_000_000
-    names: tuple[str, ...] = ()  # in lower case: what may stand in a header, where a file's name tells no format
+    names: tuple[str, ...] = ()  # in lower case: columns that are meant, where a file's name tells no format
+    usual_names: tuple[str, ...] = ()  # what files often call them
 
 
 class _Metered(io.RawIOBase):
