@@ -20,6 +20,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
 from .core.errors import DataError
+from .core.task import normal_label
+from .data.frames import is_missing, texts_of
 from .runs import artifact, fit
 from .use.vectors import Extractor
 
@@ -86,20 +88,24 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.seed = seed
 
     def fit(self, X: Texts, y: Sequence[Any] | np.ndarray) -> Self:
-        """Learn from texts and their labels, which may be of any type that sorts."""
+        """Learn from texts and their labels, which may be of any type that sorts; none may be missing."""
         texts = _checked(X)
+        if missing := [i for i, label in enumerate(np.asarray(y, object).ravel()) if is_missing(label)]:
+            raise ValueError(f"y has no label at {missing[:10]}{' ...' * (len(missing) > 10)} ({len(missing)} in all); "
+                             "leave these rows out of X and y")
         self.classes_, gold_N = np.unique(np.asarray(y), return_inverse=True)
         if len(gold_N) != len(texts):
             raise ValueError(f"X has {len(texts)} texts and y has {len(gold_N)} labels")
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class only, {self.classes_[0]!r}; a classifier needs at least two")
+        names = self._names()
         n_held = max(len(self.classes_), round(self.validation_share * len(texts)))
         train, held = train_test_split(np.arange(len(texts)), test_size=n_held, random_state=self.seed,
                                        stratify=gold_N)
         self._folder = tempfile.TemporaryDirectory()
         work = Path(self._folder.name)
         for name, chosen in (("train", train), ("validation", held)):
-            lines = (json.dumps({"text": texts[i], "label": f"{gold_N[i]:06d}"}) + "\n" for i in chosen)
+            lines = (json.dumps({"text": texts[i], "label": names[gold_N[i]]}) + "\n" for i in chosen)
             (work / f"{name}.jsonl").write_text("".join(lines), "utf-8")
         # No test rows are taken from the caller, who has his own: the validation rows stand in, and no score is shown.
         held_file = str(work / "validation.jsonl")
@@ -113,11 +119,21 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Texts) -> np.ndarray:
         """Shares of one, [N, classes], in the order of classes_."""
         check_is_fitted(self)
-        answers = self.artifact_.predict(_checked(X))
-        return np.array([list(answer["scores"].values()) for answer in answers]).reshape(-1, len(self.classes_))
+        all_scores = [answer["scores"] for answer in self.artifact_.predict(_checked(X))]
+        names = self._names()
+        if all_scores and all_scores[0].keys() != set(names):  # of a former version, which numbered the classes
+            names = list(all_scores[0])
+        return np.array([[scores[name] for name in names] for scores in all_scores]).reshape(-1, len(self.classes_))
 
     def predict(self, X: Texts) -> np.ndarray:
         return np.asarray(self.classes_[self.predict_proba(X).argmax(1)])
+
+    def _names(self) -> list[str]:
+        """What the artifact calls each of the classes. Raises ValueError for those that it cannot tell apart."""
+        names = [str(normal_label(str(label))) for label in self.classes_.tolist()]
+        if len({name.casefold() for name in names}) < len(names) or not all(names):
+            raise ValueError(f"the classes {names} are empty, or differ only in case, blanks or forms of a letter")
+        return names
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in vars(self).items() if key not in ("artifact_", "_folder")}
@@ -141,7 +157,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _checked(X: Texts) -> list[str]:
     """Texts as a list. Raises DataError for what is none."""
-    texts = list(X)
+    texts = texts_of(X, "X")
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"text {i + 1}", f"is {text!r:.60}; it must be a string that is not empty.",

@@ -23,7 +23,8 @@ def predict(
     set_: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Answer new rows: one JSON object a line, in the order of the rows."""
+    """Answer new rows: one JSON object a line, in the order of the rows. Standard input is JSON lines, CSV under a
+    header that names a column of the task, or a text a line. A row that is skipped has {"row": 3, "error": ...}."""
     from ..core.lines import Source, check_lines, write_lines
     from ..core.manifest import identity
     from ..core.outputs import check_output
@@ -76,7 +77,8 @@ def evaluate(
     if out is not None:
         write_file(out, [line + "\n"], overwrite)
     low, high = scores["interval"]
-    print(f"{scores['metric']} {scores['score']:.4f} [{low:.4f}, {high:.4f}] on {scores['n']:,} rows")
+    skipped = f"; skipped: {scores['n_skipped']:,}" if "n_skipped" in scores else ""
+    print(f"{scores['metric']} {scores['score']:.4f} [{low:.4f}, {high:.4f}] on {scores['n']:,} rows{skipped}")
     if as_json:
         print(line)
 
@@ -105,6 +107,8 @@ def extract(
     progress.end()
     if facts["n_cut"]:
         progress.say(f"{facts['n_cut']:,} of {facts['n_rows']:,} texts were cut to {max_tokens} tokens")
+    if "n_skipped" in facts:
+        progress.say(f"{facts['n_skipped']:,} of {facts['n_rows']:,} rows were skipped; their vectors are NaN")
     print(json.dumps(facts) if as_json else f"{facts['out']}: {facts['n_rows']:,} rows of {facts['width']} numbers")
 
 
@@ -128,9 +132,10 @@ def search(
         raise typer.BadParameter("name a query or a file of queries", param_hint="--query")
     texts = [*query, *(retrieval.texts_of(queries, settings) if queries else [])]
     progress = Progress()
-    hits_by_text = retrieval.search(source, retrieval.texts_of(corpus, settings), texts, top=top, dimensions=dimensions,
-                                    progress=progress)
+    numbers, corpus_texts = zip(*retrieval.numbered_texts_of(corpus, settings), strict=True)
+    hits_by_text = retrieval.search(source, corpus_texts, texts, top=top, dimensions=dimensions, progress=progress)
     progress.end()
+    hits_by_text = [[{**hit, "row": numbers[hit["row"]]} for hit in hits] for hits in hits_by_text]
     for text, hits in zip(texts, hits_by_text, strict=True):
         if as_json:
             print(json.dumps({"query": text, "hits": hits}, ensure_ascii=False))

@@ -26,13 +26,13 @@ from .errors import HeadstartError, ResourceError, RunFolderError, shorten
 from .files import check_replaceable, disk_errors, make_folders, sync, write_file
 from .outputs import check_place
 from .untrusted import read_json
-from .values import Row
 
 SAVE_EVERY_S = 1.0  # the most work that a kill or a power cut takes
 FORMER_NOTE = {"runs", "source", "settings"}  # of files begun before rows were hashed
 ANEW = "Resume with the command and the rows that began it, or start anew: --overwrite"
 
-Source = tuple[Iterable[Row], Callable[[Iterable[Row]], Iterable[str]]]  # rows, and what makes a line of each
+Rows = Iterable[Any]  # JSON values, such as a row, or the number of one that is skipped and what is wrong with it
+Source = tuple[Rows, Callable[[Rows], Iterable[str]]]  # rows, and what makes a line of each
 
 
 def write_lines(path: Path, open_source: Callable[[], Source], made_by: Mapping[str, Any], *, resume: bool = False,
@@ -129,11 +129,11 @@ def _read_note(path: Path) -> _Note:
 class _Rows:
     """Rows as they pass, and for each the hash of all up to it: answers come later than rows are read."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Rows) -> None:
         self.rows, self.last = iter(rows), ""
         self.hashes: deque[str] = deque()
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Any]:
         for row in self.rows:
             self._add(row)
             self.hashes.append(self.last)
@@ -148,7 +148,7 @@ class _Rows:
             self._add(row)
         return True
 
-    def _add(self, row: Row) -> None:
+    def _add(self, row: Any) -> None:
         text = self.last + json.dumps(row, ensure_ascii=True, default=str)
         self.last = hashlib.sha256(text.encode()).hexdigest()
 
@@ -203,7 +203,7 @@ class _Lines:
                 error.fix += f"\n  {self.n_saved:,} answers are kept in {self.partial}; go on behind them: --resume"
             raise
 
-    def _extend(self, rows: _Rows, answer: Callable[[Iterable[Row]], Iterable[str]]) -> None:
+    def _extend(self, rows: _Rows, answer: Callable[[Rows], Iterable[str]]) -> None:
         note = self.note
         if not rows.skip(note.n) or note.rows_sha256 not in (None, rows.last):
             raise RunFolderError(str(self.partial), f"answers other rows: the first {note.n:,} of "

@@ -59,13 +59,18 @@ def check_place(out: Path, inputs: Iterable[str | Path] = ()) -> None:
         for source in map(str, inputs):
             check_utf8(str(source), "input", "it could not be written down", SpecError)
             _check_input(out, Path(os.path.expanduser(source)))
-        place = out.absolute().parent.resolve()
+        place = _real(out.absolute().parent)
         for parent in (place, *place.parents):
             if sealed_files(parent) is not None:
                 raise RunFolderError(str(out), f"would lie in {shorten(str(parent))}, which is finished and sealed.",
                                      "Choose an --out outside of it.")
         _check_above(out)
         _check_writable(out)
+
+
+def _real(path: Path) -> Path:
+    """As Path.resolve, which raises RuntimeError where links lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _check_input(out: Path, source: Path) -> None:
@@ -75,7 +80,7 @@ def _check_input(out: Path, source: Path) -> None:
     if out.samefile(source):
         raise RunFolderError(str(out), f"is an input of this command, {shorten(str(source))}; an output never replaces "
                              "one.", "Choose another --out.")
-    inner, outer = source.resolve(), out.resolve()
+    inner, outer = _real(source), _real(out)
     if inner.is_relative_to(outer):
         raise RunFolderError(str(out), f"holds an input of this command, {shorten(str(source))}; an output never "
                              "replaces one.", "Choose another --out.")
@@ -87,7 +92,7 @@ def _check_input(out: Path, source: Path) -> None:
 def _check_above(out: Path) -> None:
     """Raise RunFolderError for the root, the home, the working directory, and what lies above them."""
     for name, place in (("the working directory", Path.cwd()), ("the home", Path(os.path.expanduser("~")))):
-        if place.resolve().is_relative_to(out.resolve()):
+        if _real(place).is_relative_to(_real(out)):
             raise RunFolderError(str(out), f"is, or holds, {name}; it is never replaced.",
                                  "Name a file or folder of its own: --out runs/NAME")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -23,6 +24,32 @@ def predict(task: Task, rows: Iterable[Row], reader: Reader, runtime: Runtime, *
     while chunk := list(islice(iterator, ROWS_AT_ONCE)):
         windows = [w for i, row in enumerate(chunk) for w in task.encode(i, row, reader)]
         yield from decode(task, chunk, windows, run(windows, reader, runtime, tokens_per_batch))
+
+
+def beside_errors(rows: Iterable[Row | tuple[int, str]],
+                  answer: Callable[[Iterable[Row]], Iterable[Prediction]]) -> Iterator[Prediction]:
+    """`answer` to the rows in their order, and {"row": its number, "error": ...} in the place of one that is none.
+
+    rows: as data.table.Stream.numbered gives them: a row, or (number, what is wrong with it).
+    """
+    waiting: deque[tuple[int, str]] = deque()  # a place for each row that was read and not answered; "": nothing wrong
+
+    def sound() -> Iterator[Row]:
+        for row in rows:
+            waiting.append((0, "") if isinstance(row, dict) else row)
+            if isinstance(row, dict):
+                yield row
+
+    def errors() -> Iterator[Prediction]:
+        while waiting and waiting[0][1]:
+            n, error = waiting.popleft()
+            yield {"row": n, "error": error}
+
+    for prediction in answer(sound()):
+        yield from errors()
+        waiting.popleft()
+        yield prediction
+    yield from errors()
 
 
 def decode(task: Task, rows: Sequence[Row], windows: Sequence[Window],

@@ -14,8 +14,8 @@ class Progress:
         self.bar: Any = None
 
     def say(self, line: str) -> None:
-        """One line that a log should keep, on stderr."""
-        if not self.quiet:
+        """One line that a log should keep, on stderr; "" is none."""
+        if line and not self.quiet:
             self.end()
             print(line, file=sys.stderr, flush=True)
 

@@ -52,13 +52,20 @@ def _delimiter(character: str) -> str:
     return character
 
 
+def _names(columns: Any) -> Any:
+    """A column called 0 or 1, as pandas calls those without a name, is a name too; YAML reads a number."""
+    return {key: str(name) if type(name) is int else name for key, name in columns.items()} if isinstance(
+        columns, Mapping) else columns
+
+
 class DataSpec(_Part):
     """Where the rows come from and how they are read."""
 
     train: str = Field(description="file, folder, hub:NAME or pip:PACKAGE/PATH with the labeled rows")
     validation: str | None = Field(None, description="rows that choose the checkpoint; made from train when absent")
     test: str | None = Field(None, description="rows for the certificate; made from train when absent")
-    columns: dict[str, str] = Field({}, description="the task's column -> the file's column, such as text: review")
+    columns: Annotated[dict[str, str], pydantic.BeforeValidator(_names)] = Field(
+        {}, description="the task's column -> the file's column, such as text: review")
     limit: int | None = Field(None, ge=1, description="use at most this many train rows, drawn by seed")
     validation_limit: int | None = Field(None, ge=1, description="use at most this many validation rows")
     test_limit: int | None = Field(None, ge=1, description="use at most this many test rows")

@@ -156,7 +156,7 @@ def check_utf8(value: str, where: str, why: str, error: type[HeadstartError]) ->
 
 
 @contextmanager
-def library_errors(where: str, what: str, error: type[HeadstartError], fix: str = "") -> Iterator[None]:
+def library_errors(where: str, what: str, error: type[HeadstartError], fix: str) -> Iterator[None]:
     """Whatever a library raises inside becomes one `error`: `where` `what`: the library's words.
 
     A panic of a Rust library is a BaseException, so all are caught. Errors of ours and signals pass as they are. Put

@@ -19,14 +19,15 @@ import numpy as np
 from ..core.errors import MAX_PROBLEMS_SHOWN, DataError, Problem, shorten
 from ..core.spec import DataSpec
 from ..core.values import Row
-from .columns import Gold, Question, infer_columns
-from .sources import Opened, Rules, open_source, parts
+from .columns import Gold, Question, infer_columns, normal_name
+from .sources import Opened, Record, Rules, open_source, parts
 
 MAX_PROBLEMS = 1000  # a file with more is the wrong file, or the wrong column
 MAX_DEPTH = 64  # of lists within lists in one value
 MAX_INTERNED = 10_000  # equal labels share one string; where there are more of them, gold hardly repeats
 COUNTS = ("n_read", "n_skipped", "n_blank_lines", "n_undecodable_bytes", "n_replaced_rows",
-          "n_rows_with_replacement_character", "n_normalized_labels", "n_rows_with_trimmed_entities")
+          "n_rows_with_replacement_character", "n_normalized_labels", "n_rows_with_trimmed_entities",
+          "n_rows_of_several_lines", "n_quotes_that_never_close")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -90,23 +91,31 @@ class Stream:
     _gold: Gold
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     skipped: list[Problem] = field(default_factory=list)
+    _n_known: int = 0  # names of the header by which the columns were chosen
     _strings: dict[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
         """(line, row) of every row. Raises DataError with all problems of the file, after the rows before the first."""
+        return ((line, row) for line, row in self.each() if isinstance(row, dict))
+
+    def numbered(self) -> Iterator[Row | tuple[int, str]]:
+        """The rows; in the place of one that is skipped, its number, counted from 1, and what is wrong with it."""
+        return (row if isinstance(row, dict) else (n, row) for n, (_, row) in enumerate(self.each(), 1))
+
+    def each(self) -> Iterator[tuple[int, Row | str]]:
+        """(line, row) of every row, or what is wrong with one that is skipped. Raises DataError as iterating does."""
         problems: list[Problem] = []
         fixes: list[str] = []
         lines = self._opened.lines
         try:
-            for record in self._opened.records(list(dict.fromkeys(self.columns.values()))):
-                self.counts["n_read"] += 1
+            for record in self._records():
                 row, complaint = self._row(record.values, record.flaw, record.n_bad_bytes)
                 if complaint is None:
                     self._count(row, record.n_bad_bytes)
                     if not problems and not (self._data.errors == "strict" and lines and lines.n_bad_bytes):
                         yield record.line, row
                 elif self._data.errors == "skip":
-                    self._skip(record.line, complaint)
+                    yield record.line, self._skip(record.line, complaint)
                 elif complaint:
                     problems.append(Problem(_where(self.source, self.unit, record.line), complaint + "."))
                     if len(problems) == MAX_PROBLEMS:
@@ -119,9 +128,29 @@ class Stream:
             fixes.append(fatal.fix)
         finally:
             if lines:
-                self.counts.update(n_blank_lines=lines.n_blank_lines, n_undecodable_bytes=lines.n_bad_bytes)
+                self.counts.update(n_blank_lines=lines.n_blank_lines, n_undecodable_bytes=lines.n_bad_bytes,
+                                   n_rows_of_several_lines=lines.n_long_records,
+                                   n_quotes_that_never_close=lines.n_open_quotes)
                 lines.close()
         self._finish(problems, fixes)
+
+    def _records(self) -> Iterator[Record]:
+        for record in self._opened.records(list(dict.fromkeys(self.columns.values()))):
+            self.counts["n_read"] += 1
+            if len(self._opened.header) > self._n_known:
+                self._check_new_keys(record.line)
+            yield record
+
+    def _check_new_keys(self, line: int) -> None:
+        """Raise DataError for a key of a stream that comes late, and would have been a column of the task."""
+        known, self._n_known = self._opened.header[: self._n_known], len(self._opened.header)
+        columns = infer_columns(self._opened.header, self._data, self._task, self.source, gold=self._gold, lenient=True)
+        if columns != self.columns:
+            new = [name for name in columns.values() if name not in known]
+            raise DataError(_where(self.source, self.unit, line),
+                            f"the key {', '.join(map(shorten, new))} first stands here; the rows before were read "
+                            "without it.", "Write the rows to a file, all of which is looked at first, or give every "
+                            "row the same keys.")
 
     def _row(self, values: Row, flaw: str, n_bad_bytes: int) -> tuple[Row, str | None]:
         """The task's row and what is wrong with it; "" when that is told elsewhere, for the file as a whole."""
@@ -174,10 +203,13 @@ class Stream:
                 self.counts["n_rows_with_replacement_character"] += 1
                 return
 
-    def _skip(self, line: int, complaint: str) -> None:
+    def _skip(self, line: int, complaint: str) -> str:
+        """Count a row that is left out. Returns where it stands, and what is wrong with it."""
+        problem = Problem(_where(self.source, self.unit, line), complaint + ".")
         self.counts["n_skipped"] += 1
         if len(self.skipped) < MAX_PROBLEMS_SHOWN:
-            self.skipped.append(Problem(_where(self.source, self.unit, line), complaint + "."))
+            self.skipped.append(problem)
+        return str(problem)
 
     def _finish(self, problems: list[Problem], fixes: list[str]) -> None:
         """Raise what is wrong with the source as a whole."""
@@ -227,19 +259,23 @@ def _unfit(value: Any, max_chars: int) -> str | None:
 
 
 def stream_rows(source: str, data: DataSpec, task: Question, *, gold: Gold = "required",
-                lenient: bool = False) -> Stream:
+                lenient: bool = False, opened: Opened | None = None) -> Stream:
     """Open `source` for one reading, row by row; files of any size take the memory of one row.
 
+    opened: the source, where it is open already; then `source` is only its name.
     gold: "required" to train and to evaluate; "optional" keeps and checks the answers that are there; "ignored"
     leaves them where they are. Raises DataError, at once for a file or a header that cannot be used.
     """
     shown = "standard input" if source == "-" else source
-    opened = open_source(source, Rules(data.encoding, data.delimiter, data.errors, data.max_chars, data.max_bytes))
+    names = (*task.columns.inputs, *map(normal_name, data.columns.values()))
+    usual = tuple(name for column in task.columns.inputs for name in task.columns.usual_names.get(column, ()))
+    opened = opened or open_source(source, Rules(data.encoding, data.delimiter, data.errors, data.max_chars,
+                                                 data.max_bytes, names, usual))
     columns = {column: column for column in task.columns.rules}
     if opened.header:  # without one there is no row either, or none that is sound: the reading will say which
         columns = infer_columns(opened.header, data, task, shown, gold=gold, lenient=lenient)
     inferred = {c: name for c, name in columns.items() if name != c and c not in data.columns}
-    return Stream(shown, opened.unit, columns, inferred, opened, data, task, gold)
+    return Stream(shown, opened.unit, columns, inferred, opened, data, task, gold, _n_known=len(opened.header))
 
 
 def read_table(source: str, data: DataSpec, task: Question, *, gold: Gold = "required", lenient: bool = False) -> Table:

@@ -10,6 +10,7 @@ from ..core.errors import ModelError
 from ..core.reader import Piece
 from ..core.untrusted import library_errors
 
+UNREADABLE = "Look for the text that is odd (half a surrogate pair, such as \\udce9, is none) and leave it out."
 
 @dataclass(frozen=True)
 class TextReader:
@@ -55,13 +56,13 @@ class TextReader:
 
     def read_all(self, texts: Sequence[str]) -> list[tuple[dict[str, list[int]], int]]:
         """`read` of each single text, several at a time on several cores."""
-        with library_errors("tokenizer", f"cannot read one of {len(texts):,} texts", ModelError):
+        with library_errors("tokenizer", f"cannot read one of {len(texts):,} texts", ModelError, UNREADABLE):
             encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [*map(self._fitted, encodings)]
 
     def _encode(self, text: str) -> Any:
         """The tokens of a text, without special ones. Raises ModelError where the library fails or panics."""
-        with library_errors("tokenizer", f"cannot read a text of {len(text):,} characters", ModelError):
+        with library_errors("tokenizer", f"cannot read a text of {len(text):,} characters", ModelError, UNREADABLE):
             return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _fitted(self, encoding: Any) -> tuple[dict[str, list[int]], int]:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -44,6 +44,9 @@ from ..core.spec import Spec, read_spec, resolve_layers
 from ..core.task import Task
 from ..core.untrusted import instance, parse_json, read_json, read_text
 from ..core.values import Prediction, Row, Runtime
+from ..data.columns import Gold
+from ..data.frames import open_frame, row_of, rows_of
+from ..data.table import stream_rows
 from ..readers.text import TextReader
 from ..readers.tokenizer import read_tokenizer
 from . import runtime
@@ -78,21 +81,25 @@ class Artifact:
         """What the run proved, typed. Raises ArtifactError when scores.json lacks what a certificate has."""
         return Scores.from_json(self.scores, str(self.folder / "scores.json"))
 
-    def predict(self, texts_or_rows: Sequence[str | Row]) -> list[Prediction]:
-        """One answer a row, in order. Rows are mappings with the task's columns; a string is short for one text."""
+    def predict(self, texts_or_rows: Any) -> list[Prediction]:
+        """One answer a row, in order.
+
+        texts_or_rows: texts, or mappings with the task's columns; or a data frame of pandas or polars, whose columns
+                       are looked for as those of a file. One text or one mapping alone is one row: [answer].
+        """
         return list(self.stream(texts_or_rows))
 
-    def stream(self, texts_or_rows: Iterable[str | Row]) -> Iterator[Prediction]:
+    def stream(self, texts_or_rows: Any) -> Iterator[Prediction]:
         """`predict` for more rows than memory holds: answers come while rows are read."""
-        rows = (self._checked(i, row) for i, row in enumerate(texts_or_rows))
-        yield from predict(self.task, rows, self.reader, self.runtime,
+        yield from predict(self.task, self._rows(texts_or_rows, "ignored"), self.reader, self.runtime,
                            tokens_per_batch=self.spec.evaluate.tokens_per_batch)
 
-    def evaluate(self, rows: Sequence[Row], seed: int | None = None) -> dict[str, Any]:
-        """All scores on labelled `rows`, with an interval of the task's own metric.
+    def evaluate(self, rows: Any, seed: int | None = None) -> dict[str, Any]:
+        """All scores on labelled `rows`, mappings or a data frame, with an interval of the task's own metric.
 
         seed: of the bootstrap; the run's own when absent.
         """
+        rows = list(self._rows(rows, "required"))
         if not rows:
             raise DataError("evaluate", "got no rows; a score needs at least one.",
                             "Name a file that has labelled rows.")
@@ -124,16 +131,28 @@ class Artifact:
         if problems:
             raise DataError.of(problems, f"This artifact knows: {', '.join(getattr(self.task, 'labels', ()))[:300]}")
 
-    def _checked(self, i: int, row: str | Row) -> Row:
-        if isinstance(row, str):
-            row = {"text": row}
+    def _rows(self, values: Any, gold: Gold) -> Iterator[Row]:
+        """What a caller holds as rows that the task takes: normalized and checked as those of a file are."""
+        if frame := open_frame(values):
+            data = self.spec.data.model_copy(update={"errors": "strict"})  # a row that is left out would shift answers
+            reading = stream_rows("data frame", data, self.task, gold=gold, lenient=True, opened=frame)
+            yield from (row for _, row in (reading if len(values) else ()))
+            return
         columns = self.task.columns
-        missing = [c for c in columns.required_inputs if c not in row]
-        what = f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row)
-        if what:
-            raise DataError(f"row {i + 1}", f"{what}.", f"Task \"{self.task.name}\" reads: " + ", ".join(
-                f"{c} ({columns.rules[c]})" for c in columns.required_inputs or columns.inputs))
-        return self.task.without_gold(row)
+        required = columns.required_inputs if gold == "ignored" else tuple(columns.required)
+        for i, value in enumerate(rows_of(values, columns.inputs), 1):
+            row = row_of(value, f"row {i}")
+            if gold == "ignored":
+                row = self.task.without_gold(row)
+            if self.spec.data.normalize_labels:
+                row |= {column: row[column].strip().casefold() for column in columns.gold
+                        if isinstance(row.get(column), str)}
+            row, _ = self.task.normalized(row)
+            missing = [column for column in required if column not in row]
+            if what := f"has no {', '.join(map(shorten, missing))}" if missing else self.task.check(row):
+                raise DataError(f"row {i}", f"{what}.", f"Task \"{self.task.name}\" reads: " + ", ".join(
+                    f"{c} ({columns.rules[c]})" for c in required or columns.inputs))
+            yield row
 
     def _repr_html_(self) -> str:
         from ..report.page import html_summary  # a notebook asks for a picture; nothing else here knows the report

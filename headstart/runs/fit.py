@@ -37,6 +37,7 @@ from ..features.forward import CachedForward
 from ..models.backbone import build_model, hub_id, load_backbone
 from ..report.model_card import model_card
 from ..report.page import write as write_report
+from ..tasks.inference import read_as
 from ..training import batches
 from ..training.averaging import FIRST
 from ..training.checkpoint import TrainState
@@ -135,6 +136,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     """Rows read, checked and split; backbone loaded, head on; every row turned to token ids, once."""
     task = tasks.build(spec.task)
     tables = read_splits(spec.data, task)
+    progress.say(read_as(task, origins, tables["train"]))
     task.learn(tables["train"].rows)  # complaints about labels speak of the user's file, not of our part of it
     parts = splits.make(tables, spec.data, task, spec.seed)
     task = task.learn(parts.train.rows)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods, tasks
-from ..core.errors import DataError
+from ..core.errors import DataError, SpecError, shorten
 from ..core.method import Method
 from ..core.spec import DEFAULT, NAMED, DataSpec, Origins, Spec, read_spec, resolve_layers
 from ..core.task import Task
@@ -80,6 +80,10 @@ def first_layer(source: str | Path | Mapping[str, Any]) -> Layer:
     """What the caller named, a Spec or a data file, as the first (origin, values)."""
     if isinstance(source, Mapping):
         return CALL, source
+    if not isinstance(source, str | Path):
+        raise SpecError("fit", f"got {shorten(type(source).__name__)}; it reads a file, a folder or another source, so "
+                        "that a run can be continued and repeated.", "Write the rows first, such as with "
+                        'frame.to_json("train.jsonl", orient="records", lines=True), and fit "train.jsonl".')
     if Path(source).suffix in (".yaml", ".yml"):
         return str(source), read_spec(source)
     return CALL, {"data": {"train": str(source)}}

@@ -36,6 +36,7 @@ from ..models.backbone import load_backbone
 from ..report.audit import MAX_LISTED, write
 from ..runs.folder import sources_of
 from ..runs.resolve import first_layer, resolve
+from ..tasks.inference import read_as
 from ..use.vectors import Extractor
 
 Finding = dict[str, Any]
@@ -61,12 +62,13 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     """
     progress = progress or Progress(quiet=True)
     lenient = ("audit", {"data": {"errors": "skip"}})  # beneath what the caller says: bad rows are a finding here
-    spec, _, _ = resolve([lenient, first_layer(spec_or_path), *layers])
+    spec, origins, _ = resolve([lenient, first_layer(spec_or_path), *layers])
     if out is not None:
         inputs = sources_of(spec, spec_or_path)
         check_output(Path(out), overwrite, inputs, folder=True)
     task = tasks.build(spec.task)
     tables = read_splits(spec.data, task)
+    progress.say(read_as(task, origins, tables["train"]))
     with suppress(DataError):  # what cannot be learned is a finding of its own: the balance shows it
         task = task.learn(tables["train"].rows)
     rows = _Rows(tables, task, spec.data.near_duplicate)

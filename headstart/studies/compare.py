@@ -34,7 +34,7 @@ from ..core.files import append_line, new_file, remove_folder, write_file
 from ..core.manifest import sha256
 from ..core.outputs import check_place, work_folder
 from ..core.progress import Progress
-from ..core.spec import Spec, parse_set
+from ..core.spec import Origins, Spec, parse_set
 from ..core.untrusted import MAX_JSON_BYTES, check_regular, parse_json, read_json
 from ..data import splits
 from ..data.table import read_splits
@@ -44,6 +44,7 @@ from ..runs import request, resolve
 from ..runs.fit import fit
 from ..runs.folder import sources_of
 from ..runs.request import EXACT, changed, digest, flat, hashes
+from ..tasks.inference import read_as
 from ..training.checkpoint import warn
 from ..training.job import PARTS
 from .jobs import Jobs, LocalJobs
@@ -92,7 +93,7 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
     """
     progress, out = progress or Progress(quiet=True), Path(out)
     layers = [resolve.first_layer(spec_or_path), *layers]
-    spec, _, _ = resolve.resolve(layers)
+    spec, origins, _ = resolve.resolve(layers)
     for text in wanted:
         resolve.resolve([*layers, ("--methods", {"method": parse_method(text)})])
     if len(set(wanted)) < len(wanted) or not wanted:
@@ -101,7 +102,7 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
     inputs = sources_of(spec, spec_or_path)
     check_place(out, inputs)
     with work_folder(out, FILES, "a comparison", resume=resume, overwrite=overwrite):
-        parts, n_train = _split_once(spec, out, overwrite and not resume)
+        parts, n_train = _split_once(spec, origins, out, overwrite and not resume, progress)
         for n in rows:
             if not 1 <= n <= n_train:
                 raise SpecError("--rows", f"{n} is not a number of train rows; there are {n_train:,}.",
@@ -170,10 +171,13 @@ def _columns(path: str) -> dict[str, str]:
         return {column: column for column in json.loads(file.readline())}
 
 
-def _split_once(spec: Spec, out: Path, anew: bool) -> tuple[dict[str, str], int]:
+def _split_once(spec: Spec, origins: Origins, out: Path, anew: bool,
+                progress: Progress) -> tuple[dict[str, str], int]:
     """The splits as files, the same for every cell. Only what began a comparison goes on: Spec, rows and backbone."""
     folder, task = out / "data", tasks.build(spec.task)
-    parts = splits.make(read_splits(spec.data, task), spec.data, task, spec.seed)
+    tables = read_splits(spec.data, task)
+    progress.say(read_as(task, origins, tables["train"]))
+    parts = splits.make(tables, spec.data, task, spec.seed)
     contract = flat({"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS},
                      "backbone": hashes(load_backbone(spec.backbone, spec.data.max_tokens)),
                      "version": {name: machine.versions().get(name) for name in EXACT}})

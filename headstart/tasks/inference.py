@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.errors import SpecError, shorten
-from ..core.task import finite_number, written_list
+from ..core.spec import DEFAULT
+from ..core.task import Task, finite_number, written_list
 from ..core.values import Row
 from ..data.columns import NUMBERS, normal_name
+from ..data.table import Table
 from . import by_columns
 from .multi_label_classification import NO, YES
 from .text_classification import USUAL_LABEL
 from .text_regression import USUAL_SCORE
 
 CLASSES, NUMBER, TAGS = "text-classification", "text-regression", "multi-label-classification"
+MAX_COLUMNS_SHOWN = 6
 MAX_CLASSES = 20  # different numbers with a fraction: with more of them, they are no names of classes
 
 
@@ -39,6 +42,19 @@ def infer(header: Sequence[str], rows: Sequence[Row], source: str) -> str | None
             return _of_classes(column, values, source) if usual is USUAL_LABEL else _of_labels(values)
     _check_columns_of_labels(header, rows, source)
     return names[0] if names else None
+
+
+def read_as(task: Task, origins: Mapping[str, str], table: Table) -> str:
+    """One line: what a file's columns were taken for, and how to say otherwise; "" where the caller named it all."""
+    is_named = origins["task.name"] != DEFAULT and not origins["task.name"].startswith("inferred from ")
+    if is_named and not table.inferred:
+        return ""
+    columns = [f"{column} from {shorten(name)}" for column, name in table.columns.items()]
+    if len(columns) > MAX_COLUMNS_SHOWN:
+        columns[MAX_COLUMNS_SHOWN:] = [f"and {len(columns) - MAX_COLUMNS_SHOWN:,} more"]
+    options = f"--set data.columns.{next(iter(table.inferred or table.columns))}=NAME"
+    return (f"{table.source} is read as {task.name}: {', '.join(columns)}. To say otherwise: "
+            + (options if is_named else f"--task NAME, {options}"))
 
 
 def _of_labels(values: Sequence[Any]) -> str:

@@ -20,7 +20,8 @@ from ..core.progress import Progress
 from ..core.spec import check_data_spec
 from ..core.task import Columns, Task
 from ..core.values import Row
-from ..data.table import read_table
+from ..data import frames
+from ..data.table import read_table, stream_rows
 from ..runs import artifact
 from ..tasks.sentence_similarity.ranking import QUERIES_AT_ONCE, Candidates
 from ..tasks.sentence_similarity.task import SentenceSimilarity
@@ -41,6 +42,7 @@ def search(source: str | Path, corpus: Sequence[str], queries: Sequence[str], *,
         raise SpecError("top", f"is {top}; it must be 1 at least.", "Ask for 1 or more: --top 5")
     if not corpus:
         raise DataError("corpus", "has no texts; there is nothing to search.", "Name a file with one row at least.")
+    corpus, queries = frames.texts_of(corpus, "corpus"), frames.texts_of(queries, "queries")
     vectors_ND = embed(source, [*corpus, *queries], dimensions=dimensions, progress=progress)
     vectors_CD, queries_QD = vectors_ND[: len(corpus)], vectors_ND[len(corpus) :]
     hits = []
@@ -54,6 +56,7 @@ def search(source: str | Path, corpus: Sequence[str], queries: Sequence[str], *,
 def embed(source: str | Path, texts: Sequence[str], *, dimensions: int | None = None,
           progress: Progress | None = None) -> np.ndarray:
     """Vectors of norm one, [N, D] float32: what a run answers, or the mean that a pretrained model gives."""
+    texts = frames.texts_of(texts)
     vectors_ND = _embedded_by_run(Path(source), texts) if (Path(source) / "task.json").exists() else (
         Extractor(source, progress=progress)(texts))
     width = vectors_ND.shape[1]
@@ -94,6 +97,7 @@ def mine(source: str | Path, rows: Sequence[Row], *, corpus: Sequence[str] = (),
     """
     if n < 1:
         raise SpecError("n", f"is {n}; it must be 1 at least.", "Ask for 1 or more a row.")
+    corpus = frames.texts_of(corpus, "corpus")
     if not rows or any("text_pair" not in row for row in rows):
         raise DataError("rows", "have no right texts; mining needs pairs of a query and its right text.",
                         "Say which column it is: --set data.columns.text_pair=NAME")
@@ -131,9 +135,13 @@ class Texts:
 
 def texts_of(source: str, settings: Mapping[str, Any] | None = None) -> list[str]:
     """The texts of a file, one a row. Raises DataError for a file without any."""
-    table = read_table(source, check_data_spec({"train": source}, settings), Texts(),
-                      lenient=True)
-    return [row["text"] for row in table.rows]
+    return [text for _, text in numbered_texts_of(source, settings)]
+
+
+def numbered_texts_of(source: str, settings: Mapping[str, Any] | None = None) -> list[tuple[int, str]]:
+    """(number of the row, counted from 0, text): where `settings` skip rows, the numbers tell which."""
+    rows = stream_rows(source, check_data_spec({"train": source}, settings), Texts(), lenient=True).numbered()
+    return [(i, row["text"]) for i, row in enumerate(rows) if isinstance(row, dict)]
 
 
 def pairs_of(source: str, settings: Mapping[str, Any] | None = None) -> list[Row]:

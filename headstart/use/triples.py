@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations, islice, permutations
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import SpecError
+from ..core.predict import beside_errors
 from ..core.spec import check_data_spec
 from ..core.values import Prediction, Row
 from ..data.table import stream_rows
 from ..runs import artifact
 from ..runs.artifact import Artifact
 from ..tasks.relation_extraction import DIRECTED, NONE
+from .answers import Source
 
 TEXTS_AT_ONCE = 256  # enough pairs to sort by length, few enough to hold
 
@@ -35,12 +37,12 @@ def triples(run: str | Path, entities: str | Path, source: str,
 
 
 def open_rows(run: str | Path, entities: str | Path, source: str, settings: Mapping[str, Any] | None = None,
-              ) -> tuple[Iterable[Row], Callable[[Iterable[Row]], Iterator[Prediction]]]:
+              ) -> Source:
     """The rows of `source`, read one by one, and what answers them, one by one and in order."""
     related, named = _opened(run, "relation-extraction"), _opened(entities, "token-classification")
     spec = check_data_spec(named.spec.data.model_dump(), settings)
-    rows = (row for _, row in stream_rows(source, spec, named.task, gold="ignored", lenient=True))
-    return rows, lambda some: of_rows(related, named, some)
+    rows = stream_rows(source, spec, named.task, gold="ignored", lenient=True)
+    return rows.numbered(), lambda some: beside_errors(some, lambda sound: of_rows(related, named, sound))
 
 
 def _opened(folder: str | Path, wanted: str) -> Artifact:

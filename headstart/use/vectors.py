@@ -25,7 +25,8 @@ from ..core.spec import check_data_spec
 from ..core.task import Columns, Head
 from ..core.values import Row, Window
 from ..core.windows import store
-from ..data.table import read_table
+from ..data.frames import texts_of
+from ..data.table import stream_rows
 from ..features import extract
 from ..features.forward import CachedForward
 from ..models.backbone import build_model, load_backbone
@@ -79,7 +80,7 @@ class Extractor:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """features_ND float32, one line a text, in their order. `n_cut` then counts the texts that were cut."""
-        read = self.reader.read_all(texts)
+        read = self.reader.read_all(texts_of(texts))
         self.n_cut = sum(n_cut > 0 for _, n_cut in read)
         if not read:
             return np.empty((0, self.width), np.float32)
@@ -139,19 +140,24 @@ def write(source: str | Path, rows: str, out: Path, *, overwrite: bool = False,
 
     overwrite: replace a file that is there.  options: as for Extractor.
 
+    A row that `settings` skip keeps its line: a vector of NaN.
     Returns  what was written, in numbers.
     """
     if out.suffix not in SUFFIXES:
         raise SpecError("--out", f"{shorten(out.name)} has no known ending.", f"Use one of: {', '.join(SUFFIXES)}")
     check_output(out, overwrite, [source, rows])
-    table = read_table(rows, check_data_spec({"train": rows}, settings), Texts(),
-                      gold="optional", lenient=True)
+    reading = stream_rows(rows, check_data_spec({"train": rows}, settings), Texts(), gold="optional", lenient=True)
+    table = list(reading.numbered())
     extractor = Extractor(source, progress=progress, **options)
-    vectors = extractor([row["text"] for row in table.rows])
-    ids = [row.get("id", i) for i, row in enumerate(table.rows)]
+    vectors = np.full((len(table), extractor.width), np.nan, np.float32)
+    vectors[[isinstance(row, dict) for row in table]] = extractor([row["text"] for row in table
+                                                                   if isinstance(row, dict)])
+    ids = [row.get("id", i) if isinstance(row, dict) else i for i, row in enumerate(table)]
     with new_file(out, overwrite) as temporary:
         (_write_npy if out.suffix == ".npy" else _write_parquet)(temporary, ids, vectors)
-    return {"out": str(out), "n_rows": len(vectors), "width": extractor.width, "n_cut": extractor.n_cut}
+    n_skipped = reading.counts["n_skipped"]
+    return {"out": str(out), "n_rows": len(vectors), "width": extractor.width, "n_cut": extractor.n_cut,
+            **({"n_skipped": n_skipped} if n_skipped else {})}
 
 
 def _write_npy(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:

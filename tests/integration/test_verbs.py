@@ -52,6 +52,7 @@ def test_fit_prints_the_proof(backbone, reviews, tmp_path):
     assert found["verdict"]
     assert "95 % interval" in stdout
     assert "240 train rows, 30 validation rows, 30 test rows" in stderr
+    assert ' is read as text-classification: text from "text", label from "label". To say otherwise: --t' in stderr
     assert "\r" not in stderr  # no bar where there is no terminal
     kept = yaml.safe_load((tmp_path / "run" / "spec.yaml").read_text("utf-8"))
     assert (kept["seed"], kept["train"]["epochs"]) == (3, 1)

@@ -97,7 +97,7 @@ def test_a_model_of_pairs_answers_pairs(fitted):
     assert answers != swapped  # the second text is read
     with pytest.raises(DataError, match=r'row 1: has no "text_pair"; .* reads: text .*text_pair'):
         fitted.predict(["one text alone"])
-    with pytest.raises(DataError, match='row 1: has no "text_pair", and the train rows are pairs'):
+    with pytest.raises(DataError, match=r'row 1: has no "text_pair"; .* reads: text .*text_pair'):
         fitted.evaluate([{"text": "a", "label": "same"}])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from ...core.untrusted import expand_user
 from . import hub
 from .formats import open_file, open_stdin, suffix
 from .lines import STDIN, Rules, open_lines, unreadable
-from .records import Opened
+from .records import Opened, Record
 
 PIP = "pip:"
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
+SHARD = re.compile(r"-\d{5}-of-\d{5}(?:-[0-9a-f]{16})?(?=\.|$)")  # one of the files that a part was cut into
 
-__all__ = ["PARTS", "Opened", "Rules", "open_source", "parts"]
+__all__ = ["PARTS", "Opened", "Record", "Rules", "open_source", "parts"]
 
 
 def open_source(source: str, rules: Rules) -> Opened:
@@ -46,11 +48,16 @@ def parts(source: str) -> dict[str, str]:
     if source == "-" or not (path := locate(source)).is_dir():
         return {"train": source}
     chosen = {}
+    inner = path / "data"  # where a data set that was downloaded from the hub has them
+    paths = [*path.iterdir(), *(inner.iterdir() if inner.is_dir() else ())]
     for part, names in PARTS.items():
-        files = sorted(f.name for f in path.iterdir() if suffix(f) and f.name.lower().removesuffix(suffix(f)) in names)
+        files = sorted(str(f.relative_to(path)) for f in paths if suffix(f) and SHARD.sub(
+            "", f.name.lower().removesuffix(suffix(f))) in names)
         if len(files) > 1:
-            raise DataError(source, f"holds {len(files)} files that could be the {part} rows: {', '.join(files)}.",
-                            f"Leave one of them in the folder, or name it: --set data.{part}={source}/{files[0]}")
+            fix = ("Join them to one file." if all(SHARD.search(file) for file in files) else
+                   f"Leave one of them in the folder, or name it: --set data.{part}={source}/{files[0]}")
+            raise DataError(source, f"holds {len(files)} files that could be the {part} rows: "
+                            f"{', '.join(files[:10])}{' ...' * (len(files) > 10)}.", fix)
         if files:
             chosen[part] = f"{source.rstrip('/')}/{files[0]}"
     if "train" not in chosen:

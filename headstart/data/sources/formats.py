@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...core.errors import DataError, MissingExtraError, shorten
 from ...core.untrusted import check_regular
 from . import conll
 from .class_names import class_names, named
-from .delimited import open_csv
-from .json_records import open_json, open_jsonl
+from .delimited import is_csv, open_csv
+from .json_records import is_jsonl, keys, open_json, open_jsonl
 from .lines import FREE_UNPACKED_BYTES, Lines, Rules, check_ratio, is_stream, open_lines, too_large
 from .records import Opened, Record
 
+T = TypeVar("T")
 BATCH_ROWS = 64  # Parquet rows in memory at once: a value of a megabyte may take a few bytes in the file
 MAX_BLANK_LINES = 1000  # before the first line that says what standard input holds
 
@@ -50,14 +51,18 @@ def open_conll(lines: Lines) -> Opened:
 
 
 def open_txt(lines: Lines) -> Opened:
-    """CoNLL where every line is columns that end in a tag; otherwise one text a line."""
-    return open_conll(lines) if conll.is_conll(lines.peek(conll.SAMPLE_LINES)) else open_text(lines)
+    """CoNLL where every line is columns that end in a tag; CSV under a header; otherwise one text a line."""
+    if conll.is_conll(lines.peek(conll.SAMPLE_LINES)):
+        return open_conll(lines)
+    return open_csv(lines) if is_csv(lines) else open_text(lines)
 
 
 def open_stdin(lines: Lines) -> Opened:
-    """JSON lines when the first character that is not blank is "{", otherwise one text a line."""
+    """JSON lines when the first character that is not blank is "{"; CSV under a header; otherwise one text a line."""
     ahead = next(filter(str.strip, lines.peek(MAX_BLANK_LINES)), "")
-    return open_jsonl(lines) if ahead.lstrip("\ufeff \t").startswith("{") else open_text(lines)
+    if ahead.lstrip("\ufeff \t").startswith("{"):
+        return open_jsonl(lines)
+    return open_csv(lines) if is_csv(lines) else open_text(lines)
 
 
 def open_parquet(path: Path, source: str, rules: Rules) -> Opened:
@@ -137,4 +142,18 @@ def open_file(path: Path, source: str, rules: Rules) -> Opened:
                         "Rename it after its format.")
     if ending == ".parquet":
         return open_parquet(path, source, rules)
-    return OPENERS[ending.removesuffix(".gz")](open_lines(path, source, rules))
+    ending = ending.removesuffix(".gz")
+    if ending == ".json" and path.is_file() and _look(path, source, rules, is_jsonl):
+        ending = ".jsonl"  # as pandas and datasets call it
+    if OPENERS[ending] is open_jsonl and path.is_file():
+        return open_jsonl(open_lines(path, source, rules), _look(path, source, rules, keys))
+    return OPENERS[ending](open_lines(path, source, rules))
+
+
+def _look(path: Path, source: str, rules: Rules, read: Callable[[Lines], T]) -> T:
+    """What `read` makes of a file's lines, which are then read anew."""
+    lines = open_lines(path, source, rules)
+    try:
+        return read(lines)
+    finally:
+        lines.close()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Literal
 
 from ...core.errors import DataError, shorten
 from .lines import Lines
 from .records import Opened, Record
 
-SAMPLE_RECORDS = 100  # records whose keys together are the header
+SAMPLE_RECORDS = 100  # of a stream, which cannot be read twice: their keys together are the header at first
 
 
 def _decoder(flaws: list[str]) -> json.JSONDecoder:
@@ -41,9 +42,30 @@ def _decoder(flaws: list[str]) -> json.JSONDecoder:
     return json.JSONDecoder(object_pairs_hook=pairs, parse_constant=constant, parse_int=whole, parse_float=real)
 
 
-def open_jsonl(lines: Lines) -> Opened:
-    """One JSON object a line."""
-    return _with_keys(_json_lines(lines), lines, "line")
+def open_jsonl(lines: Lines, header: Iterable[str] = ()) -> Opened:
+    """One JSON object a line. header: the keys of all lines, where they are known."""
+    return _with_keys(_json_lines(lines), lines, "line", header)
+
+
+def keys(lines: Lines) -> list[str]:
+    """The keys of all JSON lines in their order; what is wrong with a line is left to whoever reads its values."""
+    names: dict[str, None] = {}
+    with suppress(DataError):
+        for line in lines:
+            with suppress(ValueError, RecursionError):
+                value = json.loads(line)
+                if isinstance(value, dict) and not value.keys() <= names.keys():
+                    names.update(dict.fromkeys(value))
+            lines.begin_record()
+    return list(names)
+
+
+def is_jsonl(lines: Lines) -> bool:
+    """Whether the first two lines that are not blank are an object each."""
+    objects = [line for line in lines.peek(SAMPLE_RECORDS) if line.strip()][:2]
+    with suppress(ValueError, RecursionError):
+        return len(objects) == 2 and all(isinstance(json.loads(line.lstrip("\ufeff")), dict) for line in objects)
+    return False
 
 
 def _json_lines(lines: Lines) -> Iterator[Record]:
@@ -97,7 +119,14 @@ def open_json(lines: Lines) -> Opened:
                else "Is this the right file?")
         raise DataError(lines.source, f"begins with {shorten(text.strip(), 30)}; a JSON file must hold a list of "
                         'objects, or {"data": [...]}.', fix)
-    return _with_keys(_flattened(_json_elements(text, opening.end(), lines.source)), lines, "row")
+    def records() -> Iterator[Record]:
+        return _flattened(_json_elements(text, opening.end(), lines.source))
+
+    header: dict[str, None] = {}
+    with suppress(DataError):  # whoever reads the rows reports it
+        for record in records():
+            header.update(dict.fromkeys(record.values))
+    return _with_keys(records(), lines, "row", header)
 
 
 def _json_elements(text: str, at: int, source: str) -> Iterator[Record]:
@@ -155,8 +184,19 @@ def _questions(article: dict[str, Any]) -> Iterator[Any]:
             yield {**question, **inner} if is_sound else f"holds the question {shorten(question)}, not a JSON object"
 
 
-def _with_keys(records: Iterator[Record], lines: Lines, unit: Literal["line", "row"]) -> Opened:
-    """The header of JSON records is all the keys of the first ones, in order."""
-    first = list(itertools.islice(records, SAMPLE_RECORDS))
-    header = list(dict.fromkeys(key for record in first for key in record.values))
-    return Opened(header, lambda _: itertools.chain(first, records), unit, lines)
+def _with_keys(records: Iterator[Record], lines: Lines, unit: Literal["line", "row"],
+               keys: Iterable[str] = ()) -> Opened:
+    """The header of JSON records is `keys`, or those of the first ones, to which others are added as they come."""
+    first = list(itertools.islice(records, 0 if keys else SAMPLE_RECORDS))
+    header = dict.fromkeys((*keys, *(key for record in first for key in record.values)))
+    names = list(header)
+
+    def all_records(_: list[str]) -> Iterator[Record]:
+        for record in itertools.chain(first, records):
+            if not record.values.keys() <= header.keys():
+                new = [key for key in record.values if key not in header]
+                header.update(dict.fromkeys(new))
+                names.extend(new)
+            yield record
+
+    return Opened(names, all_records, unit, lines)

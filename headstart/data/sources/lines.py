@@ -41,6 +41,8 @@ class Rules:
     errors: Literal["strict", "replace", "skip"] = "strict"
     max_chars: int = 1_000_000
     max_bytes: int = 4_000_000_000
+    names: tuple[str, ...] = ()  # in lower case: columns that are meant, where a file's name tells no format
+    usual_names: tuple[str, ...] = ()  # what files often call them
 
 
 class _Metered(io.RawIOBase):
@@ -124,7 +126,7 @@ class Lines:
         self._n_ahead_chars = 0
         self._is_at_start = True  # of a line
         self.number = 0
-        self.n_bad_bytes = self.n_bad_lines = self.n_blank_lines = 0
+        self.n_bad_bytes = self.n_bad_lines = self.n_blank_lines = self.n_open_quotes = self.n_long_records = 0
         self.first_bad = (0, 0, 0)  # line, position in it from 1, the byte
         self.record: list[str] = []  # the lines of the record being read
         self.record_n_bad_bytes = 0

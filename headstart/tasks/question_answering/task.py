@@ -20,6 +20,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -29,6 +30,7 @@ from pydantic import Field
 from ...core.errors import DataError
 from ...core.reader import Reader
 from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
+from ...core.untrusted import parse_json
 from ...core.values import Prediction, Row, Window
 from .squad import compare, gold_spans, gold_texts, n_answers, tokens, whole
 
@@ -90,6 +92,14 @@ class QuestionAnswering(Task):
     def defaults(self) -> dict[str, Any]:
         # Question and paragraph together: few of SQuAD's are longer, and batches are as long as their own rows alone.
         return {"data": {"max_tokens": 384}}
+
+    def normalized(self, row: Row) -> tuple[Row, str]:
+        """Answers that the cell of a CSV file holds as JSON."""
+        answers = row.get("answers")
+        if isinstance(answers, str) and answers.lstrip().startswith(("{", "[")):
+            with suppress(DataError):  # `check` says what the column must hold
+                return {**row, "answers": parse_json(answers, "answers", DataError)}, "n_normalized_labels"
+        return row, ""
 
     def check(self, row: Row) -> str | None:
         for column in ("question", "context"):
