@@ -62,7 +62,8 @@ def row_of(value: Any, where: str) -> Row:
     if isinstance(value, str):
         return {"text": value}
     if not hasattr(value, "keys"):
-        raise DataError(where, f"is {shorten(value)}; a row is a text, or a mapping of columns to values.")
+        raise DataError(where, f"is {shorten(value)}; a row is a text, or a mapping of columns to values.",
+                        "Name its columns: {\"text\": ...}")
     return {name: plain(value[name]) for name in value.keys()}  # noqa: SIM118 - as above
 
 

@@ -47,9 +47,11 @@ def headstart_in(place: Path, *arguments: object, env: dict[str, str] | None = N
                  **options: Any) -> subprocess.CompletedProcess[bytes]:
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    command = [*before, *HEADSTART, *map(os.fsencode, map(str, arguments))]
-    return subprocess.run(command, cwd=place, check=False, timeout=120,
-                          env={key: value for key, value in environ.items() if value}, **streams)
+    command = [os.fsencode(str(word)) for word in (*before, *HEADSTART, *arguments)]
+    ended: subprocess.CompletedProcess[bytes] = subprocess.run(
+        command, cwd=place, check=False, timeout=120, env={key: value for key, value in environ.items() if value},
+        **streams)
+    return ended
 
 
 def answers(ended: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
@@ -96,8 +98,8 @@ def test_a_stdout_in_ascii(env, place, wanted):
 
 def test_names_that_are_no_utf8(place, wanted):
     rows, run = b"caf\xe9.txt", b"run\xe9"
-    shutil.copy(os.fsencode(place / "rows.txt"), os.path.join(os.fsencode(place), rows))
-    shutil.copytree(os.fsencode(place / "exported"), os.path.join(os.fsencode(place), run))
+    shutil.copy(place / "rows.txt", place / os.fsdecode(rows))
+    shutil.copytree(place / "exported", place / os.fsdecode(run))
     assert answers(headstart_in(place, "predict", "exported", os.fsdecode(rows))) == wanted
     refused(headstart_in(place, "predict", os.fsdecode(run), "rows.txt"), "onnxruntime cannot open it")
     refused(headstart_in(place, "predict", "exported", "rows.txt", "--out", os.fsdecode(b"\xe9.jsonl")), "not UTF-8")

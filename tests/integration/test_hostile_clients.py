@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
@@ -332,5 +333,5 @@ def test_a_panic_of_the_tokenizer_fails_one_request_and_refuses_a_new_artifact(e
         for folder, event in ((panicking, "artifact refused"), (exported, "artifact swapped")):
             live.rename(tmp_path / f"before {event}")
             shutil.copytree(folder, live)
-            wait_for(lambda event=event: server.events(event))
+            wait_for(functools.partial(server.events, event))
             assert server.predict("a lovely room")[1]["predictions"] == before

@@ -190,7 +190,7 @@ def test_skipped_rows_keep_their_line_when_answers_are_resumed(tmp_path, run, sk
         def written(some):
             for n, result in enumerate(answer(some)):
                 if breaks and n == kept:
-                    raise DataError("", "it broke off")
+                    raise DataError("", "it broke off", "Begin again.")
                 yield json.dumps(result)
         return rows, written
 
