@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -48,10 +48,9 @@ def headstart_in(place: Path, *arguments: object, env: dict[str, str] | None = N
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     command = [os.fsencode(str(word)) for word in (*before, *HEADSTART, *arguments)]
-    ended: subprocess.CompletedProcess[bytes] = subprocess.run(
-        command, cwd=place, check=False, timeout=120, env={key: value for key, value in environ.items() if value},
-        **streams)
-    return ended
+    env = {key: value for key, value in environ.items() if value}
+    return cast(subprocess.CompletedProcess[bytes],
+                subprocess.run(command, cwd=place, check=False, timeout=120, env=env, **streams))
 
 
 def answers(ended: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:

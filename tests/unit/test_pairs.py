@@ -95,9 +95,9 @@ def test_a_model_of_pairs_answers_pairs(fitted):
     assert len(answers) == 8
     swapped = fitted.predict([{**row, "text_pair": "we found it"} for row in rows])
     assert answers != swapped  # the second text is read
-    with pytest.raises(DataError, match=r'row 1: has no "text_pair"; .* reads: text .*text_pair'):
+    with pytest.raises(DataError, match=r'row 1: has no "text_pair".\n .* reads: text .*text_pair'):
         fitted.predict(["one text alone"])
-    with pytest.raises(DataError, match=r'row 1: has no "text_pair"; .* reads: text .*text_pair'):
+    with pytest.raises(DataError, match=r'row 1: has no "text_pair".\n .* reads: text .*text_pair'):
         fitted.evaluate([{"text": "a", "label": "same"}])
 
 
