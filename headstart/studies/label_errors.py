@@ -15,8 +15,9 @@ N_FOLDS = 5
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)  # inverse of L2 regularization; the held-out likelihood chooses
 CONFIDENT = (0.1, 0.2, 0.3, 0.5)  # shares of rows, the most confident ones: where disputes are fewest, labels are wrong
 MIN_CONFIDENT_ROWS = 20
-OWN_ERRORS = 0.01  # of the most confident rows the classifier gets wrong: seen on rows whose labels are sound
+OWN_ERRORS = 0.1  # of a classifier's errors as a share of rows, where it is most confident: seen on sound labels
 MAX_RATE = 0.3  # disputed even there: the classifier cannot tell a wrong label from what it does not know
+MAX_DISPUTED = 0.5  # of all rows: the same
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class LabelErrors:
     wrong_N:   the probability that it is wrong.
     shares_NK: of each label, by a classifier that has not seen the row, calibrated.
     rate:      the share of labels that are disputed where the classifier is most confident: at most that many are
-               wrong. Above MAX_RATE it cannot be told, and wrong_N is 0.
+               wrong. Where the classifier is too weak to tell, wrong_N is 0.
     """
 
     wrong_N: np.ndarray
@@ -54,13 +55,14 @@ def _errors(features_ND: np.ndarray, gold_N: np.ndarray, trusted_N: np.ndarray, 
     is_disputed_N = (shares_NK.argmax(1) != gold_N)[np.argsort(-shares_NK.max(1), kind="stable")]
     heads = [max(MIN_CONFIDENT_ROWS, int(share * len(gold_N))) for share in CONFIDENT]
     rate = float(min((is_disputed_N[:n].sum() + 1) / (min(n, len(gold_N)) + 2) for n in heads))  # few rows prove little
-    if rate > MAX_RATE:
+    if rate > MAX_RATE or is_disputed_N.mean() > MAX_DISPUTED:
         return LabelErrors(np.zeros(len(gold_N)), shares_NK, rate)
     share_N = shares_NK[np.arange(len(gold_N)), gold_N]
     each = rate / (shares_NK.shape[1] - 1)  # of one other label
     right_N = np.clip((share_N - each) / (1 - rate - each), 0, 1)  # the share that the label had if none were wrong
-    disputed_N = np.clip(1 - (1 - rate) * right_N / np.maximum(share_N, 1e-9), 0, 1)
-    return LabelErrors(disputed_N * max(0.0, 1 - OWN_ERRORS / rate), shares_NK, rate)
+    odd_N = np.clip(1 - (1 - rate) * right_N / np.maximum(share_N, 1e-9), 0, 1)  # that the label was not drawn so
+    own = OWN_ERRORS * (is_disputed_N.mean() - rate)
+    return LabelErrors(odd_N * np.clip(1 - own / rate, 0, 1), shares_NK, rate)
 
 
 def _held_out(features_ND: np.ndarray, gold_N: np.ndarray, trusted_N: np.ndarray, strength: float,
