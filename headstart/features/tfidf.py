@@ -177,8 +177,8 @@ def ridge(train: Any, gold_N: np.ndarray, strength: float, others: Sequence[Any]
 
 
 def predict(model: Model, gold: np.ndarray, score: Callable[[np.ndarray, np.ndarray], float], seed: int, train: Texts,
-            *others: Texts, groups_N: np.ndarray | None = None) -> tuple[list[np.ndarray], str]:
-    """What `model`, fitted on the train rows, says of the others; and in words what was chosen for it.
+            *others: Texts, groups_N: np.ndarray | None = None) -> list[np.ndarray]:
+    """What `model`, fitted on the train rows with the view and the strength that do best there, says of the others.
 
     gold:     of the train rows: gold_N or gold_NK.
     score:    (numbers of train rows, outputs for them) -> how good they are, larger is better.
@@ -207,7 +207,7 @@ def predict(model: Model, gold: np.ndarray, score: Callable[[np.ndarray, np.ndar
         of_strength = {strength: of_view[name] if strength == FIRST_STRENGTH else tried(name, strength)
                        for strength in STRENGTHS}
         strength = max(of_strength, key=of_strength.__getitem__)
-    return model(seen[name][0], gold, strength, seen[name][1:]), f"{name}, strength {strength:g}"
+    return model(seen[name][0], gold, strength, seen[name][1:])
 
 
 def _folds(gold: np.ndarray, seed: int, groups_N: np.ndarray) -> np.ndarray:

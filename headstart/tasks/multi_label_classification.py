@@ -236,7 +236,7 @@ class MultiLabelClassification(Task):
             answers = [self.answer(shares_K) for shares_K in expit(margins_NK)]
             return self.score(self.outcomes(answers, [train[i] for i in chosen_N]))[self.metric]
 
-        (of_validation, of_test), _ = tfidf.predict(
+        of_validation, of_test = tfidf.predict(
             tfidf.margins, gold_NK, score, seed, *([(self.text(row),) for row in rows] for rows in (train, validation,
                                                                                                     test)))
         tuned = self.calibrate([self.answer(shares_K) for shares_K in expit(of_validation)], validation)

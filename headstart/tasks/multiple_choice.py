@@ -161,7 +161,7 @@ class MultipleChoice(Task):
             return float(np.mean([gold_C[margins_C.argmax()] for margins_C, gold_C in zip(
                 np.split(margins_N1[:, 0], ends), np.split(gold_N[chosen_N], ends), strict=True)]))
 
-        (margins_M1,), _ = tfidf.predict(tfidf.margins, gold_N[:, None], score, seed, *texts, groups_N=row_N)
+        margins_M1, = tfidf.predict(tfidf.margins, gold_N[:, None], score, seed, *texts, groups_N=row_N)
         ends = np.cumsum([len(self._choices(row)) for row in test])
         yield "tf-idf", [self.answer(row, metrics.softmax(margins_C)) for row, margins_C in zip(
             test, np.split(margins_M1[:, 0], ends[:-1]), strict=True)]

@@ -201,8 +201,8 @@ class TextClassification(Task):
             answers = [self.answer(shares_K) for shares_K in metrics.softmax(margins_NK)]
             return self.score(self.outcomes(answers, [train[i] for i in chosen_N]))[self.metric]
 
-        (margins_MK,), _ = tfidf.predict(tfidf.margins, gold_NK, score, seed,
-                                           *([self.texts(row) for row in rows] for rows in (train, test)))
+        margins_MK, = tfidf.predict(tfidf.margins, gold_NK, score, seed, *(
+            [self.texts(row) for row in rows] for rows in (train, test)))
         yield "tf-idf", [self.answer(shares_K) for shares_K in metrics.softmax(margins_MK)]
 
     def texts(self, row: Row) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ class TextRegression(Task):
         gold_N = np.array([_gold(row) for row in train])
         texts = ([(row["text"], row["text_pair"]) if self.has_pair else (row["text"],) for row in rows]
                  for rows in (train, test))
-        (score_M,), _ = tfidf.predict(
+        score_M, = tfidf.predict(
             tfidf.ridge, gold_N, lambda chosen_N, score_N: -float(np.square(score_N - gold_N[chosen_N]).mean()), seed,
             *texts)
         yield "tf-idf-ridge", [self.answer(score) for score in score_M]
