@@ -12,8 +12,9 @@ from .run import Headline, Section
 from .run import Table as Shown
 from .wording import clean, cut, percent
 
-MAX_LISTED = 20  # of every kind of finding, in the table and on the page; counts are of all
+MAX_LISTED = 20  # of every kind of finding, on the page; counts are of all, and audit.json lists all suspects
 MAX_CHARS_LISTED = 160  # of a text
+NOT_LOOKED_AT: Mapping[str, Any] = {"n_looked_at": 0, "n_rows": 0, "n_expected": 0.0, "rows": []}
 
 
 def write(result: Mapping[str, Any], out: Path, overwrite: bool = False) -> None:
@@ -32,10 +33,12 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 def headline(result: Mapping[str, Any]) -> Headline:
     """What to look at first."""
+    suspects = result["suspects"] or NOT_LOOKED_AT
     counts = [(sum(result["leaks"]["n_rows"].values()), "row", "of validation or test with a twin in train"),
               (result["unusable"]["counts"].get("n_skipped", 0), "row", "that cannot be used"),
               (result["conflicts"]["n_texts"], "text", "with several labels"),
-              ((result["suspects"] or {}).get("n_rows", 0), "train label", "probably wrong"),
+              (suspects["n_rows"], "train label",
+               f"to check, about {suspects['n_expected']:.0f} of them expected to be wrong"),
               (result["twins"]["n_rows"], "row", "with a twin in the same part")]
     worst = [f"{n:,} {noun}{'s' if n > 1 else ''} {rest}" for n, noun, rest in counts if n]
     n_rows = ", ".join(f"{n:,} {part} rows" for part, n in result["parts"].items())
@@ -46,7 +49,7 @@ def sections(result: Mapping[str, Any]) -> list[Section]:
     """All findings, the gravest first; a kind without any gives no section."""
     parts = list(result["parts"])
     twins, leaks, lengths, spoken = result["twins"], result["leaks"], result["lengths"], result["languages"]
-    n = sum(result["parts"].values())
+    suspects, n = result["suspects"] or NOT_LOOKED_AT, sum(result["parts"].values())
     columns = ("where", "and", "how", "text", "the other")
     made = [
         _listed("leaks", "Leaks", [f"{k:,} of {result['parts'][part]:,} {part} rows have a twin in train: a score on "
@@ -60,12 +63,13 @@ def sections(result: Mapping[str, Any]) -> list[Section]:
                 ("text", "labels"),
                 ((entry["text"], ", ".join(f"{row['gold']} ({_place(row)})" for row in entry["rows"]))
                  for entry in result["conflicts"]["texts"]), 2),
-        _listed("suspects", "Labels that are probably wrong", [
-            f"{(result['suspects'] or {}).get('n_rows', 0):,} of {(result['suspects'] or {}).get('n_looked_at', 0):,} "
-            "train rows: a classifier on the frozen backbone that has not seen them is confident of another label."],
-                ("where", "text", "label", "its share", "rather", "its share "),
-                ((_place(entry), entry["text"], entry["gold"], percent(entry["gold_share"]), entry["predicted"],
-                  percent(entry["predicted_share"])) for entry in (result["suspects"] or {}).get("rows", ())), 6),
+        _listed("suspects", "Labels to check", [
+            f"{suspects['n_rows']:,} of {suspects['n_looked_at']:,} train rows have a label that may well be wrong; "
+            f"about {suspects['n_expected']:.0f} of these labels are expected to be wrong, by a classifier on the "
+            "frozen backbone that has not seen the row. audit.json lists all, the most probable first."],
+                ("where", "text", "label", "wrong", "rather", "its share"),
+                ((_place(entry), entry["text"], entry["gold"], percent(entry["wrong"]), entry["predicted"],
+                  percent(entry["predicted_share"])) for entry in suspects["rows"][:MAX_LISTED]), 6),
         _listed("twins", "Twins within a part",
                 [f"{twins['n_rows']:,} of {n:,} rows, in {twins['n_groups']:,} groups."], columns,
                 map(_as_pair, twins["pairs"]), 5),

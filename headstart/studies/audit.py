@@ -38,12 +38,13 @@ from ..runs.folder import sources_of
 from ..runs.resolve import first_layer, resolve
 from ..tasks.inference import read_as
 from ..use.vectors import Extractor
+from .label_errors import N_FOLDS, label_errors
 
 Finding = dict[str, Any]
 
 LIMITS = (32, 64, 128, 256, 512)  # tokens: what each would cut
-N_FOLDS = 5
 MAX_SUSPECT_ROWS = 20_000  # of train, drawn by seed: cross-validation takes minutes with more
+MIN_WRONG = 1 / 3  # the probability from which a label is worth a look
 MAX_LANGUAGE_ROWS = 2_000
 MIN_LANGUAGE_SHARE = 0.01  # short texts are often taken for a neighbor of their language
 TWIN = {True: "same text", False: "nearly the same"}
@@ -204,15 +205,10 @@ def _odd(rows: _Rows) -> Finding:
 
 
 def _suspects(train: Table, task: Task, spec: Spec, progress: Progress) -> Finding:
-    """Train rows whose label a classifier that has not seen them confidently disputes.
+    """Train rows whose label is wrong with a probability above MIN_WRONG, all of them, the most probably wrong first.
 
-    The classifier is a logistic regression on the frozen backbone, cross-validated; confident is a probability at
-    least as high as that label's rows get on average. Most disputed first.
-    Source  Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels".
+    n_expected: how many of them are wrong, by the sum of their probabilities.  rate: of wrong labels, see LabelErrors.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
     chosen = np.arange(len(train))
     if len(chosen) > MAX_SUSPECT_ROWS:
         chosen = np.sort(np.random.default_rng(spec.seed).choice(chosen, MAX_SUSPECT_ROWS, replace=False))
@@ -222,22 +218,16 @@ def _suspects(train: Table, task: Task, spec: Spec, progress: Progress) -> Findi
     chosen, gold = chosen[often_N], gold[often_N]
     labels, gold_N = np.unique(gold, return_inverse=True)
     if len(labels) < 2:
-        return {"n_looked_at": 0, "n_rows": 0, "rows": []}
+        return {"n_looked_at": 0, "n_rows": 0, "n_expected": 0.0, "rate": None, "rows": []}
     texts = [task.text(train.rows[i]) for i in chosen]
     features_ND = Extractor(spec.backbone, max_tokens=spec.data.max_tokens, store=spec.cache, progress=progress)(texts)
     scaled_ND = features_ND / np.sqrt(np.mean(features_ND**2) * features_ND.shape[1] / 16)
-    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=spec.seed)
-    shares_NK = cross_val_predict(LogisticRegression(max_iter=1000), scaled_ND, gold_N, cv=folds,
-                                  method="predict_proba")
-    usual_K = np.array([shares_NK[gold_N == k, k].mean() for k in range(len(labels))])
-    confident_NK = np.where(shares_NK >= usual_K, shares_NK, 0.0)
-    best_N = confident_NK.argmax(1)
-    disputed = np.flatnonzero((confident_NK.max(1) > 0) & (best_N != gold_N))
-    disputed = disputed[np.argsort(shares_NK[disputed, gold_N[disputed]], kind="stable")]
-    rows = [{"where": train.where(int(chosen[i])), "text": texts[i], "gold": str(labels[gold_N[i]]),
-             "gold_share": float(shares_NK[i, gold_N[i]]), "predicted": str(labels[best_N[i]]),
-             "predicted_share": float(shares_NK[i, best_N[i]])} for i in disputed[:MAX_LISTED]]
-    return {"n_looked_at": len(chosen), "n_rows": len(disputed), "rows": rows}
-
-
-# ---- the page --------------------------------------------------------------------------------------------------------
+    errors = label_errors(scaled_ND, gold_N, spec.seed)
+    listed = np.argsort(-errors.wrong_N, kind="stable")[: int((errors.wrong_N > MIN_WRONG).sum())]
+    rather_N = np.where(np.arange(len(labels)) == gold_N[:, None], -1, errors.shares_NK).argmax(1)
+    rows = [{"where": train.where(int(chosen[i])), "text": texts[i], "wrong": float(errors.wrong_N[i]),
+             "gold": str(labels[gold_N[i]]), "gold_share": float(errors.shares_NK[i, gold_N[i]]),
+             "predicted": str(labels[rather_N[i]]), "predicted_share": float(errors.shares_NK[i, rather_N[i]])}
+            for i in listed]
+    return {"n_looked_at": len(chosen), "n_rows": len(rows), "n_expected": float(errors.wrong_N[listed].sum()),
+            "rate": errors.rate, "rows": rows}

@@ -225,25 +225,22 @@ class MultiLabelClassification(Task):
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
-        from sklearn.dummy import DummyClassifier
-        from sklearn.linear_model import LogisticRegression
+        from scipy.special import expit
 
         gold_NK = np.array([self._gold_K(row) for row in train])
         shares_K = gold_NK.mean(0)
         tuned = self.calibrate([self.answer(shares_K)] * len(validation), validation)
         yield "majority", [tuned.answer(shares_K)] * len(test)
-        matrices = tfidf.tf_idf(*([self.text(row) for row in rows] for rows in (train, validation, test)))
-        shares = []
-        for gold_N in gold_NK.T:
-            kind = LogisticRegression(C=10.0, max_iter=solve.MAX_ITERATIONS) if 0 < gold_N.mean() < 1 else \
-                DummyClassifier(strategy="prior")
-            fitted = kind.fit(matrices[0], gold_N)
-            at = list(fitted.classes_).index(1) if 1 in fitted.classes_ else None
-            shares.append([fitted.predict_proba(m)[:, at] if at is not None else np.zeros(m.shape[0])
-                           for m in matrices[1:]])
-        of_validation, of_test = (np.stack(columns, 1) for columns in zip(*shares, strict=True))
-        tuned = self.calibrate([self.answer(shares_K) for shares_K in of_validation], validation)
-        yield "tf-idf", [tuned.answer(shares_K) for shares_K in of_test]
+
+        def score(chosen_N: np.ndarray, margins_NK: np.ndarray) -> float:
+            answers = [self.answer(shares_K) for shares_K in expit(margins_NK)]
+            return self.score(self.outcomes(answers, [train[i] for i in chosen_N]))[self.metric]
+
+        of_validation, of_test = tfidf.predict(
+            tfidf.margins, gold_NK, score, seed, *([(self.text(row),) for row in rows] for rows in (train, validation,
+                                                                                                    test)))
+        tuned = self.calibrate([self.answer(shares_K) for shares_K in expit(of_validation)], validation)
+        yield "tf-idf", [tuned.answer(shares_K) for shares_K in expit(of_test)]
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         n, outcomes = len(self.labels), self.outcomes(predictions, rows)

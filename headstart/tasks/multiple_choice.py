@@ -151,13 +151,20 @@ class MultipleChoice(Task):
         usual = Counter(self._gold(row) for row in train)
         yield "majority", [self.answer(row, np.array([usual[k] + 1.0 for k, _ in enumerate(self._choices(row))]))
                            for row in test]
-        texts = [[f"{row['question']}\n{choice}" for row in rows for choice in self._choices(row)]
-                 for rows in (train, test)]
-        gold_N = np.array([int(k == self._gold(row)) for row in train for k, _ in enumerate(self._choices(row))])
-        right_M = tfidf.tf_idf_logistic_regression(texts[0], gold_N, texts[1], 2)[:, 1]
+        texts = [[(" ".join(str(row[column]) for column in ("context", "question") if row.get(column)), choice)
+                  for row in rows for choice in self._choices(row)] for rows in (train, test)]
+        row_N = np.repeat(np.arange(len(train)), [len(self._choices(row)) for row in train])
+        gold_N = np.array([k == self._gold(row) for row in train for k, _ in enumerate(self._choices(row))])
+
+        def score(chosen_N: np.ndarray, margins_N1: np.ndarray) -> float:
+            ends = np.flatnonzero(np.diff(row_N[chosen_N])) + 1
+            return float(np.mean([gold_C[margins_C.argmax()] for margins_C, gold_C in zip(
+                np.split(margins_N1[:, 0], ends), np.split(gold_N[chosen_N], ends), strict=True)]))
+
+        margins_M1, = tfidf.predict(tfidf.margins, gold_N[:, None], score, seed, *texts, groups_N=row_N)
         ends = np.cumsum([len(self._choices(row)) for row in test])
-        yield "tf-idf", [self.answer(row, shares_C / shares_C.sum())
-                         for row, shares_C in zip(test, np.split(right_M, ends[:-1]), strict=True)]
+        yield "tf-idf", [self.answer(row, metrics.softmax(margins_C)) for row, margins_C in zip(
+            test, np.split(margins_M1[:, 0], ends[:-1]), strict=True)]
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         outcomes_N3 = self.outcomes(predictions, rows)

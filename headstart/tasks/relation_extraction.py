@@ -29,6 +29,7 @@ from .text_classification import USUAL_TEXT, TextClassification
 NONE = ("other", "no_relation", "none", "na", "无")  # labels that say that there is no relation
 DIRECTED = re.compile(r"(.+)\((?:e1,\s*e2|(e2,\s*e1))\)")
 WRITTEN = re.compile(r"\s*[\[(]?\s*(\d{1,9})\s*[,:\s]\s*(\d{1,9})\s*[\])]?\s*")  # a span in a CSV file
+N_AROUND = 3  # words on each side of the spans that the linear baseline reads
 MARKS = ("@", "#")  # around the head and the tail; every tokenizer has them
 
 
@@ -73,6 +74,14 @@ class RelationExtraction(TextClassification):
 
     def text(self, row: Row) -> str:
         return mark(row["text"], span(row["head_span"]), span(row["tail_span"]))[0]
+
+    def texts(self, row: Row) -> tuple[str, ...]:
+        """Both spans, marked, with all between them and some words around."""
+        text, spans = row["text"], (span(row["head_span"]), span(row["tail_span"]))
+        start, end = min(first for first, _ in spans), max(last for _, last in spans)
+        before, after = text[:start].split()[-N_AROUND:], text[end:].split()[:N_AROUND]
+        marked = mark(text[start:end], *((first - start, last - start) for first, last in spans))[0]
+        return (" ".join([*before, marked, *after]),)
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         inputs, n_cut_tokens = _read(row["text"], span(row["head_span"]), span(row["tail_span"]), reader)

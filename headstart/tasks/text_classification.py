@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 IN_SCOPE_KEPT = 0.95
-MAJORITY_AND_TF_IDF = {"majority": "the majority class", "tf-idf": "TF-IDF + logistic regression"}
+MAJORITY_AND_TF_IDF = {"majority": "the majority class", "tf-idf": "TF-IDF + a linear classifier"}
 USUAL_TEXT = ("text", "sentence", "review", "content", "tweet", "comment", "message", "body", "utterance", "query",
               "text_a", "sentence1", "question1", "premise", "文本", "评论", "内容", "sentence_a", "sentence_1",
               "text1", "text_1", "comment_text")
@@ -195,9 +195,19 @@ class TextClassification(Task):
         gold_N = np.array([self._index[self._gold(row)] for row in train])
         shares_K = np.bincount(gold_N, minlength=len(self.labels)) / len(gold_N)
         yield "majority", [self.answer(shares_K)] * len(test)
-        scores_NK = tfidf.tf_idf_logistic_regression(
-            [self.text(r) for r in train], gold_N, [self.text(r) for r in test], len(self.labels))
-        yield "tf-idf", [self.answer(shares_K) for shares_K in scores_NK]
+        gold_NK = np.arange(len(self.labels)) == gold_N[:, None]
+
+        def score(chosen_N: np.ndarray, margins_NK: np.ndarray) -> float:
+            answers = [self.answer(shares_K) for shares_K in metrics.softmax(margins_NK)]
+            return self.score(self.outcomes(answers, [train[i] for i in chosen_N]))[self.metric]
+
+        margins_MK, = tfidf.predict(tfidf.margins, gold_NK, score, seed, *(
+            [self.texts(row) for row in rows] for rows in (train, test)))
+        yield "tf-idf", [self.answer(shares_K) for shares_K in metrics.softmax(margins_MK)]
+
+    def texts(self, row: Row) -> tuple[str, ...]:
+        """What the linear baseline reads of a row: its text, or the two of a pair."""
+        return (row["text"], row["text_pair"]) if self.has_pair else (row["text"],)
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         pairs_N2 = self._pairs(predictions, rows)

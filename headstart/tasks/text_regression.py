@@ -42,8 +42,7 @@ class TextRegression(Task):
     metric: ClassVar = "spearman"
     needs_windows: ClassVar = False
     baseline_titles: ClassVar = {
-        "mean": "the mean of the train rows", "tf-idf-ridge": "TF-IDF + ridge regression",
-        "tf-idf-cosine": "the cosine of TF-IDF vectors"}
+        "mean": "the mean of the train rows", "tf-idf-ridge": "TF-IDF + ridge regression"}
     examples: ClassVar = (
         {"text": "The film was a delight from start to end.", "score": 5.0},
         {"text": "It was fine, I suppose.", "score": 3},
@@ -136,19 +135,14 @@ class TextRegression(Task):
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
-        from sklearn.linear_model import LinearRegression, Ridge
-
         yield "mean", [self.answer(self.mean)] * len(test)
         gold_N = np.array([_gold(row) for row in train])
-        if self.has_pair:
-            pairs = [[row[column] for row in rows] for rows in (train, test) for column in ("text", "text_pair")]
-            _, *others = tfidf.tf_idf(pairs[0] + pairs[1], *pairs)
-            cosines = [np.asarray(a.multiply(b).sum(1)) for a, b in (others[:2], others[2:])]
-            score_M = LinearRegression().fit(cosines[0], gold_N).predict(cosines[1])
-        else:
-            of_train, of_test = tfidf.tf_idf([self.text(row) for row in train], [self.text(row) for row in test])
-            score_M = Ridge(alpha=1.0).fit(of_train, gold_N).predict(of_test)
-        yield "tf-idf-cosine" if self.has_pair else "tf-idf-ridge", [self.answer(score) for score in score_M]
+        texts = ([(row["text"], row["text_pair"]) if self.has_pair else (row["text"],) for row in rows]
+                 for rows in (train, test))
+        score_M, = tfidf.predict(
+            tfidf.ridge, gold_N, lambda chosen_N, score_N: -float(np.square(score_N - gold_N[chosen_N]).mean()), seed,
+            *texts)
+        yield "tf-idf-ridge", [self.answer(score) for score in score_M]
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         pairs_N2 = self.outcomes(predictions, rows)

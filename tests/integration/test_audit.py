@@ -81,7 +81,8 @@ def test_a_label_that_was_turned_is_suspected(tmp_path, backbone):
     worst = suspects["rows"][0]
     assert worst["where"].endswith("a.csv:43")
     assert (worst["gold"], worst["predicted"]) == ("good", "bad")
-    assert worst["gold_share"] < 0.5 < worst["predicted_share"]
+    assert worst["gold_share"] < 0.5 < min(worst["predicted_share"], worst["wrong"])
+    assert suspects["n_expected"] == pytest.approx(sum(row["wrong"] for row in suspects["rows"]))
 
 
 def test_lengths_say_what_each_limit_cuts(found):
@@ -97,7 +98,8 @@ def test_balance_counts_every_part(found):
 
 
 def test_chinese_is_recognized(tmp_path, backbone):
-    rows = [{"text": f"房间很干净，服务也很好，下次还会再来住{i}号房", "label": "好差"[i % 2]} for i in range(20)]
+    rows = [{"text": f"房间很干净，服务也很好，下次还会再来住{i}号房", "label": "好差"[i % 2]} for i in range(19)]
+    rows += [rows[0]]
     found = audited(tiny.write_csv(tmp_path / "a.csv", rows), backbone)
     assert found["languages"]["n_rows"] == {"zh": 20}
     assert "房间" in page.markdown(found)

@@ -148,13 +148,13 @@ def certificate(fitted, n=200, is_seen_N=None, **baselines):
 def test_verdicts_in_words():
     scores = certificate(10, majority=100, **{"tf-idf": 40})
     assert scores.verdict_kind == "positive"
-    assert scores.verdict.startswith("positive transfer: +15.0 points over TF-IDF + logistic regression [")
+    assert scores.verdict.startswith("positive transfer: +15.0 points over TF-IDF + a linear classifier [")
     scores = certificate(40, majority=100, **{"frozen-backbone": 41})
     assert scores.verdict_kind == "undecided"
     assert scores.verdict.startswith("no proof that fine-tuning beats the frozen backbone with a linear head: +0.5 ")
     scores = certificate(60, majority=100, **{"tf-idf": 20})
     assert scores.verdict_kind == "negative"
-    assert scores.verdict.startswith("negative transfer: -20.0 points against TF-IDF + logistic regression [")
+    assert scores.verdict.startswith("negative transfer: -20.0 points against TF-IDF + a linear classifier [")
     assert certificate(1).verdict_kind == "undecided"
 
 

@@ -554,12 +554,12 @@ def test_mistakes_show_both_sides_in_their_place():
 def test_the_baseline_knows_words_it_has_seen():
     task = learned(WHO)
     test = [{"tokens": ["Bo", "met", "Eve"], "tags": ["B-PER", "O", "B-PER"]}, entities("Rome, Lund", ("Rome", "LOC"))]
-    [(name, answers)] = task.baselines([WHO], [], test, 0)
+    (name, answers), _ = task.baselines([WHO], [], test, 0)
     assert name == "majority-tag"
     assert answers[0]["tags"] == ["B-PER", "O", "O"]
     assert [(one["label"], one["text"]) for one in answers[1]["entities"]] == [("LOC", "Rome"), ("PER", "Lund")]
     assert task.outcomes(answers, test).tolist() == [[1, 1, 2], [1, 2, 1]]
-    [(_, answers)] = learned(POS, POS).baselines([POS, {"tokens": ["film"], "tags": ["NOUN"]}], [], [
+    (_, answers), _ = learned(POS, POS).baselines([POS, {"tokens": ["film"], "tags": ["NOUN"]}], [], [
         {"tokens": ["dull", "new"], "tags": ["ADJ", "X"]}], 0)
     assert answers[0]["tags"] == ["ADJ", "NOUN"]
 

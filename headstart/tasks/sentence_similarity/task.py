@@ -278,16 +278,22 @@ class SentenceSimilarity(Task):
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
 
         texts = [text for row in train for text in (row["text"], row["text_pair"])]
-        first, second = [row["text"] for row in test], [row["text_pair"] for row in test]
-        if self.has_scores:
-            _, first_ND, second_ND = tfidf.tf_idf(texts, first, second)
-            cosine_N = np.asarray(first_ND.multiply(second_ND).sum(1)).ravel()
-            yield "tf-idf-cosine", [{"similarity": round(float(cosine), 6)} for cosine in cosine_N]
-            return
-        corpus = Candidates(test)
-        _, first_ND, corpus_CD = tfidf.tf_idf(texts, first, corpus.texts)
-        ranks = corpus.ranks(lambda chosen: (first_ND[chosen] @ corpus_CD.T).toarray())
-        yield "tf-idf-cosine", [{"rank": float(rank), "best": best} for rank, best in zip(*ranks, strict=True)]
+        kinds = tfidf.kinds(texts)
+
+        def answered(rows: Sequence[Row], name: str) -> list[Prediction]:
+            first, corpus = [row["text"] for row in rows], Candidates(rows)
+            others = first, [row["text_pair"] for row in rows] if self.has_scores else corpus.texts
+            _, first_ND, second_CD = tfidf.tf_idf(texts, *others, kind=kinds[name])
+            if self.has_scores:
+                cosine_N = np.asarray(first_ND.multiply(second_CD).sum(1)).ravel()
+                return [{"similarity": round(float(cosine), 6)} for cosine in cosine_N]
+            ranks = corpus.ranks(lambda chosen: (first_ND[chosen] @ second_CD.T).toarray())
+            return [{"rank": float(rank), "best": best} for rank, best in zip(*ranks, strict=True)]
+
+        drawn = np.random.default_rng(seed).permutation(len(train))[: tfidf.MAX_CHOOSING_ROWS]
+        tried = [train[i] for i in np.sort(drawn)]
+        of_kind = {name: self.score(self.outcomes(answered(tried, name), tried))[self.metric] for name in kinds}
+        yield "tf-idf-cosine", answered(test, max(of_kind, key=of_kind.__getitem__))
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         if self.has_scores:

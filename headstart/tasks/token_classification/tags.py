@@ -148,14 +148,14 @@ def spans_to_tags(spans: Sequence[Span], n_words: int, scheme: str) -> list[str]
 
 
 def viterbi(scores_UK: np.ndarray, barred_KK: np.ndarray) -> np.ndarray:
-    """tags_U: the sequence with the largest sum of scores that takes no barred step.
+    """tags_U: the sequence with the largest sum of scores and of what each step adds, which takes no barred step.
 
-    barred_KK: 0 or -inf for a step from one tag to the next; one more line, the last, for the first step.
+    barred_KK: what a step from one tag to the next adds, -inf: barred; one more line, the last, for the first step.
     Source  Viterbi 1967; Forney 1973, "The Viterbi algorithm".
     """
     scores_UK = np.asarray(scores_UK, np.float64)
     n, steps_KK = len(scores_UK), barred_KK[:-1]
-    if np.isfinite(steps_KK).all() and np.isfinite(barred_KK[-1]).all():
+    if not n or not barred_KK.any():
         return np.asarray(scores_UK.argmax(1))
     from_UK = np.zeros(scores_UK.shape, np.int64)
     best_K = scores_UK[0] + barred_KK[-1]

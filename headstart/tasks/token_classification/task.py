@@ -26,7 +26,7 @@ from ...core.errors import DataError, shorten
 from ...core.reader import Reader
 from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text, normal_label, written_list
 from ...core.values import IGNORE, LinearMap, Prediction, Row, Window
-from ...features import solve
+from ...features import solve, tagger
 from ...readers.words import join_tokens, places, split_words
 from .entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens, mistakes, normal_entities
 from .tags import PLAIN, SCHEMES, Span, flaw_of_sequence, scheme_of, spans_to_tags, tags_to_spans, units_of, viterbi
@@ -59,7 +59,8 @@ class TokenClassification(Task):
          "entities": ("entities", "spans", "entity", "实体")},
         (frozenset(("tokens", "tags")), frozenset(("text", "entities"))))
     options: ClassVar = ("stride", "constrained")
-    baseline_titles: ClassVar = {"majority-tag": "the most frequent tag of each word"}
+    baseline_titles: ClassVar = {"majority-tag": "the most frequent tag of each word",
+                                 "linear-tagger": "a linear tagger of words and their neighbors"}
     examples: ClassVar = (
         {"tokens": ["Mira", "Holt", "moved", "to", "Lisbon", "."], "tags": ["B-PER", "I-PER", "O", "O", "B-LOC", "O"]},
         {"text": "The film was found in Quito today.", "entities": [{"start": 22, "end": 27, "label": "LOC"}]},
@@ -263,9 +264,14 @@ class TokenClassification(Task):
             return self._answer(row, [], [], [])
         order = sorted(range(len(units)), key=units.__getitem__)
         logits_UK = np.concatenate(lines)[order]
-        tags_U = viterbi(logits_UK, self._barred_KK) if self.constrained else logits_UK.argmax(1)
+        return self._best(row, [units[u] for u in order], logits_UK, self._barred_KK if self.constrained else None)
+
+    def _best(self, row: Row, units: Sequence[tuple[int, int]], logits_UK: np.ndarray,
+              follows_KK: np.ndarray | None) -> Prediction:
+        """The best sequence of tags, where follows_KK is added for each two in a row; None: each unit's best tag."""
+        tags_U = viterbi(logits_UK, follows_KK) if follows_KK is not None else logits_UK.argmax(1)
         shares_U = np.take_along_axis(metrics.softmax(logits_UK), tags_U[:, None], 1)[:, 0]
-        return self._answer(row, [units[u] for u in order], tags_U.tolist(), shares_U.tolist())
+        return self._answer(row, units, tags_U.tolist(), shares_U.tolist())
 
     def _answer(self, row: Row, units: Sequence[tuple[int, int]], tags_U: Sequence[int],
                 shares_U: Sequence[float]) -> Prediction:
@@ -328,22 +334,25 @@ class TokenClassification(Task):
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
+        words = {name: [_words(*self.read(row)) for row in rows] for name, rows in (("train", train), ("test", test))}
+        tags = [self._targets(self.spans(row, *self.read(row)), _each(self.read(row)[1]), self.read(row)[1])
+                for row in train]
         counts: dict[str, Counter[int]] = defaultdict(Counter)
-        for row in train:
-            text, words_W = self.read(row)
-            tags_W = self._targets(self.spans(row, text, words_W), _each(words_W), words_W)
-            for (start, end), k in zip(words_W, tags_W, strict=True):
-                counts[text[start:end]][k] += 1
+        for words_W, tags_W in zip(words["train"], tags, strict=True):
+            for word, k in zip(words_W, tags_W, strict=True):
+                counts[word][k] += 1
         total = sum(counts.values(), Counter())
         usual = total if self.scheme == PLAIN else Counter({0: 1})
         best = {word: _most_frequent(tags) for word, tags in counts.items()}
         fallback = _most_frequent(usual)
         answers = []
-        for row in test:
-            text, words_W = self.read(row)
-            best_W = [best.get(text[start:end], fallback) for start, end in words_W]
+        for row, words_W in zip(test, words["test"], strict=True):
+            best_W = [best.get(word, fallback) for word in words_W]
             answers.append(self._answer(row, _each(words_W), [k for k, _ in best_W], [share for _, share in best_W]))
         yield "majority-tag", answers
+        margins, follows_KK = tagger.tag_margins(words["train"], tags, self.n_outputs, words["test"], seed)
+        yield "linear-tagger", [self._best(row, _each(words_W), margins_WK, self._barred_KK + follows_KK)
+                                for row, words_W, margins_WK in zip(test, words["test"], margins, strict=True)]
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
         both = [self._both(p, r) for p, r in zip(predictions, rows, strict=True)]
@@ -384,7 +393,11 @@ class TokenClassification(Task):
         return {"id2label": {str(k): tag for k, tag in enumerate(self.tags_K)}, "label2id": self._index}
 
 
-def _each(words_W: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _words(text: str, words_W: Sequence[tuple[int, int]]) -> list[str]:
+    return [text[start:end] for start, end in words_W]
+
+
+def _each(words_W: Sequence[Any]) -> list[tuple[int, int]]:
     """Units of one word."""
     return [(w, w + 1) for w in range(len(words_W))]
 
