@@ -179,6 +179,25 @@ class Truncation:
 
 
 @dataclass(frozen=True)
+class UnknownTokens:
+    """Tokens of the rows of one script, and how many of them the backbone's vocabulary has no entry for."""
+
+    script: str
+    n_rows: int
+    n_tokens: int
+    n_unknown: int
+
+    @property
+    def share(self) -> float:
+        """Of all tokens; 0 where there are none."""
+        return self.n_unknown / max(1, self.n_tokens)
+
+    def to_json(self) -> dict[str, Any]:
+        """With the share, for those who read the file."""
+        return {**asdict(self), "share": self.share}
+
+
+@dataclass(frozen=True)
 class DataCounts:
     """Where the rows came from, how many there are, and what was counted on the way.
 
@@ -217,6 +236,7 @@ class Scores:
 
     unseen:      the fitted model on the test rows that have no twin in train, where some have one.
     outcomes_of: the systems whose outcomes stand side by side in outcomes.npy; () in older runs: the fitted model's.
+    unknown_tokens: of the rows of all splits, by their script; () in older runs: not counted.
     """
 
     metric: str
@@ -227,6 +247,7 @@ class Scores:
     verdict_kind: str = ""
     unseen: Score | None = None
     outcomes_of: Sequence[str] = ()
+    unknown_tokens: Sequence[UnknownTokens] = ()
     task: str | None = None
     backbone: str | None = None
     base_model: str | None = None
@@ -285,7 +306,8 @@ class Scores:
     def _newer(self) -> dict[str, Any]:
         """What older files do not have: written only where it is."""
         return {**({"unseen": {**self.unseen.to_json(), "n": self.unseen.n}} if self.unseen else {}),
-                **({"outcomes_of": list(self.outcomes_of)} if self.outcomes_of else {})}
+                **({"outcomes_of": list(self.outcomes_of)} if self.outcomes_of else {}),
+                **({"unknown_tokens": [n.to_json() for n in self.unknown_tokens]} if self.unknown_tokens else {})}
 
 
 def _parts(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,14 @@ class WindowStore(Sequence[Window]):
         """Tokens of each row that no window holds."""
         return np.bincount(self.rows_N, self.cut_N, minlength=n_rows).astype(np.int64)
 
+    def n_tokens_of_rows(self, n_rows: int, is_counted_V: np.ndarray) -> np.ndarray:
+        """Tokens of each row whose id is counted. is_counted_V: whether each id of the vocabulary is."""
+        if not len(self):
+            return np.zeros(n_rows, np.int64)
+        field = self.inputs["input_ids"]
+        n_of_windows = np.add.reduceat(is_counted_V[field.values], field.starts[:-1], dtype=np.int64)  # type: ignore[index]
+        return np.bincount(self.rows_N, n_of_windows, minlength=n_rows).astype(np.int64)
+
     def batch(self, chosen: np.ndarray) -> Batch:
         """The windows numbered `chosen`, padded to the longest of them."""
         return collate({k: [f.of(i) for i in chosen] for k, f in self.inputs.items()},

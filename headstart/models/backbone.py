@@ -170,7 +170,7 @@ def _config(folder: Path) -> transformers.PretrainedConfig:
     kind = transformers.CONFIG_MAPPING[values["model_type"]]
     defaults = kind().to_dict()
     allowed = {*defaults, *families.FORMER_KEYS, *trust.LABELS, *trust.ONLY_CHECKED}
-    known = {key: value for key, value in values.items() if key in allowed}
+    known = {key: value for key, value in values.items() if key in allowed and value != {}}  # {}: a run's, of no labels
     trust.check_values(known, defaults, ACT2FN, path)
     with library_errors(str(path), "is not accepted", ModelError, trust.FIX):
         config = kind.from_dict({key: value for key, value in known.items() if key not in trust.ONLY_CHECKED})
@@ -184,6 +184,11 @@ def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int
         tokenizer = read_tokenizer(path, config.vocab_size, ModelError)
     else:
         tokenizer = parse_tokenizer(_converted(folder, config), str(folder), config.vocab_size, ModelError)
+    n_tokens = tokenizer.get_vocab_size(with_added_tokens=True)
+    if n_tokens < config.vocab_size // 2:  # of another model, or made up where the vocabulary could not be read
+        raise ModelError(str(folder), f"has a tokenizer of {n_tokens:,} tokens, but the embedding has "
+                         f"{config.vocab_size:,} rows (vocab_size).",
+                         "Take tokenizer.json from where the weights are from.")
     n_types = int(getattr(config, "type_vocab_size", 0) or 0)
     types = tokenizer.encode("a", "a").type_ids if n_types > 1 else []
     if types and max(types) >= n_types:
@@ -210,11 +215,7 @@ def _converted(folder: Path, config: transformers.PretrainedConfig) -> str:
                         "A model folder holds tokenizer.json beside its weights."):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True,
                                                                trust_remote_code=False).backend_tokenizer
-        n_tokens, text = tokenizer.get_vocab_size(), str(tokenizer.to_str())
-    if n_tokens < config.vocab_size // 2:  # it could not read the vocabulary, and made up what a few tokens are
-        raise ModelError(str(folder), f"has a tokenizer of {n_tokens:,} tokens, but the embedding has "
-                         f"{config.vocab_size:,} rows (vocab_size).", "Save it as tokenizer.json beside the weights.")
-    return text
+        return str(tokenizer.to_str())
 
 
 def _longest(folder: Path, config: transformers.PretrainedConfig) -> int:

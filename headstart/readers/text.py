@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from ..core.errors import ModelError
 from ..core.reader import Piece
 from ..core.untrusted import library_errors
 
 UNREADABLE = "Look for the text that is odd (half a surrogate pair, such as \\udce9, is none) and leave it out."
+UNHEARD_OF = "\U0010fffd"  # a character for private use that no vocabulary has
+
 
 @dataclass(frozen=True)
 class TextReader:
@@ -32,6 +36,25 @@ class TextReader:
     def facts(self) -> dict[str, Any]:
         """max_tokens, pad_id and has_types."""
         return {"max_tokens": self.max_tokens, "pad_id": self.pad_id, "has_types": self.has_types}
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The token that stands for all that the vocabulary has no entry for; None where there is none (bytes)."""
+        with library_errors("tokenizer", "cannot read a character", ModelError):
+            pieces = self.tokenizer.model.tokenize(UNHEARD_OF)
+        is_known = self.tokenizer.model.token_to_id(UNHEARD_OF) is not None
+        return None if is_known or len(pieces) != 1 else int(pieces[0].id)
+
+    def which_tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """(is_text_V, is_unknown_V): whether each id stands for a part of a text, and whether for an unknown part."""
+        special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        special |= {*self.tokenizer.encode("", "").ids}
+        n_ids = max([*special, self.pad_id, *self.tokenizer.get_vocab(with_added_tokens=True).values()]) + 1
+        is_text_V, is_unknown_V = np.ones(n_ids, bool), np.zeros(n_ids, bool)
+        is_text_V[[*special]] = False
+        if self.unknown_id is not None:
+            is_text_V[self.unknown_id] = is_unknown_V[self.unknown_id] = True
+        return is_text_V, is_unknown_V
 
     def read(self, text: str, text_pair: str | None = None) -> tuple[dict[str, list[int]], int]:
         """Token ids of one text (or a pair), and how many tokens did not fit.

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import write_folder
+from ..core.scores import UnknownTokens
 from .page import markdown_page, write_study
-from .run import Headline, Section
+from .run import Headline, Section, unknown_table
 from .run import Table as Shown
-from .wording import clean, cut, percent
+from .wording import clean, cut, percent, unknown_warnings
 
 MAX_LISTED = 20  # of every kind of finding, on the page; counts are of all, and audit.json lists all suspects
 MAX_CHARS_LISTED = 160  # of a text
@@ -42,7 +43,15 @@ def headline(result: Mapping[str, Any]) -> Headline:
               (result["twins"]["n_rows"], "row", "with a twin in the same part")]
     worst = [f"{n:,} {noun}{'s' if n > 1 else ''} {rest}" for n, noun, rest in counts if n]
     n_rows = ", ".join(f"{n:,} {part} rows" for part, n in result["parts"].items())
-    return Headline(worst[0] if worst else "Nothing was found to be wrong", "; ".join(worst[1:]), f"Read: {n_rows}.")
+    unknown = unknown_warnings(_unknown(result), result["lengths"]["backbone"])
+    worst += ["many unknown tokens"] if unknown else []
+    return Headline(worst[0] if worst else "Nothing was found to be wrong", "; ".join(worst[1:]),
+                    " ".join([f"Read: {n_rows}.", *unknown]))
+
+
+def _unknown(result: Mapping[str, Any]) -> list[UnknownTokens]:
+    return [UnknownTokens(*(count[name] for name in ("script", "n_rows", "n_tokens", "n_unknown")))
+            for count in result["unknown_tokens"]]
 
 
 def sections(result: Mapping[str, Any]) -> list[Section]:
@@ -86,9 +95,12 @@ def sections(result: Mapping[str, Any]) -> list[Section]:
                 ("data.max_tokens", "rows cut", "share of tokens cut"),
                 ((f"{entry['max_tokens']:,}", f"{entry['n_cut']:,}", percent(entry["cut_tokens_share"]))
                  for entry in lengths["limits"]), 0),
+        Section("vocabulary", "Vocabulary", [f"Tokens that {lengths['backbone']} has no entry for."], (),
+                [unknown_table(_unknown(result))]),
         _listed("languages", "Languages", [f"Of {spoken['n_looked_at']:,} rows, by py3langid; "
                                            f"{spoken['n_rarer']:,} of them in languages of less than 1 %."],
-                ("language", "rows"), ((name, f"{k:,}") for name, k in spoken["n_rows"].items()), 1),
+                ("language", "rows", "unknown tokens"),
+                ((name, f"{k:,}", percent(spoken["unknown_share"][name])) for name, k in spoken["n_rows"].items()), 1),
     ]
     return [section for section in made if section.tables]
 

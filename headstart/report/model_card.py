@@ -15,14 +15,17 @@ from .run import (
     headline,
     shown,
     truncation,
+    unknown_table,
 )
 from .wording import MISSING, in_words, interval, n_rows
 
 
-def model_card(scores: Scores, spec_yaml: str, example: Row | None = None, has_texts: bool = True) -> str:
+def model_card(scores: Scores, spec_yaml: str, example: Row | None = None, has_texts: bool = True,
+               native: str | None = None) -> str:
     """The artifact's README.md: the hub's front matter, use, data, certificate, limits, and the Spec.
 
     example: a row as the task reads it; absent: one text. has_texts: whether texts of its data lie beside it.
+    native:  the class of transformers that loads model and head; None: the head is ours, or an adapter is on.
     """
     import yaml
 
@@ -33,8 +36,10 @@ def model_card(scores: Scores, spec_yaml: str, example: Row | None = None, has_t
     made = ", ".join(f"{key} {MISSING if value is None else value}" for key, value in (
         ("method", scores.method), ("backbone", scores.backbone), ("seed", scores.fitted.seed)))
     parts = [f"---\n{front}---", f"# {_inert(name)}", _inert(f"{top.title}."), _inert(top.rest), _inert(top.plain),
-             "## Use", _use(scores, example), "## Data", _inert(f"Source: {scores.data.source or 'not recorded'}."),
-             *(map(_markdown_table, counts.tables) if counts else ()), "## Certificate",
+             "## Use", _use(example, native), "## Data", _inert(f"Source: {scores.data.source or 'not recorded'}."),
+             *(map(_markdown_table, counts.tables) if counts else ()),
+             *([_markdown_table(unknown_table(scores.unknown_tokens))] if scores.unknown_tokens else ()),
+             "## Certificate",
              _markdown_table(certificate_table(scores)), "## Limits", _limits(scores, has_texts), "## How it was made",
              _inert(f"Fitted by headstart: {made}. The resolved Spec:"), _fenced(spec_yaml)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -56,27 +61,31 @@ def _front_matter(scores: Scores) -> dict[str, Any]:
     return {key: value for key, value in front.items() if value}
 
 
-def _use(scores: Scores, example: Row | None) -> str:
+def _use(example: Row | None, native: str | None) -> str:
     row = "a text" if set(example or ()) <= {"text"} else example
     code = ["From outside of this folder, called FOLDER here: Python imports what lies where it is started.",
             "```sh\nheadstart predict FOLDER rows.csv\n```",
             '```python\nimport headstart\n\nartifact = headstart.load("FOLDER")\n'
             f"artifact.predict([{json.dumps(row, ensure_ascii=False)}])\n```"]
-    if scores.head.get("pooling") == "native":
-        code += ["The head is the family's own, so transformers loads the folder too:",
-                 "```python\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
-                 'model = AutoModelForSequenceClassification.from_pretrained("FOLDER")\n'
-                 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n```']
+    if native is None:
+        return "\n\n".join([*code, "transformers loads the encoder alone (`AutoModel`). Its classes that have a head "
+                            "know nothing of this one: they make a new one, of no labels."])
+    code += ["The head is the family's own, so transformers loads the folder too:",
+             f"```python\nfrom transformers import {native}, AutoTokenizer\n\n"
+             f'model = {native}.from_pretrained("FOLDER")\n'
+             'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n```']
     return "\n\n".join(code)
 
 
 def _limits(scores: Scores, has_texts: bool) -> str:
     labels, languages, cuts = scores.details.labels, scores.data.languages, truncation(scores)
     names = ", ".join(labels[:MAX_LABELS_SHOWN]) + (", …" if len(labels) > MAX_LABELS_SHOWN else "")
+    scripts = ", ".join(f"{count.script} ({n_rows(count.n_rows)})" for count in scores.unknown_tokens)
     limits = [*(cuts.lead if cuts else ()),
-              *([f"It knows {len(labels)} labels and answers every text with one of them: {names}."] if labels else ()),
+              *([f"It knows {len(labels):,} labels and no others: {names}."] if labels else ()),
               f"Languages of the train rows: {', '.join(languages)}." if languages else
-              "The languages of the train rows were not recorded; it has seen no others.",
+              f"Scripts of its rows: {scripts}; others were not tried." if scripts else
+              "The languages of the train rows were not recorded.",
               "The scores hold for texts like the test rows; on other texts, evaluate it first.",
               *(["golden.jsonl, scores.json and the report hold some texts of its data; whoever gets this folder gets "
                  "them. Without them: headstart fit or export with --no-texts."] if has_texts else ())]

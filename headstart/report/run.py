@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeGuard
 
-from ..core.scores import Cut, DataCounts, Details, Evaluation, Score, Scores
+from ..core.scores import Cut, DataCounts, Details, Evaluation, Score, Scores, UnknownTokens
 from . import drawing
 from .wording import (
     MAX_TEXT_CHARS,
@@ -29,6 +29,7 @@ from .wording import (
     score_words,
     tick_percent,
     tick_points,
+    unknown_warnings,
 )
 
 MAX_MATRIX_LABELS = 30  # a larger matrix is a gray square: the most confused pairs say more
@@ -103,7 +104,8 @@ def headline(scores: Scores) -> Headline:
     kind = "95% interval" if fitted.interval else "no interval"
     plain = (f"On {fitted.n:,} test rows{_seen(scores)}, the fitted model reaches {score} ({kind}, {_seed(scores)})"
              f"{_without_seen(scores)}. {meaning}")
-    return Headline(first[:1].upper() + first[1:], rest[:1].upper() + rest[1:], plain.strip())
+    plain = " ".join([plain.strip(), *unknown_warnings(scores.unknown_tokens, scores.backbone)])
+    return Headline(first[:1].upper() + first[1:], rest[:1].upper() + rest[1:], plain)
 
 
 def _seen(scores: Scores) -> str:
@@ -139,7 +141,8 @@ def sections(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> list[Section
     hashes = {name: value for name, value in (("spec_sha256", scores.spec_sha256),
                                               ("backbone_sha256", scores.backbone_sha256)) if value}
     parts = [certificate(scores), learning(scores, steps), confusion(details), scatter(details), per_label(details),
-             groups(details), mistakes(details), truncation(scores), data(scores.data),
+             groups(details), mistakes(details), truncation(scores), vocabulary(scores),
+             data(scores.data),
              _amounts("cost", "Cost", "What this run took", cost if any(v is not None for v in cost.values()) else {}),
              _amounts("machine", "Machine and versions", "Where this run took place, and with what",
                       {**scores.machine, **scores.versions, **hashes})]
@@ -348,6 +351,22 @@ def truncation(scores: Scores) -> Section | None:
 def _cut_words(splits: Iterable[tuple[str, Cut]]) -> str:
     words = [f"{split.n_cut:,} of {split.n_rows:,} {name} texts" for name, split in splits if split.n_cut]
     return f"{' and '.join(words)} are longer and lost their end." if words else "no text is longer."
+
+
+def vocabulary(scores: Scores) -> Section | None:
+    """How many tokens the backbone's vocabulary has no entry for."""
+    if not scores.unknown_tokens:
+        return None
+    lead = [f"A token that {scores.backbone or 'the backbone'} has no entry for is read as one placeholder, "
+            "whatever it says. A row counts under the script of most of its letters."]
+    return Section("vocabulary", "Vocabulary", lead, (), [unknown_table(scores.unknown_tokens)])
+
+
+def unknown_table(counts: Sequence[UnknownTokens]) -> Table:
+    """A line a script."""
+    rows = [(count.script, f"{count.n_rows:,}", f"{count.n_tokens:,}", f"{count.n_unknown:,}", percent(count.share))
+            for count in counts]
+    return Table("Unknown tokens of all rows by script", ("script", "rows", "tokens", "unknown", "share"), rows)
 
 
 def data(counts: DataCounts) -> Section | None:

@@ -24,23 +24,26 @@ from ..core.files import write_file
 from ..core.method import Method
 from ..core.outputs import clear_work
 from ..core.progress import Progress
-from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores
+from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores, UnknownTokens
 from ..core.spec import DEFAULT, Origins, Spec, leaves, to_yaml
 from ..core.task import Task
 from ..core.untrusted import check_utf8
 from ..core.values import Prediction, Row
-from ..core.windows import store
+from ..core.windows import WindowStore, store
 from ..data import splits
 from ..data.splits import Splits
 from ..data.table import read_splits
 from ..features.forward import CachedForward
-from ..models.backbone import build_model, hub_id, load_backbone
+from ..models import adapters
+from ..models.backbone import Backbone, build_model, hub_id, load_backbone
+from ..readers import vocabulary
 from ..report.model_card import model_card
 from ..report.page import write as write_report
+from ..report.wording import unknown_warnings
 from ..tasks.inference import read_as
 from ..training import batches
 from ..training.averaging import FIRST
-from ..training.checkpoint import TrainState
+from ..training.checkpoint import TrainState, warn
 from ..training.evaluator import Evaluator
 from ..training.head import HeadSolver
 from ..training.job import PARTS, Job, accelerator, trains
@@ -154,6 +157,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         encoded = (w for i, row in enumerate(getattr(parts, name).rows) for w in task.encode(i, row, backbone.reader))
         windows[name] = store(encoded, work / "windows" / name, backbone.reader.pad_id, task.keeps_rows_whole,
                               with_notes=task.needs_windows and name != "train")
+    unknown = unknown_tokens(task, parts, windows, backbone)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
     is_trained = trains(method, task, len(parts.validation))
@@ -167,7 +171,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     model.to(accelerate.device)
     forward = CachedForward(model, accelerate.device, spec.cache, progress)
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work,
-               now.identity, stop, progress)
+               now.identity, stop, progress, unknown)
 
 
 def _tell(parts: Splits, progress: Progress) -> None:
@@ -176,6 +180,21 @@ def _tell(parts: Splits, progress: Progress) -> None:
     for name, n in parts.counts.items():
         if n and name not in ("n_read", "n_rows"):
             progress.say(f"data: {name.removeprefix('n_').replace('_', ' ')}: {n:,}")
+
+
+def unknown_tokens(task: Task, parts: Splits, windows: Mapping[str, WindowStore],
+                   backbone: Backbone) -> list[UnknownTokens]:
+    """Tokens of all splits by script, and how many of them are unknown, counted on their windows; many are warned of.
+
+    Cost  a second for a million short texts.
+    """
+    texts = (task.text(row) for name in PARTS for row in getattr(parts, name).rows)
+    n_tokens_N, n_unknown_N = (np.concatenate([windows[name].n_tokens_of_rows(len(getattr(parts, name)), is_counted_V)
+                                               for name in PARTS]) for is_counted_V in backbone.reader.which_tokens())
+    counts = vocabulary.by_script(texts, n_tokens_N, n_unknown_N)
+    for line in unknown_warnings(counts, backbone.name):
+        warn(line)
+    return counts
 
 
 def store_frozen(job: Job) -> None:
@@ -256,14 +275,15 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
         scores, task=job.task.name, backbone=spec.backbone, method=job.method.name,
         base_model=hub_id(spec.backbone), head=spec.head.model_dump(),
         curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
-        kept=learner.kept if learner else untrained(job), outcomes_of=list(outcomes),
+        kept=learner.kept if learner else untrained(job), outcomes_of=list(outcomes), unknown_tokens=job.unknown_tokens,
         data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test),
                         validation_sha256=parts.validation.digest()),
         machine=machine.describe(job.device), versions=machine.versions(), spec_sha256=spec.identity(),
         backbone_sha256=job.backbone.sha256, created=datetime.now(UTC).isoformat(timespec="seconds"))
     steps = job.work / "steps.jsonl"
     spec_yaml = to_yaml(spec, job.origins)
-    card = model_card(scores, spec_yaml, _example(job.task), spec.data.keep_texts)
+    native = job.task.head.native if job.model.head is None and not adapters.is_on(job.model) else None
+    card = model_card(scores, spec_yaml, _example(job.task), spec.data.keep_texts, native)
     with files.write_folder(final) as folder:
         rows = parts.validation.rows[: artifact.N_GOLDEN]
         golden = rows if spec.data.keep_texts else job.task.made_up(rows[0])

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import ArtifactError, MissingExtraError, ModelError, shorten
 
@@ -32,6 +33,8 @@ from ..models.backbone import TOKENIZER_FILES, Backbone, build_model, load_backb
 from ..models.runtime import TorchRuntime
 from .artifact import EXPORT
 
+# Where the head is ours, transformers would make one of its own, with random weights: one of no labels cannot answer.
+NO_LABELS: dict[str, Any] = {"id2label": {}, "label2id": {}, "problem_type": None}
 WEIGHTS, HEAD, ADAPTER = "model.safetensors", "head.safetensors", "adapter"
 
 
@@ -119,12 +122,12 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
     model = model.to("cpu")
     if adapters.is_on(model):
         adapters.save(model, folder / ADAPTER)
-        blocks.base(model.encoder).config.save_pretrained(folder)  # type: ignore[operator, union-attr]
+        _save_config(blocks.base(model.encoder), folder)
         if with_backbone:
             shutil.copyfile(trust.weights_file(backbone.folder), folder / WEIGHTS)
         save_file(model.own_head().state_dict(), folder / HEAD)
     else:
-        model.save_pretrained(folder, task.describe())
+        model.save_pretrained(folder, task.describe() if model.head is None else NO_LABELS)
         if model.head is not None:
             save_file(model.head.state_dict(), folder / HEAD)
             task.extra_files(folder, model.output, model.head.pooling, backbone.reader)
@@ -139,6 +142,13 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
     with (folder / "golden.jsonl").open("w", encoding="utf-8") as file:
         for row, answer in zip(blind, answers, strict=True):
             file.write(json.dumps({"row": row, "prediction": answer}, ensure_ascii=False) + "\n")
+
+
+def _save_config(encoder: Any, folder: Path) -> None:
+    """config.json of a plain encoder, whatever its own said."""
+    config = type(encoder.config).from_dict({**encoder.config.to_dict(), **NO_LABELS,
+                                             "architectures": [type(encoder).__name__]})
+    config.save_pretrained(folder)
 
 
 def _text_to_copy(backbone: Backbone, name: str) -> str | None:

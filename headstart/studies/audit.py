@@ -33,6 +33,7 @@ from ..core.values import Row
 from ..data import duplicates
 from ..data.table import Table, read_splits
 from ..models.backbone import load_backbone
+from ..readers import vocabulary
 from ..report.audit import MAX_LISTED, write
 from ..runs.folder import sources_of
 from ..runs.resolve import first_layer, resolve
@@ -58,7 +59,8 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     suspects: also look for labels that are probably wrong; the Spec's backbone reads the train rows for that.
     out:      folder for audit.json, audit.html and audit.md, whole or not there.
     overwrite: replace a folder that an audit wrote.
-    Returns   JSON values: parts, unusable, balance, twins, leaks, conflicts, lengths, languages, odd, suspects.
+    Returns   JSON values: parts, unusable, balance, twins, leaks, conflicts, lengths, unknown_tokens, languages, odd,
+              suspects.
     Raises    SpecError and DataError as `fit` does, but for bad rows: those are listed.
     """
     progress = progress or Progress(quiet=True)
@@ -76,7 +78,7 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     result = {
         "source": spec.data.train, "task": task.name, "parts": {name: len(table) for name, table in tables.items()},
         "unusable": _unusable(tables), "balance": _balance(tables, task), "twins": rows.twins(), "leaks": rows.leaks(),
-        "conflicts": rows.conflicts(), "lengths": _lengths(rows.texts, spec), "languages": _languages(rows.texts),
+        "conflicts": rows.conflicts(), **_tokens(rows.texts, spec),
         "odd": _odd(rows), "suspects": _suspects(tables["train"], task, spec, progress) if suspects else None,
     }
     progress.end()
@@ -161,30 +163,45 @@ def _balance(tables: Mapping[str, Table], task: Task) -> dict[str, dict[str, int
     return {label: {name: count[label] for name, count in counts.items()} for label in every}
 
 
-def _lengths(texts: Sequence[str], spec: Spec) -> Finding:
-    """Lengths in tokens of the Spec's backbone, and how many rows and tokens each limit would cut."""
+def _tokens(texts: Sequence[str], spec: Spec) -> dict[str, Any]:
+    """Lengths in tokens of the Spec's backbone, what each limit would cut, and how many tokens it does not know."""
     reader = load_backbone(spec.backbone, max_tokens=10**6).reader
+    n_NK = np.zeros((len(texts), 3), np.int64)  # all tokens, those of the text, unknown ones
+    is_text_V, is_unknown_V = reader.which_tokens()
     with library_errors(spec.backbone, "cannot read these texts", ModelError, "Take another backbone."):
-        encoded = reader.tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)
-    n_N = np.fromiter((len(count) for count in encoded), np.int64, len(texts))
+        encodings = reader.tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)
+    for i, encoded in enumerate(encodings):
+        ids = encoded.ids
+        n_NK[i] = len(ids), is_text_V[ids].sum(), is_unknown_V[ids].sum()
+    n_N = n_NK[:, 0]
     at = {name: int(np.quantile(n_N, share)) for name, share in
           (("shortest", 0.0), ("median", 0.5), ("95 %", 0.95), ("99 %", 0.99), ("longest", 1.0))}
-    return {"backbone": spec.backbone, "n_tokens": at, "max_tokens": spec.data.max_tokens, "limits": [
+    lengths = {"backbone": spec.backbone, "n_tokens": at, "max_tokens": spec.data.max_tokens, "limits": [
         {"max_tokens": limit, "n_cut": int((n_N > limit).sum()),
          "cut_tokens_share": float(np.maximum(n_N - limit, 0).sum() / n_N.sum())}
         for limit in sorted({*LIMITS, spec.data.max_tokens})]}
+    unknown = vocabulary.by_script(texts, n_NK[:, 1], n_NK[:, 2])
+    return {"lengths": lengths, "unknown_tokens": [count.to_json() for count in unknown],
+            "languages": _languages(texts, n_NK[:, 1:])}
 
 
-def _languages(texts: Sequence[str]) -> Finding:
-    """The language of each of some texts, drawn evenly, by py3langid (naive Bayes over byte n-grams)."""
+def _languages(texts: Sequence[str], n_NK: np.ndarray) -> Finding:
+    """The language of each of some texts, drawn evenly, by py3langid (naive Bayes over byte n-grams).
+
+    n_NK: tokens of each text, and unknown ones.
+    """
     import py3langid
 
-    drawn = texts[:: max(1, len(texts) // MAX_LANGUAGE_ROWS)][:MAX_LANGUAGE_ROWS]
+    drawn = slice(0, MAX_LANGUAGE_ROWS * (step := max(1, len(texts) // MAX_LANGUAGE_ROWS)), step)
     with scratch_errors():  # it unpacks its model there
-        counts = Counter(str(py3langid.classify(text)[0]) for text in drawn)
-    least = MIN_LANGUAGE_SHARE * len(drawn)
-    return {"n_looked_at": len(drawn), "n_rows": {name: n for name, n in counts.most_common() if n >= least},
-            "n_rarer": sum(n for n in counts.values() if n < least)}
+        names = [str(py3langid.classify(text)[0]) for text in texts[drawn]]
+    counts, n_tokens = Counter(names), defaultdict[str, np.ndarray](lambda: np.zeros(2, np.int64))
+    for name, n_K in zip(names, n_NK[drawn], strict=True):
+        n_tokens[name] += n_K
+    often = {name: n for name, n in counts.most_common() if n >= MIN_LANGUAGE_SHARE * len(names)}
+    shares = {name: float(n_tokens[name][1] / max(1, n_tokens[name][0])) for name in often}
+    return {"n_looked_at": len(names), "n_rows": often, "n_rarer": len(names) - sum(often.values()),
+            "unknown_share": shares}
 
 
 def _odd(rows: _Rows) -> Finding:

@@ -12,6 +12,7 @@ import torch
 from ..core.method import Method
 from ..core.model import Model
 from ..core.progress import Progress
+from ..core.scores import UnknownTokens
 from ..core.spec import Origins, Spec
 from ..core.task import Task
 from ..core.values import Row
@@ -33,6 +34,7 @@ class Job:
     windows: of each of PARTS; those of validation and test hold what `decode` reads.
     work:    the run's folder while it runs.
     request: identity of what the run was asked to do; a checkpoint of another one is not used.
+    unknown_tokens: of the rows of all PARTS, by their script.
     """
 
     spec: Spec
@@ -49,6 +51,7 @@ class Job:
     request: str
     stop: Stop
     progress: Progress
+    unknown_tokens: Sequence[UnknownTokens] = ()
 
     @property
     def device(self) -> torch.device:

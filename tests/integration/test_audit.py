@@ -103,14 +103,19 @@ def test_chinese_is_recognized(tmp_path, backbone):
     found = audited(tiny.write_csv(tmp_path / "a.csv", rows), backbone)
     assert found["languages"]["n_rows"] == {"zh": 20}
     assert "房间" in page.markdown(found)
+    (han,) = found["unknown_tokens"]
+    assert (han["script"], han["n_rows"], found["languages"]["unknown_share"]["zh"]) == ("Han", 20, han["share"])
+    assert han["n_unknown"] >= 20 * 9  # of each row: 也 很 下 次 还 会 再 来 住 号
+    assert "unknown to" in page.headline(found).plain
 
 
 def test_a_sound_file_has_no_faults(tmp_path, backbone):
-    rows = [{**row, "text": f"{row['text']} {tiny.GOOD[i % 6]} number {i * i}"} for i, row in enumerate(tiny.rows(12))]
+    rows = [{**row, "text": f"{row['text']} {tiny.GOOD[i % 6]} {' '.join(str(i * i))}"}
+            for i, row in enumerate(tiny.rows(12))]
     found = audit.audit({"data": {"train": str(tiny.write_csv(tmp_path / "a.csv", rows))}, "backbone": str(backbone)},
                         suspects=False)
     assert page.headline(found).title == "Nothing was found to be wrong"
-    assert [section.name for section in page.sections(found)] == ["balance", "lengths", "languages"]
+    assert [section.name for section in page.sections(found)] == ["balance", "lengths", "vocabulary", "languages"]
 
 
 def test_on_the_command_line(faulty, backbone, tmp_path, capsys):

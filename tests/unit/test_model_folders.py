@@ -152,6 +152,19 @@ def test_a_tokenizer_larger_than_the_embedding(folder):
     assert "has token id 5,000, but the embedding has" in refused(folder)
 
 
+@pytest.mark.parametrize(("kept", "is_refused"), [(1.0, False), (0.9, False), (0.6, False), (0.4, True), (0.1, True)])
+def test_a_tokenizer_of_far_fewer_ids_is_of_another_model(folder, kept, is_refused):
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text("utf-8"))
+    vocab = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {word: i for word, i in vocab.items() if i < kept * len(vocab)}
+    path.write_text(json.dumps(tokenizer), "utf-8")
+    if is_refused:
+        assert "tokens, but the embedding has" in refused(folder)
+    else:
+        loaded_and_built(folder)
+
+
 def test_a_tokenizer_that_is_none(folder):
     (folder / "tokenizer.json").write_text("{}")
     assert "has no tokenizer that can be read" in refused(folder)

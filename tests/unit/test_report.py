@@ -315,7 +315,7 @@ def test_model_card_front_matter_carries_the_real_score():
 def test_model_card_of_a_native_head_a_folder_and_known_languages():
     scores = scores_with(head={"pooling": "native"}, backbone="./models/mine", base_model=None,
                          data=VALUES["data"] | {"languages": ["zh", "en"]})
-    card = model_card.model_card(scores, SPEC)
+    card = model_card.model_card(scores, SPEC, native="AutoModelForSequenceClassification")
     front = yaml.safe_load(card.split("---\n")[1])
     assert "base_model" not in front
     assert front["language"] == ["zh", "en"]
