@@ -35,7 +35,7 @@ def certify(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray],
     Returns  the comparison and its verdict: the heart of scores.json.
     """
     n = len(fitted)
-    everything = statistics.paired(task, [fitted, *baselines.values()], n_resamples, seed)
+    everything = statistics.paired(task, [fitted, *baselines.values()], n_resamples, seed, n_folds)
     scored = [Score(everything.values_S[s].item(), everything.interval(s), n, seed, task.score(outcomes))
               for s, outcomes in enumerate([fitted, *baselines.values()])]
     differences = {name: everything.difference(0, s) for s, name in enumerate(baselines, 1)}
@@ -98,7 +98,7 @@ def judge(method: str, baselines: Mapping[str, float], gains: Mapping[str, Diffe
 def _shortage(n: int, unequal: float, n_folds: int) -> str:
     """That n rows are too few for a verdict, and how many are not, where they could not even prove a large gain."""
     unequal = (n * unequal + 1) / (n + 2)
-    needed = [statistics.rows_needed(gain, unequal) for gain in GAINS]
+    needed = [statistics.rows_needed(gain, unequal, n_folds) for gain in GAINS]
     if n >= needed[0]:
         return ""
     gains, rows = (f"{a}, {b} or {c}" for a, b, c in ((f"{100 * gain:g}" for gain in GAINS),
