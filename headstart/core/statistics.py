@@ -114,8 +114,8 @@ class Paired:
             summed = np.add.reduceat(values, starts)
             return np.asarray(summed / np.reshape(lengths, (-1, *[1] * (values.ndim - 1))))
 
-        return Paired(mean(self.values_S), self.n, self.lowest, *(
-            None if values is None else mean(values) for values in (self.right_SN, self.scores_SR)), self.n_folds)
+        right_SN, scores_SR = (None if values is None else mean(values) for values in (self.right_SN, self.scores_SR))
+        return Paired(mean(self.values_S), self.n, self.lowest, right_SN, scores_SR, self.n_folds)
 
 
 def inflation(n_folds: int) -> float:
