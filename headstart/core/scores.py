@@ -235,6 +235,8 @@ class Scores:
     """The certificate of a run: the fitted model and all it must beat on the same test rows, and how it came about.
 
     unseen:      the fitted model on the test rows that have no twin in train, where some have one.
+    n_folds:     0 where the test rows were held out; else they are all rows, each answered by what was learned without
+                 its own fold of so many (cross-validation), and what is shipped learned from all of them.
     outcomes_of: the systems whose outcomes stand side by side in outcomes.npy; () in older runs: the fitted model's.
     unknown_tokens: of the rows of all splits, by their script; () in older runs: not counted.
     """
@@ -246,6 +248,7 @@ class Scores:
     verdict: str = ""
     verdict_kind: str = ""
     unseen: Score | None = None
+    n_folds: int = 0
     outcomes_of: Sequence[str] = ()
     unknown_tokens: Sequence[UnknownTokens] = ()
     task: str | None = None
@@ -264,6 +267,11 @@ class Scores:
     spec_sha256: str | None = None
     backbone_sha256: str | None = None
     created: str | None = None
+
+    @property
+    def test_rows(self) -> str:
+        """How many rows the certificate is of, and how they were tested, in words."""
+        return tested_rows(self.fitted.n, self.n_folds)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str = "scores.json") -> Scores:
@@ -306,8 +314,14 @@ class Scores:
     def _newer(self) -> dict[str, Any]:
         """What older files do not have: written only where it is."""
         return {**({"unseen": {**self.unseen.to_json(), "n": self.unseen.n}} if self.unseen else {}),
+                **({"n_folds": self.n_folds} if self.n_folds else {}),
                 **({"outcomes_of": list(self.outcomes_of)} if self.outcomes_of else {}),
                 **({"unknown_tokens": [n.to_json() for n in self.unknown_tokens]} if self.unknown_tokens else {})}
+
+
+def tested_rows(n: int, n_folds: int) -> str:
+    """As `Scores.test_rows`."""
+    return f"{n:,} rows in {n_folds}-fold cross-validation" if n_folds else f"{n:,} held-out test rows"
 
 
 def _parts(values: Mapping[str, Any]) -> dict[str, Any]:

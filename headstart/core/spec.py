@@ -124,7 +124,9 @@ class TrainSpec(_Part):
 class EvaluateSpec(_Part):
     """How the certificate is computed."""
 
-    n_resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples behind every interval")
+    n_resamples: int = Field(
+        2000, ge=100, le=1_000_000, description="bootstrap resamples behind the intervals of F1 and of correlations; "
+        "shares of rows, such as accuracy, need none: their intervals and tests follow from counts")
     baselines: bool = Field(True, description="also fit and score what the model must beat")
     tokens_per_batch: int = Field(
         1024, ge=1, le=10_000_000, description="padded tokens in one forward pass; a GPU likes more")

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+ONE_SIDED_Z = NormalDist().inv_cdf(CONFIDENCE)
 POWER = 0.8  # the chance that a real gain is proven: the usual one
 MIN_RESAMPLED_ROWS = 30  # with fewer, resamples of a score do not say enough about its spread to prove a difference
 LIKELY_ERRORS = 0.5  # a gain of so many standard errors is likely enough to ship: bench/results/guard.md
+FOLDS_INFLATION = 1.6  # of the variance of a score by cross-validation: any two folds learn from mostly the same rows
 POISSON_LOW = (0.051293, 0.355362, 0.817691)  # lower 95 % limits of a mean of which 1, 2 or 3 were counted
 
 
@@ -61,6 +63,8 @@ class Paired:
     """Systems on the same N rows, in the same order.
 
     lowest:    the score that no system can fall below, such as 0 or, for a correlation, -1.
+    n_folds:   of a cross-validation in which the rows were answered; 0 where they were held out. Answers of folds are
+               not independent, since any two folds learned from mostly the same rows: that widens intervals.
     right_SN:  whether each row is answered right, where the score is the share of such rows; means of several systems
                lie between 0 and 1. None for other scores, which have scores_SR of the same resamples of the rows.
     """
@@ -70,28 +74,37 @@ class Paired:
     lowest: float
     right_SN: np.ndarray | None
     scores_SR: np.ndarray | None
+    n_folds: int = 0
 
     def interval(self, s: int) -> tuple[float, float]:
         """Of the score of system `s`."""
         value = float(self.values_S[s])
         if self.right_SN is None:
             assert self.scores_SR is not None
-            return score_interval(value, float(self.scores_SR[s].std()), self.n, self.lowest)
+            return self._interval(value, float(self.scores_SR[s].std()))
         right_N = self.right_SN[s]
-        if _is_whole(right_N):
+        if _is_whole(right_N) and not self.n_folds:
             return share_interval(int(right_N.sum()), self.n)
-        return score_interval(value, float(right_N.std()) / math.sqrt(self.n), self.n)
+        return self._interval(value, float(right_N.std()) / math.sqrt(self.n))
+
+    def _interval(self, value: float, deviation: float) -> tuple[float, float]:
+        times = inflation(self.n_folds)
+        return score_interval(value, deviation * math.sqrt(times), max(1, int(self.n / times)), self.lowest)
 
     def difference(self, a: int, b: int) -> Difference:
         """System `a` minus system `b`."""
         value = float(self.values_S[a] - self.values_S[b])
         if self.right_SN is None:
             assert self.scores_SR is not None
-            return score_difference(value, float((self.scores_SR[a] - self.scores_SR[b]).std()), self.n)
+            return self._difference(value, float((self.scores_SR[a] - self.scores_SR[b]).std()))
         gap_N = self.right_SN[a] - self.right_SN[b]
-        if _is_whole(gap_N):
+        if _is_whole(gap_N) and not self.n_folds:
             return share_difference(int((gap_N > 0).sum()), int((gap_N < 0).sum()), self.n)
-        return score_difference(value, float(gap_N.std()) / math.sqrt(self.n), self.n)
+        return self._difference(value, float(gap_N.std()) / math.sqrt(self.n))
+
+    def _difference(self, value: float, deviation: float) -> Difference:
+        times = inflation(self.n_folds)
+        return score_difference(value, deviation * math.sqrt(times), max(1, int(self.n / times)))
 
     def means(self, lengths: Sequence[int]) -> Paired:
         """The means of so many systems each, in their order: fits of one method with several seeds."""
@@ -101,12 +114,22 @@ class Paired:
             summed = np.add.reduceat(values, starts)
             return np.asarray(summed / np.reshape(lengths, (-1, *[1] * (values.ndim - 1))))
 
-        return Paired(mean(self.values_S), self.n, self.lowest, *(
-            None if values is None else mean(values) for values in (self.right_SN, self.scores_SR)))
+        right_SN, scores_SR = (None if values is None else mean(values) for values in (self.right_SN, self.scores_SR))
+        return Paired(mean(self.values_S), self.n, self.lowest, right_SN, scores_SR, self.n_folds)
 
 
-def paired(task: Task, systems: Sequence[np.ndarray], n_resamples: int, seed: int) -> Paired:
-    """Score every system by the task's metric. systems: for each, its outcomes on the same rows.
+def inflation(n_folds: int) -> float:
+    """How many times as large the variance of a score is as if its rows had been answered independently.
+
+    n_folds: of a cross-validation; 0 where rows were held out.
+    Source   Bates, Hastie & Tibshirani 2023, "Cross-validation: what does it estimate and how well does it do it?"
+             (that intervals are too narrow without it); by how much is measured: bench/results/folds.md.
+    """
+    return FOLDS_INFLATION if n_folds else 1.0
+
+
+def paired(task: Task, systems: Sequence[np.ndarray], n_resamples: int, seed: int, n_folds: int = 0) -> Paired:
+    """Score every system by the task's metric. systems: for each, its outcomes on the same rows. n_folds: of `Paired`.
 
     Cost  shares: none. Other scores: that of `bootstrap`.
     """
@@ -116,8 +139,8 @@ def paired(task: Task, systems: Sequence[np.ndarray], n_resamples: int, seed: in
     values_S, n = np.array([score(outcomes) for outcomes in systems]), len(systems[0])
     right = [right_N for outcomes in systems if (right_N := task.correct(outcomes)) is not None]
     if len(right) == len(systems):
-        return Paired(values_S, n, task.lowest_score, np.array(right, np.float64), None)
-    return Paired(values_S, n, task.lowest_score, None, bootstrap(score, systems, n_resamples, seed))
+        return Paired(values_S, n, task.lowest_score, np.array(right, np.float64), None, n_folds)
+    return Paired(values_S, n, task.lowest_score, None, bootstrap(score, systems, n_resamples, seed), n_folds)
 
 
 def bootstrap(score: Callable[[np.ndarray], float], systems: Sequence[np.ndarray], n_resamples: int,
@@ -200,15 +223,40 @@ def score_difference(value: float, deviation: float, n: int) -> Difference:
     return Difference(value, (low, high), 2 * NormalDist().cdf(-z), unequal / n)
 
 
-def rows_needed(gain: float, unequal: float) -> int:
-    """How many rows it takes to prove a gain in a share, 8 times of 10. unequal: the share of rows on which just one
-    of both systems is right, at least the gain itself.
+def least_difference(difference: Difference, n: int) -> float:
+    """The lower end of the one-sided 95 % interval of a difference over n rows, by its score test.
 
+    Where no row differs it is near the rule of three: 100 rows that agree leave room for a loss of 2.6 points.
+    Source  Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the
+            paired-sample design".
+    """
+    d, unequal = difference.value, max(difference.unequal, abs(difference.value))
+    worse = (unequal - d) / 2
+
+    def z(least: float) -> float:
+        """How many standard errors lie between the difference and one of `least`, were that the true one."""
+        b = (2 - d) * least - unequal
+        share = (math.sqrt(max(0.0, b * b + 8 * worse * least * (1 - least))) - b) / 4  # the likeliest of worse rows
+        spread = 2 * share + least * (1 - least)
+        return (d - least) * math.sqrt(n / spread) if spread > 0 else math.inf
+
+    low, high = -1.0, d
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if z(middle) >= ONE_SIDED_Z else (low, middle)
+    return low
+
+
+def rows_needed(gain: float, unequal: float, n_folds: int = 0) -> int:
+    """How many rows it takes to prove a gain in a share, 8 times of 10.
+
+    unequal: the share of rows on which just one of both systems is right, at least the gain itself.
+    n_folds: of a cross-validation; 0 where rows are held out.
     Source  Connor 1987, "Sample size for testing differences in proportions for the paired-sample design".
     """
     unequal = max(unequal, gain)
     z = Z * math.sqrt(unequal) + NormalDist().inv_cdf(POWER) * math.sqrt(unequal - gain**2)
-    return math.ceil((z / gain) ** 2)
+    return math.ceil(inflation(n_folds) * (z / gain) ** 2)
 
 
 def _around(d: float, unequal: float, n: int, z: float) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 Every choice rests on a hash of (seed, content), so the same rows in another order give the same three sets, in the same
 order. Duplicates, exact and near, stay on one side; every label stands on every side. Splits that were given are not
-changed: what they share with train is counted instead.
+changed: what they share with train is counted instead. Few rows are dealt into folds, too, so that all of them can
+choose, and be tested, without having been learned from.
 
 Shape suffixes: N rows of all tables, G groups of duplicates, K labels (strata).
 """
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +27,9 @@ from . import duplicates
 from .table import Table
 
 MAX_MADE_VALIDATION = 2_000  # rows: a score of so many is known to a point; more would only be missing from train
+MIN_ROWS = 100  # that choose or test: a score of fewer is not known to 8 points, and a gain of 10 rarely proven
+MAX_FOLD_ROWS = 2_000  # of train and validation together: of more, solving a head for each fold takes minutes
+N_FOLDS = 5
 
 
 class Question(Protocol):
@@ -40,6 +45,10 @@ class Splits:
     """The rows of a run, in an order that does not depend on the files'. counts: of all that was not taken as is.
 
     is_seen_N: whether each test row has a twin in train: the same text, or one nearly the same.
+    fold_N:    the fold of each row of train and validation, by part; twins share one. {} unless validation is few rows,
+               and train not many. It has "test", too, where test is few rows of the same source: see `pooled`.
+    is_pooled: whether train and test both hold all rows, validation some of them: each row is tested by what was
+               learned without its fold.
     """
 
     train: Table
@@ -47,6 +56,23 @@ class Splits:
     test: Table
     counts: dict[str, int]
     is_seen_N: np.ndarray
+    fold_N: Mapping[str, np.ndarray] = field(default_factory=dict)
+    is_pooled: bool = False
+
+    @property
+    def n_folds(self) -> int:
+        """How many folds the rows are dealt into; 0 where there are none."""
+        return 1 + max((int(fold_N.max(initial=0)) for fold_N in self.fold_N.values()), default=-1)
+
+    def pooled(self) -> Splits:
+        """The same rows, all of them learned from and all of them tested: a certificate is cross-validated."""
+        parts = [self.train, self.validation, self.test]
+        together = replace(self.train, rows=[row for part in parts for row in part.rows],
+                           lines_N=np.concatenate([part.lines_N for part in parts]))
+        fold_N = np.concatenate([self.fold_N[name] for name in ("train", "validation", "test")])
+        counts = {name: n for name, n in self.counts.items() if "_seen_in_train_" not in name}
+        return Splits(together, self.validation, together, counts, np.zeros(len(fold_N), bool),
+                      {"train": fold_N, "test": fold_N}, is_pooled=True)
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,8 @@ def make(tables: Mapping[str, Table], data: DataSpec, task: Question, seed: int)
     for name in ("validation", "test"):
         counts.update(_seen_in_train(name, rows, facts))
     is_seen_N = np.isin(facts.group_N[rows["test"]], facts.group_N[rows["train"]])
-    return Splits(out["train"], out["validation"], out["test"], dict(counts), is_seen_N)
+    return Splits(out["train"], out["validation"], out["test"], dict(counts), is_seen_N,
+                  _folds(rows, facts, is_one_source=len(missing) == 2))
 
 
 def _facts(rows: Sequence[Row], data: DataSpec, task: Question, seed: int) -> _Facts:
@@ -214,6 +241,28 @@ def _draw(rows: np.ndarray, limit: int | None, facts: _Facts) -> np.ndarray:
     rank_N[order] = np.arange(len(rows)) - starts_K[label_N[order]]
     chosen: np.ndarray = rows[rank_N < quota_K[label_N]]
     return chosen
+
+
+def _folds(rows: Mapping[str, np.ndarray], facts: _Facts, is_one_source: bool) -> dict[str, np.ndarray]:
+    """`Splits.fold_N`."""
+    if len(rows["validation"]) >= MIN_ROWS or len(rows["train"]) + len(rows["validation"]) > MAX_FOLD_ROWS:
+        return {}
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    is_poolable = is_one_source and len(rows["test"]) < MIN_ROWS
+    parts = {name: rows[name] for name in ("train", "validation", *(["test"] if is_poolable else []))}
+    every = np.concatenate(list(parts.values()))
+    n_folds = min(N_FOLDS, int(np.bincount(_grouped(every, facts).label_G).max()))
+    if n_folds < 2:
+        return {}
+    fold_N = np.empty(len(every), np.int64)
+    with warnings.catch_warnings():  # a label of fewer rows than folds is missing in some: they score it so
+        warnings.simplefilter("ignore", UserWarning)
+        for fold, (_, tested) in enumerate(StratifiedGroupKFold(n_folds).split(
+                every, facts.label_N[every], facts.group_N[every])):
+            fold_N[tested] = fold
+    ends = np.cumsum([len(chosen) for chosen in parts.values()])
+    return dict(zip(parts, np.split(fold_N, ends[:-1]), strict=True))
 
 
 def _seen_in_train(name: str, rows: Mapping[str, np.ndarray], facts: _Facts) -> dict[str, int]:

@@ -228,7 +228,7 @@ def page(loaded: Artifact, facts: Mapping[str, Any]) -> str:
                      "answers agree. What is rounded depends on the batch as a whole, so numbers can differ a little.")
     return "\n\n".join([
         f"# {_plain(str(scores.get('backbone', 'a model')))}, fitted for {loaded.task.name}, exported in "
-        f"{facts['precision']}", f"{_plain(scores['metric'])} {scores['score']:.4f} on {scores['n_test']:,} test rows.",
+        f"{facts['precision']}", f"{_plain(scores['metric'])} {scores['score']:.4f} on {loaded.certificate.test_rows}.",
         *proof, "From outside of this folder, called FOLDER here: Python imports what lies where it is "
         "started.", "```sh\npip install 'headstart[runtime]'\nheadstart predict FOLDER rows.csv\n```",
         '```python\nimport headstart\n\nartifact = headstart.load("FOLDER")\nartifact.predict(rows)\n```',

@@ -82,6 +82,9 @@ def solve_head(features_ND: np.ndarray, gold_N: np.ndarray, n_labels: int,
                                     class_weight=None if class_weights == "none" else "balanced")
 
     def solved(strength: float) -> LinearMap:
+        if len(np.unique(gold_N)) < 2:
+            bias_K = np.where(np.arange(n_labels) == gold_N[0], 0, NEVER).astype(np.float32)
+            return LinearMap(np.zeros((n_labels, features_ND.shape[1]), np.float32), bias_K, strength)
         regression.set_params(C=strength).fit(scaled, gold_N)
         return LinearMap(*_full(regression, n_labels, scale), strength)
 

@@ -2,7 +2,8 @@
 
 What moves  as in fine-tuning; if validation does not speak for what was trained, nothing: the frozen backbone is kept.
 When        you do not know which method to take.
-Cost        that of fine-tuning; with fewer than 30 validation rows that of a linear probe, for nothing is trained.
+Cost        that of fine-tuning; with fewer than 30 validation rows that of a linear probe, for nothing is trained, and
+            cross-validation over all rows chooses the head.
 Goes wrong  with few validation rows small gains cannot be seen, and a slightly better model is not kept.
 Source      Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (the order); the rule is ours: the trained
             weights are shipped when they are better by half a standard error of the paired difference on the

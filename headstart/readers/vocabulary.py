@@ -19,7 +19,7 @@ def by_script(texts: Iterable[str], n_tokens_N: np.ndarray, n_unknown_N: np.ndar
     """The counts of all rows together, one entry a script, the one with most tokens first.
 
     n_tokens_N, n_unknown_N: of each text, without special tokens.
-    Cost  a second for a million short English texts, and for 100,000 short Chinese ones.
+    Cost  3 s for a million short English texts, 11 s for 100,000 Chinese ones of a hundred characters.
     """
     names, of_N = np.unique([script(text) for text in texts], return_inverse=True)
     sums = [np.bincount(of_N, weights, len(names)).astype(np.int64).tolist()

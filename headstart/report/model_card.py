@@ -31,7 +31,7 @@ def model_card(scores: Scores, spec_yaml: str, example: Row | None = None, has_t
 
     scores = shown(scores)
     front = yaml.safe_dump(_front_matter(scores), sort_keys=False, allow_unicode=True, width=1000)
-    top, counts = headline(scores), data(scores.data)
+    top, counts = headline(scores), data(scores.data, scores.n_folds)
     name = f"{scores.backbone or 'a model'}, fitted for {scores.task or 'text'}"
     made = ", ".join(f"{key} {MISSING if value is None else value}" for key, value in (
         ("method", scores.method), ("backbone", scores.backbone), ("seed", scores.fitted.seed)))
@@ -51,9 +51,11 @@ def _front_matter(scores: Scores) -> dict[str, Any]:
     score = {"type": scores.metric, "value": fitted.value,
              "name": f"{in_words(scores.metric)}, 95% interval {interval(ends)}, {n_rows(fitted.n)}, "
                      f"seed {MISSING if fitted.seed is None else fitted.seed}",
-             "args": {"interval": ends, "n_test": fitted.n, "seed": fitted.seed}}
+             "args": {"interval": ends, "n_test": fitted.n, "seed": fitted.seed,
+                      **({"n_folds": scores.n_folds} if scores.n_folds else {})}}
     result = {"task": {"type": scores.task}, "metrics": [score],
-              "dataset": {"type": source.removeprefix("hub:"), "name": source, "split": "test"}}
+              "dataset": {"type": source.removeprefix("hub:"), "name": source,
+                          "split": "train" if scores.n_folds else "test"}}
     front = {"language": list(scores.data.languages), "library_name": "headstart", "pipeline_tag": scores.task,
              "base_model": scores.base_model, "metrics": list(fitted.metrics) or [scores.metric],
              "tags": ["headstart", "transfer-learning", scores.method],

@@ -102,7 +102,7 @@ def headline(scores: Scores) -> Headline:
         first, _, rest = verdict.partition(": ")
     meaning = PLAIN.get(scores.verdict_kind, "") if scores.baselines else ""
     kind = "95% interval" if fitted.interval else "no interval"
-    plain = (f"On {fitted.n:,} test rows{_seen(scores)}, the fitted model reaches {score} ({kind}, {_seed(scores)})"
+    plain = (f"On {scores.test_rows}{_seen(scores)}, the fitted model reaches {score} ({kind}, {_seed(scores)})"
              f"{_without_seen(scores)}. {meaning}")
     plain = " ".join([plain.strip(), *unknown_warnings(scores.unknown_tokens, scores.backbone)])
     return Headline(first[:1].upper() + first[1:], rest[:1].upper() + rest[1:], plain)
@@ -110,6 +110,8 @@ def headline(scores: Scores) -> Headline:
 
 def _seen(scores: Scores) -> str:
     """Whether training saw the test rows: only what was counted is said."""
+    if scores.n_folds:
+        return ", each answered by what was learned without its fold"
     counts = [scores.data.notes.get(f"n_test_rows_seen_in_train_{kind}") for kind in ("exact", "near")]
     if None in counts:
         return ""
@@ -142,7 +144,7 @@ def sections(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> list[Section
                                               ("backbone_sha256", scores.backbone_sha256)) if value}
     parts = [certificate(scores), learning(scores, steps), confusion(details), scatter(details), per_label(details),
              groups(details), mistakes(details), truncation(scores), vocabulary(scores),
-             data(scores.data),
+             data(scores.data, scores.n_folds),
              _amounts("cost", "Cost", "What this run took", cost if any(v is not None for v in cost.values()) else {}),
              _amounts("machine", "Machine and versions", "Where this run took place, and with what",
                       {**scores.machine, **scores.versions, **hashes})]
@@ -158,8 +160,11 @@ def certificate(scores: Scores) -> Section:
     metric, n = in_words(scores.metric), n_rows(scores.fitted.n)
     others = [f"{in_words(name)} {score_words(name, value)}" for name, value in scores.fitted.metrics.items()
               if name != scores.metric]
-    lead = [f"All models answer the same {scores.fitted.n:,} test rows. A line is a 95% interval: how far the score "
+    lead = [f"All models answer the same {scores.test_rows}. A line is a 95% interval: how far the score "
             "could move if other rows of the same kind had been drawn."] if scores.baselines else []
+    lead += [f"For want of rows to hold out, all of them were tested in {scores.n_folds} folds, near-duplicates in one "
+             "fold: the fitted model and the baselines answered each fold as learned from the others. What is shipped "
+             "learned from all rows."] if scores.n_folds else []
     lead += [f"Also measured for the fitted model ({n}, {_seed(scores)}): {', '.join(others)}."] if others else []
     pictures = [Picture(f"Test {metric} with 95% intervals, {n}", score_picture(scores))]
     if scores.gains:
@@ -369,10 +374,11 @@ def unknown_table(counts: Sequence[UnknownTokens]) -> Table:
     return Table("Unknown tokens of all rows by script", ("script", "rows", "tokens", "unknown", "share"), rows)
 
 
-def data(counts: DataCounts) -> Section | None:
+def data(counts: DataCounts, n_folds: int = 0) -> Section | None:
     """Where the rows came from, and how many they are."""
     splits = (("train", counts.n_train), ("validation", counts.n_validation), ("test", counts.n_test))
-    rows = [(f"{name} rows", f"{n:,}") for name, n in splits if n is not None]
+    rows = [(f"{name} rows" + (" (all, by cross-validation)" if name == "test" and n_folds else ""), f"{n:,}")
+            for name, n in splits if n is not None]
     rows += [amount(*note) for note in counts.notes.items()]
     lead = [f"Source: {counts.source}"] if counts.source else []
     tables = [Table("Rows, and what was counted on the way", ("what", "count"), rows)] if rows else []

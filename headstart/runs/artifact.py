@@ -116,7 +116,8 @@ class Artifact:
     def outcomes(self) -> dict[str, np.ndarray]:
         """Of the test rows in the source's order, by system: "fitted" and, in artifacts that have them, the baselines.
 
-        Two of them give a paired gain: `statistics.paired(task, [a, b], ...).difference(0, 1)`.
+        Two of them give a paired gain: `statistics.paired(task, [a, b], ...).difference(0, 1)`, with the
+        certificate's n_folds.
         """
         saved: np.ndarray = np.load(self.folder / "outcomes.npy", allow_pickle=False)
         names = self.certificate.outcomes_of

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core import statistics
-from ..core.scores import Cut, Gain, Score, Scores, Truncation
+from ..core.scores import Cut, Gain, Score, Scores, Truncation, tested_rows
 from ..core.statistics import Difference
 from ..core.task import Task
 
@@ -26,15 +26,16 @@ GAINS = (0.1, 0.05, 0.02)  # for which a verdict says how many rows prove them: 
 
 
 def certify(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray], *, method: str, n_resamples: int,
-            seed: int, is_seen_N: np.ndarray | None = None) -> Scores:
+            seed: int, is_seen_N: np.ndarray | None = None, n_folds: int = 0) -> Scores:
     """Score outcomes of the fitted model and of every baseline on the same rows, paired.
 
     is_seen_N: which rows have a twin in train. The verdict is of the others.
+    n_folds:   of a cross-validation in which each row was answered; 0 where the rows were held out.
 
     Returns  the comparison and its verdict: the heart of scores.json.
     """
     n = len(fitted)
-    everything = statistics.paired(task, [fitted, *baselines.values()], n_resamples, seed)
+    everything = statistics.paired(task, [fitted, *baselines.values()], n_resamples, seed, n_folds)
     scored = [Score(everything.values_S[s].item(), everything.interval(s), n, seed, task.score(outcomes))
               for s, outcomes in enumerate([fitted, *baselines.values()])]
     differences = {name: everything.difference(0, s) for s, name in enumerate(baselines, 1)}
@@ -44,9 +45,9 @@ def certify(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray],
         kind, verdict, unseen = _of_unseen(task, fitted, baselines, is_seen_N, method, n_resamples, seed)
     else:
         values = {name: score.value for name, score in of_baselines.items()}
-        kind, verdict = judge(method, values, differences, n, TITLES | dict(task.baseline_titles))
+        kind, verdict = judge(method, values, differences, n, TITLES | dict(task.baseline_titles), n_folds)
         unseen = None
-    return Scores(task.metric, scored[0], of_baselines, gains, verdict, kind, unseen)
+    return Scores(task.metric, scored[0], of_baselines, gains, verdict, kind, unseen, n_folds)
 
 
 def _of_unseen(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray], is_seen_N: np.ndarray, method: str,
@@ -64,11 +65,12 @@ def _of_unseen(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarra
 
 
 def judge(method: str, baselines: Mapping[str, float], gains: Mapping[str, Difference], n: int,
-          titles: Mapping[str, str]) -> tuple[str, str]:
+          titles: Mapping[str, str], n_folds: int = 0) -> tuple[str, str]:
     """(kind, verdict in words). Positive only when every gain is proven.
 
     A share's gain is proven by an exact test: no number of rows is too small for it, but few rows can prove only
-    large gains (six rows that one system alone answers right are the least). baselines: their scores.
+    large gains (six rows that one system alone answers right are the least). baselines: their scores. n_folds: as
+    `certify`.
     """
     if not gains:
         return "undecided", "no baselines were scored (evaluate.baselines is false)"
@@ -86,22 +88,23 @@ def judge(method: str, baselines: Mapping[str, float], gains: Mapping[str, Diffe
     if worse:
         return "negative", "negative transfer: " + "; ".join(in_words(name, "against") for name in worse)
     if unproven:
-        return "undecided", (_shortage(n, max(gains[name].unequal for name in unproven))
+        return "undecided", (_shortage(n, max(gains[name].unequal for name in unproven), n_folds)
                              + f"no proof that {method} beats "
                              + " or ".join(titles.get(name, name) for name in unproven) + ": "
                              + "; ".join(map(in_words, unproven)))
     return "positive", f"positive transfer: {in_words(strongest)}"
 
 
-def _shortage(n: int, unequal: float) -> str:
+def _shortage(n: int, unequal: float, n_folds: int) -> str:
     """That n rows are too few for a verdict, and how many are not, where they could not even prove a large gain."""
     unequal = (n * unequal + 1) / (n + 2)
-    needed = [statistics.rows_needed(gain, unequal) for gain in GAINS]
+    needed = [statistics.rows_needed(gain, unequal, n_folds) for gain in GAINS]
     if n >= needed[0]:
         return ""
     gains, rows = (f"{a}, {b} or {c}" for a, b, c in ((f"{100 * gain:g}" for gain in GAINS),
                                                       (f"{rows:,}" for rows in needed)))
-    return f"{n:,} test rows cannot carry a verdict: to prove {gains} points takes about {rows}; "
+    tested = tested_rows(n, n_folds) if n_folds else f"{n:,} test rows"
+    return f"{tested} cannot carry a verdict: to prove {gains} points takes about {rows}; "
 
 
 def _points(difference: float, ends: tuple[float, float]) -> tuple[str, str]:
@@ -128,7 +131,7 @@ def summary(scores: Scores, folder: Path) -> dict[str, Any]:
     fitted, cost = scores.fitted, scores.cost
     return {
         "artifact": str(folder), "report": str(folder / "report.html"), "metric": scores.metric, "score": fitted.value,
-        "interval": list(fitted.interval or ()), "n_test": fitted.n,
+        "interval": list(fitted.interval or ()), "n_test": fitted.n, "n_folds": scores.n_folds,
         "baselines": {name: baseline.value for name, baseline in scores.baselines.items()},
         "gain_over": {name: gain.to_json() for name, gain in scores.gains.items()}, "verdict": scores.verdict,
         "verdict_kind": scores.verdict_kind, "kept": scores.kept.to_json() if scores.kept else {},
@@ -139,10 +142,10 @@ def summary(scores: Scores, folder: Path) -> dict[str, Any]:
 
 
 def summary_text(scores: Scores, folder: Path) -> str:
-    """The same for people: the verdict, then a line for every system on the same test rows."""
+    """The same for people: the verdict, then a line for every system on the same rows."""
     systems = {f"{scores.method} (this run)": scores.fitted, **scores.baselines}
     width = max(map(len, systems))
-    lines = [scores.verdict, "", f"{scores.metric} on {scores.fitted.n:,} test rows, 95 % interval"]
+    lines = [scores.verdict, "", f"{scores.metric} on {scores.test_rows}, 95 % interval"]
     for name, score in systems.items():
         interval = " [{:.4f}, {:.4f}]".format(*score.interval) if score.interval else ""
         gain = scores.gains.get(name)

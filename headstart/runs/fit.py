@@ -54,6 +54,8 @@ from .artifact import Artifact
 from .folder import opened, remove, sources_of, work_of
 from .request import changed, check_same, request
 
+MAX_FOLD_CHARS = 100_000  # of rows whose every token is a line of features: to solve a head for each fold takes minutes
+
 
 def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None = None, resume: bool = False,
         overwrite: bool = False, progress: Progress | None = None, layers: Sequence[tuple[str, Mapping[str, Any]]] = (),
@@ -86,17 +88,15 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         evaluator = Evaluator(job)
         head = HeadSolver(job, evaluator)
         store_frozen(job)
-        baselines = head.solve()
-        learner = None
+        solved, learner = head.solve(), None
         if job.trains:
             learner = Learner(job, evaluator, head)
             learner.learn(resume=resume)
             if method.plan.keeps == "likely" and learner.kept and learner.kept.what == FIRST:
-                baselines.pop("frozen-backbone", None)  # the fitted model is this very one
-        job = finished(job)
+                solved.baselines.pop("frozen-backbone", None)  # the fitted model is this very one
+        job = finished(job, solved.out_of_fold)
         learned = time.perf_counter()
-        predictions = Evaluator(job).predictions("test")
-        scores, outcomes = certify(job, predictions, baselines)
+        scores, outcomes = certify(job, solved.tested or Evaluator(job).predictions("test"), solved.baselines)
         if _inode(final) != replaced:
             raise RunFolderError(str(final), "came to be there, or was exchanged, while the run trained; it is not "
                                  "replaced.", "Move it away, then continue with the same command and --resume")
@@ -142,6 +142,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     progress.say(read_as(task, origins, tables["train"]))
     task.learn(tables["train"].rows)  # complaints about labels speak of the user's file, not of our part of it
     parts = splits.make(tables, spec.data, task, spec.seed)
+    parts = cross_validated(parts, task, method)
     task = task.learn(parts.train.rows)
     for name in ("validation", "test"):
         table = getattr(parts, name)
@@ -156,7 +157,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     for name in PARTS:
         encoded = (w for i, row in enumerate(getattr(parts, name).rows) for w in task.encode(i, row, backbone.reader))
         windows[name] = store(encoded, work / "windows" / name, backbone.reader.pad_id, task.keeps_rows_whole,
-                              with_notes=task.needs_windows and name != "train")
+                              with_notes=task.needs_windows and (name != "train" or bool(parts.fold_N)))
     unknown = unknown_tokens(task, parts, windows, backbone)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
@@ -174,9 +175,22 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
                now.identity, stop, progress, unknown)
 
 
+def cross_validated(parts: Splits, task: Task, method: Method) -> Splits:
+    """`parts` with all rows tested, fold by fold, where few are there to be held out and nothing is trained; and
+    without folds where heads for them would take long."""
+    n_chars = sum(len(task.text(row)) for name in parts.fold_N for row in getattr(parts, name).rows)
+    if task.head.kind == "tokens" and n_chars > MAX_FOLD_CHARS:
+        return dataclasses.replace(parts, fold_N={})
+    # A task that is calibrated would need rows for that apart from each fold's: its few rows are held out.
+    is_frozen = not trains(method, task, len(parts.validation)) and type(task).calibrate is Task.calibrate
+    return parts.pooled() if "test" in parts.fold_N and is_frozen else parts
+
+
 def _tell(parts: Splits, progress: Progress) -> None:
     """Say what was found in the data; nothing was skipped, cut or repaired without a count."""
-    progress.say(", ".join(f"{len(getattr(parts, name).rows):,} {name} rows" for name in PARTS))
+    progress.say(f"{len(parts.train):,} rows, few: all are learned from and, in {parts.n_folds}-fold cross-validation, "
+                 "tested; to hold some out, name them: data.test=FILE" if parts.is_pooled else
+                 ", ".join(f"{len(getattr(parts, name).rows):,} {name} rows" for name in PARTS))
     for name, n in parts.counts.items():
         if n and name not in ("n_read", "n_rows"):
             progress.say(f"data: {name.removeprefix('n_').replace('_', ' ')}: {n:,}")
@@ -186,11 +200,12 @@ def unknown_tokens(task: Task, parts: Splits, windows: Mapping[str, WindowStore]
                    backbone: Backbone) -> list[UnknownTokens]:
     """Tokens of all splits by script, and how many of them are unknown, counted on their windows; many are warned of.
 
-    Cost  a second for a million short texts.
+    Cost  that of `vocabulary.by_script`.
     """
-    texts = (task.text(row) for name in PARTS for row in getattr(parts, name).rows)
+    names = ("train",) if parts.is_pooled else PARTS
+    texts = (task.text(row) for name in names for row in getattr(parts, name).rows)
     n_tokens_N, n_unknown_N = (np.concatenate([windows[name].n_tokens_of_rows(len(getattr(parts, name)), is_counted_V)
-                                               for name in PARTS]) for is_counted_V in backbone.reader.which_tokens())
+                                               for name in names]) for is_counted_V in backbone.reader.which_tokens())
     counts = vocabulary.by_script(texts, n_tokens_N, n_unknown_N)
     for line in unknown_warnings(counts, backbone.name):
         warn(line)
@@ -205,13 +220,16 @@ def store_frozen(job: Job) -> None:
                              job.spec.evaluate.tokens_per_batch)
 
 
-def finished(job: Job) -> Job:
+def finished(job: Job, out_of_fold: Sequence[Prediction]) -> Job:
     """The job with the model that answers in the end, without what only training needed, and with the task calibrated
-    on validation."""
+    on validation or, where there are any, on answers out of fold."""
     model = job.method.finish(job.model)
     job = dataclasses.replace(job, model=model)
     if type(job.task).calibrate is Task.calibrate:
         return job
+    if out_of_fold:
+        rows = [row for part in PARTS[:2] if part in job.splits.fold_N for row in job.rows(part)]
+        return dataclasses.replace(job, task=job.task.calibrate(out_of_fold, rows))
     evaluator = Evaluator(job)
     return dataclasses.replace(job, task=evaluator.calibrated(evaluator.predictions("validation")))
 
@@ -226,11 +244,11 @@ def certify(job: Job, predictions: Sequence[Prediction],
     others: dict[str, list[Prediction]] = {}
     if spec.evaluate.baselines:
         job.progress.begin("baselines", 1, "")
-        others = dict(task.baselines(job.rows("train"), job.rows("validation"), rows, spec.seed)) | baselines
-    fitted = task.outcomes(predictions, rows)
+        others = baselines_of(job) | baselines
+    fitted, n_folds = task.outcomes(predictions, rows), job.splits.n_folds if job.splits.is_pooled else 0
     of_others = {name: task.outcomes(answers, rows) for name, answers in others.items()}
     scores = evidence.certify(task, fitted, of_others, method=job.method.name, n_resamples=spec.evaluate.n_resamples,
-                              seed=spec.seed, is_seen_N=job.splits.is_seen_N)
+                              seed=spec.seed, is_seen_N=job.splits.is_seen_N, n_folds=n_folds)
     n_cut_N = {part: job.windows[part].n_cut_of_rows(len(job.rows(part))) for part in ("train", "test")}
     n_tokens = {part: int(job.windows[part].lengths_N.sum()) for part in n_cut_N}
     truncation = evidence.truncation(task, fitted, job.backbone.reader.max_tokens, n_cut_N, n_tokens)
@@ -240,14 +258,30 @@ def certify(job: Job, predictions: Sequence[Prediction],
     return dataclasses.replace(scores, details=details, truncation=truncation), {"fitted": fitted, **of_others}
 
 
-def untrained(job: Job) -> Kept | None:
+def baselines_of(job: Job) -> dict[str, list[Prediction]]:
+    """The task's own baselines, by name: answers to the test rows, where these are pooled by folds."""
+    task, seed, rows, parts = job.task, job.spec.seed, job.rows("test"), job.splits
+    if not parts.is_pooled:
+        return dict(task.baselines(job.rows("train"), job.rows("validation"), rows, seed))
+    fold_N, answers = parts.fold_N["test"], dict[str, dict[int, Prediction]]()
+    for fold in np.unique(fold_N):
+        others, tested = (np.flatnonzero(is_in).tolist() for is_in in (fold_N != fold, fold_N == fold))
+        learned = [rows[i] for i in others]
+        for name, of_fold in task.baselines(learned, learned, [rows[i] for i in tested], seed):
+            answers.setdefault(name, {}).update(zip(tested, of_fold, strict=True))
+    return {name: [of_rows[i] for i in range(len(rows))] for name, of_rows in answers.items()}
+
+
+def untrained(job: Job, scores: Scores) -> Kept | None:
     """What is shipped where a method that trains did not, for want of rows to choose by; None where none would."""
     if not job.method.plan.trains:
         return None
     evaluator, n = Evaluator(job), len(job.rows("validation"))
-    score = evaluator.scores(evaluator.predictions("validation"))[job.task.metric]
+    score = (scores.fitted.value if job.splits.is_pooled else
+             evaluator.scores(evaluator.predictions("validation"))[job.task.metric])
+    how = f"; its head was chosen by {job.splits.n_folds}-fold cross-validation" if job.splits.fold_N else ""
     return Kept(FIRST, score, f"nothing was trained, for {n} validation rows are too few to tell whether it helped; "
-                              f"it takes {job.method.plan.min_choosing_rows}, or another method")
+                              f"it takes {job.method.plan.min_choosing_rows}, or another method{how}")
 
 
 def cost(job: Job, learner: Learner | None, model_seconds: float, total_seconds: float) -> Cost:
@@ -275,8 +309,10 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
         scores, task=job.task.name, backbone=spec.backbone, method=job.method.name,
         base_model=hub_id(spec.backbone), head=spec.head.model_dump(),
         curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
-        kept=learner.kept if learner else untrained(job), outcomes_of=list(outcomes), unknown_tokens=job.unknown_tokens,
-        data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test),
+        kept=learner.kept if learner else untrained(job, scores), outcomes_of=list(outcomes),
+        unknown_tokens=job.unknown_tokens,
+        data=DataCounts(spec.data.train, parts.counts, len(parts.train),
+                        0 if parts.is_pooled else len(parts.validation), len(parts.test),
                         validation_sha256=parts.validation.digest()),
         machine=machine.describe(job.device), versions=machine.versions(), spec_sha256=spec.identity(),
         backbone_sha256=job.backbone.sha256, created=datetime.now(UTC).isoformat(timespec="seconds"))

@@ -378,7 +378,9 @@ def test_a_loss_that_is_not_disproven_is_refused(run):
     assert found["agreement"] < 1
     assert not found["passed"]
     assert found["loss_points_at_most"] > found["loss_points"]
-    assert gate.close(gate.original, 0.0, 500, 0)["passed"]
+    for max_loss, passes in ((2.7, True), (2.6, False)):  # that 100 rows agree is no proof of nothing at all
+        same = gate.close(gate.original, max_loss, 500, 0)
+        assert (same["agreement"], same["loss_points"], same["passed"]) == (1, 0, passes)
 
 
 def test_what_cannot_be_exported(run, exported, tmp_path):

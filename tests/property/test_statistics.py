@@ -65,6 +65,23 @@ def test_the_interval_of_a_gain_covers_it_and_luck_is_no_proof(n, unequal, gain)
         assert np.mean([d.is_proven for d in drawn]) <= 0.05
 
 
+@pytest.mark.parametrize("n", [30, 100, 540])
+@pytest.mark.parametrize(("worse", "better"), [(0.02, 0.0), (0.05, 0.0), (0.05, 0.05), (0.1, 0.04)])
+def test_the_least_difference_holds_95_times_of_100(n, worse, better):
+    counts = np.random.default_rng(0).multinomial(n, [better, worse, 1 - better - worse], 1500)
+    least = [statistics.least_difference(share_difference(b, w, n), n) for b, w, _ in counts.tolist()]
+    assert np.mean(np.array(least) <= better - worse) >= 0.93
+
+
+@pytest.mark.parametrize("n", [1, 10, 100, 1000])
+def test_rows_that_all_agree_leave_room_for_a_loss(n):
+    """Of n rows that agree Tango's limit is Wilson's of none of n: near the rule of three."""
+    theirs = stats.binomtest(0, n).proportion_ci(0.9, "wilson").high
+    assert statistics.least_difference(share_difference(0, 0, n), n) == pytest.approx(-theirs)
+    unresampled = statistics.least_difference(score_difference(0.0, 0.0, n), n)
+    assert unresampled == pytest.approx(-theirs)  # also where no resample of a score differs
+
+
 def test_nothing_is_proven_by_resamples_of_a_handful():
     assert not score_difference(0.5, 0.05, 29).is_proven
     assert score_difference(0.5, 0.05, 30).is_proven

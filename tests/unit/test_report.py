@@ -232,7 +232,7 @@ def test_labels_come_weakest_first_and_none_is_lost():
 
 def test_every_score_stands_with_n_seed_and_interval():
     top = sections.headline(SCORES)
-    assert top.plain.startswith("On 3,000 test rows")
+    assert top.plain.startswith("On 3,000 held-out test rows")
     assert "accuracy 71.2% [69.4, 73.0] (95% interval, seed 7)" in top.plain
     assert ("tf-idf", "65.1%", "[63.2, 66.9]", "3,000", "+6.2 points", "[4.8, 7.3]"
             ) in sections.certificate_table(SCORES).rows
@@ -349,12 +349,13 @@ def test_a_score_without_an_interval_says_so():
 
 
 @pytest.mark.parametrize(("counts", "unseen", "words"), [
-    ((0, 0), None, "On 3,000 test rows that training never saw, the fitted model reaches"),
+    ((0, 0), None, "On 3,000 held-out test rows that training never saw, the fitted model reaches"),
     ((40, 9), {"score": 0.7, "interval": [0.68, 0.72], "scores": {}, "n": 2951},
-     "On 3,000 test rows, of which 49 have a twin in train, the fitted model reaches accuracy 71.2% [69.4, 73.0] (95% "
-     "interval, seed 7); on the 2,951 rows without a twin in train it reaches 70.0% [68.0, 72.0], and the verdict"),
-    ((40, 9), None, "On 3,000 test rows, of which 49 have a twin in train, the fitted model"),  # an older certificate
-    (None, None, "On 3,000 test rows, the fitted model"),  # nobody counted
+     "On 3,000 held-out test rows, of which 49 have a twin in train, the fitted model reaches accuracy 71.2% "
+     "[69.4, 73.0] (95% interval, seed 7); on the 2,951 rows without a twin in train it reaches 70.0% [68.0, 72.0], "
+     "and the verdict"),
+    ((40, 9), None, "On 3,000 held-out test rows, of which 49 have a twin in train, the"),  # an older certificate
+    (None, None, "On 3,000 held-out test rows, the fitted model"),  # nobody counted
 ])
 def test_the_page_says_of_unseen_rows_only_what_was_counted(counts, unseen, words):
     names = ("n_test_rows_seen_in_train_exact", "n_test_rows_seen_in_train_near")
