@@ -40,7 +40,7 @@ class TextReader:
     @property
     def unknown_id(self) -> int | None:
         """The token that stands for all that the vocabulary has no entry for; None where there is none (bytes)."""
-        with library_errors("tokenizer", "cannot read a character", ModelError):
+        with library_errors("tokenizer", "cannot read a character", ModelError, UNREADABLE):
             pieces = self.tokenizer.model.tokenize(UNHEARD_OF)
         is_known = self.tokenizer.model.token_to_id(UNHEARD_OF) is not None
         return None if is_known or len(pieces) != 1 else int(pieces[0].id)
