@@ -37,7 +37,7 @@ LIMIT_S = 20.0  # of CPU
 HANG_S = 120.0
 LIMIT_KB = 1_000_000
 CODES = (0, 2, 3, 4, 130, 143)
-OUTPUTS = ("out*", "runs*", "cache*", "tmp*", "home*", "*/report.html", "*-onnx*", "*-int8*")
+OUTPUTS = ("out*", "runs*", "cache*", "tmp*", "home*", "*/report.html", "*/report.md", "*-onnx*", "*-int8*")
 ODD: list[Any] = [0, -1, 1, 2, 3, 10**6, 10**9, 2**63, -(2**63), 0.5, -0.5, 1e308, True, False, None, "", "a", "12",
                   "[PAD]", "(a+)+$", [], {}, [1], ["a"], {"a": 1}, [[1]], "\0", "é" * 50, "x" * 5000]
 PIECES = [b"text", b"label", b",", b"\t", b";", b"\n", b"\r", b'"', b'""', b"\xe9", b"\xff\xfe", b"\xef\xbb\xbf", b"\0",
