@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -126,6 +126,13 @@ def identity(folder: str | Path) -> str:
     """sha256 (hex) of a sealed folder's manifest: equal for equal folders. "" where there is none."""
     manifest = Path(folder) / MANIFEST
     return sha256(manifest) if manifest.is_file() else ""
+
+
+def sha256_of(paths: Sequence[Path]) -> str:
+    """sha256 (hex) of a file; of several files, that of their names and hashes."""
+    if len(paths) == 1:
+        return sha256(paths[0])
+    return hashlib.sha256("".join(f"{sha256(path)} {path.name}\n" for path in paths).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

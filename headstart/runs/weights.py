@@ -28,7 +28,7 @@ from ..core.spec import Spec
 from ..core.task import Task
 from ..core.untrusted import parse_json, read_json, read_text
 from ..core.values import Row, Runtime
-from ..models import adapters, blocks, tensors, trust
+from ..models import adapters, blocks, tensors
 from ..models.backbone import TOKENIZER_FILES, Backbone, build_model, load_backbone
 from ..models.runtime import TorchRuntime
 from .artifact import EXPORT
@@ -124,7 +124,10 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
         adapters.save(model, folder / ADAPTER)
         _save_config(blocks.base(model.encoder), folder)
         if with_backbone:
-            shutil.copyfile(trust.weights_file(backbone.folder), folder / WEIGHTS)
+            if len(backbone.weights) == 1:
+                shutil.copyfile(backbone.weights[0], folder / WEIGHTS)
+            else:
+                save_file(backbone.tensors(), folder / WEIGHTS)
         save_file(model.own_head().state_dict(), folder / HEAD)
     else:
         model.save_pretrained(folder, task.describe() if model.head is None else NO_LABELS)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from headstart.core.errors import ModelError
 from headstart.models import backbone as backbones
@@ -112,11 +116,52 @@ def test_pickled_weights_are_refused_and_not_run(folder, tmp_path):
     assert not marker.exists()
 
 
-def test_weights_in_pieces_and_no_weights(folder):
+def test_no_weights(folder):
     (folder / "model.safetensors").unlink()
     assert "has no model.safetensors" in refused(folder)
-    (folder / "model.safetensors.index.json").write_text("{}")
-    assert "holds its weights in several files" in refused(folder)
+
+
+@pytest.fixture(scope="module")
+def in_pieces(backbone, tmp_path_factory) -> Path:
+    """The backbone as transformers writes a large one."""
+    folder = tmp_path_factory.mktemp("pieces") / "model"
+    AutoModel.from_pretrained(backbone).save_pretrained(folder, max_shard_size="30KB")
+    shutil.copy(backbone / "tokenizer.json", folder)
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    return folder
+
+
+def test_weights_in_several_files_are_those_of_one(in_pieces, backbone):
+    whole, pieces = (backbones.load_backbone(str(path), 64) for path in (backbone, in_pieces))
+    assert pieces.sha256 != whole.sha256
+    assert pieces.tensors().keys() == whole.tensors().keys()
+    assert all(torch.equal(pieces.tensors()[name], tensor) for name, tensor in whole.tensors().items())
+
+
+def change_index(change: Callable[[dict[str, str]], Any]) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        path = folder / "model.safetensors.index.json"
+        index = json.loads(path.read_text())
+        change(index["weight_map"])
+        path.write_text(json.dumps(index))
+    return changed
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (change_index(lambda places: places.clear()), "has the weight_map {}"),
+    (change_index(lambda places: places.update(dict.fromkeys(places, "../x.safetensors"))), "has the weight_map"),
+    (change_index(lambda places: places.update(dict.fromkeys(places, 3))), "has the weight_map"),
+    (change_index(lambda places: places.update(dict.fromkeys(places, "model-no.safetensors"))), "model-no.safetensors"),
+    (change_index(lambda places: places.update(more=next(iter(places.values())))), 'such as "more"'),
+    (change_index(lambda places: places.pop(next(iter(places)))), "does not hold what"),
+    (lambda folder: (folder / "model.safetensors.index.json").write_text("[1]"), "index.json"),
+    (lambda folder: next(folder.glob("model-*")).write_bytes(b"x"), "is damaged"),
+], ids=["empty", "elsewhere", "numbers", "missing", "one more", "one less", "a list", "damaged"])
+def test_an_index_that_its_files_deny(change, words, in_pieces, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(in_pieces, folder)
+    change(folder)
+    assert words in refused(folder)
 
 
 def test_truncated_weights(folder):
