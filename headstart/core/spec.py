@@ -143,7 +143,8 @@ def _yes_or_no(value: Any) -> Any:
 class Spec(_Part):
     """One run: data and backbone in, artifact out."""
 
-    task: dict[str, Any] = Field({"name": "text-classification"}, description="the kind of question, with options")
+    task: dict[str, Any] = Field({"name": "text-classification"},
+                                 description="the kind of question, with options such as metric: macro_f1")
     backbone: str = Field("minilm-l6", description="a name, a folder or a hub id of a pretrained model")
     method: dict[str, Any] = Field({"name": "auto"}, description="how knowledge is carried over, with options")
     head: HeadSpec = HeadSpec()

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -48,11 +48,11 @@ class MultiLabelClassification(Task):
     label_columns: one column a label, each with yes or no, in place of a column of labels.
     labels:        all of them, sorted; logits_BK follow this order.
     thresholds:    the probability above which each label is given.
+    metric:        what chooses the checkpoint and the head, and what the verdict is of; macro_f1: each label alike.
     """
 
     name: ClassVar = "multi-label-classification"
-    options: ClassVar = ("separator", "label_columns")
-    metric: ClassVar = "micro_f1"
+    options: ClassVar = ("separator", "label_columns", "metric")
     needs_windows: ClassVar = False
     baseline_titles: ClassVar = MAJORITY_AND_TF_IDF
     examples: ClassVar = (
@@ -66,6 +66,7 @@ class MultiLabelClassification(Task):
     label_columns: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     thresholds: tuple[float, ...] = ()
+    metric: Literal["micro_f1", "macro_f1"] = "micro_f1"
 
     @cached_property
     def columns(self) -> Columns:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -49,8 +49,7 @@ class RelationExtraction(TextClassification):
                      "tail_span": ("tail_span", "e2_span", "object_span", "obj_span"),
                      "relation": ("relation", "label", "relation_type", "关系")},
         signatures=(frozenset(("text", "head_span", "tail_span", "relation")),))
-    options: ClassVar = ()
-    metric: ClassVar = "macro_f1"
+    options: ClassVar = ("metric",)
     examples: ClassVar = (
         {"text": "The loud music broke the phone.", "head_span": [4, 14], "tail_span": [25, 30],
          "relation": "Cause-Effect(e1,e2)"},
@@ -60,6 +59,8 @@ class RelationExtraction(TextClassification):
          "relation": "Cause-Effect(e2,e1)"},
         {"text": "酒店房间很干净", "head_span": [2, 4], "tail_span": [0, 2], "relation": "Part-Whole(e1,e2)"},
     )
+
+    metric: Literal["accuracy", "macro_f1"] = "macro_f1"
 
     def check(self, row: Row) -> str | None:
         if flaw := flaw_of_text("text", row.get("text")):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -39,13 +39,13 @@ class TextClassification(Task):
     labels:   all of them, sorted; logits_BK follow this order.
     has_pair: whether the rows are pairs.
     outside:  the label that means "none of the others" (out of scope); it is scored apart, too.
+    metric:   what chooses the checkpoint and the head, and what the verdict is of; macro_f1 counts each label alike.
     """
 
     name: ClassVar = "text-classification"
-    metric: ClassVar = "accuracy"
     needs_windows: ClassVar = False
     baseline_titles: ClassVar = MAJORITY_AND_TF_IDF
-    options: ClassVar[tuple[str, ...]] = ("outside",)
+    options: ClassVar[tuple[str, ...]] = ("outside", "metric")
     examples: ClassVar = (
         {"text": "The film was a delight from start to end.", "label": "positive"},
         {"text": "Two hours that I will never get back.", "label": "negative"},
@@ -56,6 +56,7 @@ class TextClassification(Task):
     labels: tuple[str, ...] = ()
     has_pair: bool = False
     outside: str = ""
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
 
     @cached_property
     def columns(self) -> Columns:

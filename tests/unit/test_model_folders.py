@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tiny
@@ -150,7 +150,7 @@ def change_index(change: Callable[[dict[str, str]], Any]) -> Callable[[Path], No
 @pytest.mark.parametrize(("change", "words"), [
     (change_index(lambda places: places.clear()), "has the weight_map {}"),
     (change_index(lambda places: places.update(dict.fromkeys(places, "../x.safetensors"))), "has the weight_map"),
-    (change_index(lambda places: places.update(dict.fromkeys(places, 3))), "has the weight_map"),
+    (change_index(lambda places: places.update(dict.fromkeys(places, cast(str, 3)))), "has the weight_map"),
     (change_index(lambda places: places.update(dict.fromkeys(places, "model-no.safetensors"))), "model-no.safetensors"),
     (change_index(lambda places: places.update(more=next(iter(places.values())))), 'such as "more"'),
     (change_index(lambda places: places.pop(next(iter(places)))), "does not hold what"),
