@@ -22,7 +22,7 @@ from ..core import files, machine, manifest
 from ..core.errors import DataError, Problem, RunFolderError, SpecError
 from ..core.files import write_file
 from ..core.method import Method
-from ..core.outputs import clear_work
+from ..core.outputs import LOCK, clear_work
 from ..core.progress import Progress
 from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores, UnknownTokens
 from ..core.spec import DEFAULT, Origins, Spec, leaves, to_yaml
@@ -83,7 +83,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     with (signals() as stop, files.disk_errors(final),
           opened(final, inputs, resume=resume, overwrite=overwrite) as work):
         replaced = _inode(final)
-        clear_work(work, ("windows", "features-*.bin"))  # a resumed run makes them again, whatever became of them
+        clear_work(work, ("windows", "features-*.bin"), keep=(LOCK,))  # a resumed run makes them again
         job = prepare(spec, origins, method, work, stop, progress, source)
         evaluator = Evaluator(job)
         head = HeadSolver(job, evaluator)

@@ -117,7 +117,7 @@ def to_folder(path: Path) -> None:
 
 
 def to_pipe(path: Path) -> None:
-    path.unlink()
+    path.unlink(missing_ok=True)
     os.mkfifo(path)
 
 
