@@ -9,7 +9,7 @@ from headstart.core.errors import DataError
 from headstart.core.spec import DataSpec
 from headstart.core.task import written_list
 from headstart.data.sources import Rules, open_source
-from headstart.data.sources.class_names import class_names
+from headstart.data.sources.class_names import class_names, names_of_card
 from headstart.data.table import read_table
 
 
@@ -149,6 +149,36 @@ def test_a_schema_that_says_nothing_names_nothing(written):
 def test_a_schema_that_is_not_json_is_complained_of(written):
     with pytest.raises(DataError, match=r"^a\.parquet: schema"):
         class_names({b"huggingface": written}, "a.parquet")
+
+
+CARD = "---\nlicense: mit\ndataset_info:\n{}---\n# Reviews\n"
+CLASS_LABEL = "class_label:\n{0}  names:\n{0}    '0': bad\n{0}    '1': good\n"
+ONE = "  features:\n  - name: label\n    dtype:\n      " + CLASS_LABEL.format(" " * 6)
+TWO = "".join(f"- config_name: {name}\n{ONE}" for name in "ab")
+
+
+@pytest.mark.parametrize(("card", "expected"), [
+    (CARD.format(ONE), "good"), (CARD.format(TWO), "good"), (CARD.format(TWO.replace("good", "fine", 1)), 1),
+    (CARD.format(ONE.replace("name: label", "name: other")), 1), (CARD.format("  features: 3\n"), 1),
+    ("---\nlicense: mit\n---\n", 1), ("# no head", 1), ("---\n[ : \n---\n", 1), ("---\na: &x 1\nb: *x\n---\n", 1),
+    (b"\xff", 1)], ids=["one", "two that agree", "two that do not", "another column", "no features", "no info",
+                        "no head", "no YAML", "an alias", "no text"])
+@pytest.mark.parametrize("place", [".", "data"])
+def test_class_names_of_a_data_sets_card(tmp_path, card, expected, place):
+    import pyarrow.parquet
+
+    (tmp_path / "README.md").write_bytes(card if isinstance(card, bytes) else card.encode())
+    (tmp_path / "data").mkdir()
+    path = tmp_path / place / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x"], "label": [1]}), path)
+    record = next(iter(open_source(str(path), Rules()).records(["text", "label"])))
+    assert record.values["label"] == expected
+
+
+def test_class_names_of_a_list_in_a_card(tmp_path):
+    text = "  features:\n  - name: labels\n    sequence:\n      " + CLASS_LABEL.format(" " * 6)
+    (tmp_path / "README.md").write_text(CARD.format(text), "utf-8")
+    assert names_of_card(tmp_path) == {"labels": ["bad", "good"]}
 
 
 def test_a_file_without_labels_is_told_of_columns_of_labels(tmp_path):

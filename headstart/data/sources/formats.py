@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from ...core.errors import DataError, MissingExtraError, shorten
 from ...core.untrusted import check_regular
 from . import conll
-from .class_names import class_names, named
+from .class_names import class_names, named, names_of_card
 from .delimited import is_csv, open_csv
 from .json_records import is_jsonl, keys, open_json, open_jsonl
 from .lines import FREE_UNPACKED_BYTES, Lines, Rules, check_ratio, is_stream, open_lines, too_large
@@ -78,7 +78,7 @@ def open_parquet(path: Path, source: str, rules: Rules) -> Opened:
         file = pyarrow.parquet.ParquetFile(path)
         n_bytes = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
         header = list(file.schema_arrow.names)
-        names = class_names(file.schema_arrow.metadata, source)
+        names = class_names(file.schema_arrow.metadata, source) or names_of_card(path.parent)
     except broken as error:
         raise DataError(source, f"cannot be read as Parquet: {shorten(str(error), 200)}.",
                         "Write or download the file again.") from None
