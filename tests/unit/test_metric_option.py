@@ -23,6 +23,6 @@ def test_the_metric_is_an_option_and_the_rest_follows_it(task, rows):
     assert usual.score(outcomes) == macro.score(outcomes)
     of_each = [statistics.paired(by, [outcomes], 200, 0).values_S[0] for by in (usual, macro)]
     assert of_each[0] != of_each[1] == macro.score(outcomes)["macro_f1"]
-    assert tasks.restore(task, json.loads(json.dumps(asdict(macro))), "task.json") == macro
+    assert tasks.restore(task, json.loads(json.dumps(asdict(macro))), "task.json") == macro  # type: ignore[call-overload]
     with pytest.raises(SpecError, match=r"task\.metric: \"f2\" is not allowed"):
         tasks.build({"name": task, "metric": "f2"})
