@@ -15,6 +15,7 @@ import transformers
 
 import headstart
 from headstart.cli import main
+from headstart.core.spec import Spec
 
 FILES = Path(__file__).parent.parent / "data" / "before_rooms"
 RUNS = ["text-classification", "token-classification", "sentence-similarity", "exported"]
@@ -76,6 +77,11 @@ def cache_files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.glob("cache/*/*") if path.suffix in (".npy", ".bin")}
 
 
+def as_before(spec: Spec) -> Spec:
+    """Without the options that came since."""
+    return spec.model_copy(update={"task": {key: value for key, value in spec.task.items() if key != "metric"}})
+
+
 def test_its_spec_is_fitted_from_the_cache_it_left(folder):
     scores = json.loads((folder / "text-classification" / "scores.json").read_text("utf-8"))
     if scores["versions"]["transformers"] != transformers.__version__:
@@ -85,14 +91,14 @@ def test_its_spec_is_fitted_from_the_cache_it_left(folder):
     again = headstart.fit("spec.yaml", out="again")
     assert cache_files(folder) == before
     assert again.scores["score"] == scores["score"]
-    assert again.spec == headstart.load("text-classification").spec
+    assert as_before(again.spec) == headstart.load("text-classification").spec
 
 
 def test_the_resolved_spec_of_a_run_is_a_spec(folder):
     for name in RUNS[:3]:
         again = headstart.fit(folder / name / "spec.yaml", out=f"again-{name}", train={"max_steps": 1})
         loaded = headstart.load(folder / name).spec
-        assert again.spec.model_copy(update={"train": loaded.train}) == loaded
+        assert as_before(again.spec).model_copy(update={"train": loaded.train}) == loaded
 
 
 def test_answers_that_were_interrupted_are_finished(folder, monkeypatch):
