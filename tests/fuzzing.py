@@ -274,6 +274,6 @@ def changed(name: str, content: bytes, rng: random.Random) -> bytes:
             end = 8 + int.from_bytes(content[:8], "little")
             header = json.dumps(mutated(json.loads(content[8:end]), rng)).encode()
             return len(header).to_bytes(8, "little") + header + content[end:]
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, yaml.YAMLError):
         pass  # an earlier change left nothing to parse
     return changed_bytes(content, rng)
