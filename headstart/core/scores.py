@@ -201,6 +201,7 @@ class UnknownTokens:
 class DataCounts:
     """Where the rows came from, how many there are, and what was counted on the way.
 
+    n_validation, n_test: rows held out; 0 where all of train were tested by cross-validation.
     validation_sha256: of the validation rows in their order, by which an export knows them again; "" in older runs.
     """
 

@@ -377,8 +377,8 @@ def unknown_table(counts: Sequence[UnknownTokens]) -> Table:
 def data(counts: DataCounts, n_folds: int = 0) -> Section | None:
     """Where the rows came from, and how many they are."""
     splits = (("train", counts.n_train), ("validation", counts.n_validation), ("test", counts.n_test))
-    rows = [(f"{name} rows" + (" (all, by cross-validation)" if name == "test" and n_folds else ""), f"{n:,}")
-            for name, n in splits if n is not None]
+    tested = " (all of them tested, by cross-validation)" if n_folds else ""
+    rows = [(f"{name} rows{tested if name == 'train' else ''}", f"{n:,}") for name, n in splits if n is not None]
     rows += [amount(*note) for note in counts.notes.items()]
     lead = [f"Source: {counts.source}"] if counts.source else []
     tables = [Table("Rows, and what was counted on the way", ("what", "count"), rows)] if rows else []

@@ -312,7 +312,7 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
         kept=learner.kept if learner else untrained(job, scores), outcomes_of=list(outcomes),
         unknown_tokens=job.unknown_tokens,
         data=DataCounts(spec.data.train, parts.counts, len(parts.train),
-                        0 if parts.is_pooled else len(parts.validation), len(parts.test),
+                        *((0, 0) if parts.is_pooled else (len(parts.validation), len(parts.test))),
                         validation_sha256=parts.validation.digest()),
         machine=machine.describe(job.device), versions=machine.versions(), spec_sha256=spec.identity(),
         backbone_sha256=job.backbone.sha256, created=datetime.now(UTC).isoformat(timespec="seconds"))

@@ -108,7 +108,7 @@ def test_a_certificate_says_how_it_came_about(unlearnable):
     run, _ = unlearnable
     scores = run.certificate
     assert (scores.n_folds, scores.test_rows) == (5, "80 rows in 5-fold cross-validation")
-    assert (scores.data.n_train, scores.data.n_validation, scores.data.n_test) == (80, 0, 80)
+    assert (scores.data.n_train, scores.data.n_validation, scores.data.n_test) == (80, 0, 0)
     assert Scores.from_json(scores.to_json()) == scores
     for page in ("report.md", "README.md"):
         text = (run.folder / page).read_text("utf-8")
