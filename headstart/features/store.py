@@ -55,11 +55,10 @@ def limit_bytes() -> int:
 
 def parse_size(text: str | None) -> int:
     """Bytes of "2GB", "500 MB" or "1000000". Raises SpecError."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)B?\s*", text or "", re.IGNORECASE)
-    try:
-        return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " ")) if match else int(text or "")
-    except ValueError:
-        raise SpecError("size", f"{shorten(text)} is not a size.", "For example: 2GB") from None
+    match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]*)?)\s*([KMGT]?)B?\s*", text or "", re.IGNORECASE)
+    if match is None:
+        raise SpecError("size", f"{shorten(text)} is not a size.", "For example: 2GB")
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
 
 
 class ActivationStore:
