@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.errors import SpecError
 
+MAX_KEY_BYTES = 1_000_000
 MIN_KEY_CHARS = 16
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # with several workers: where each writes what all of them show
@@ -87,9 +88,14 @@ class Settings:
         else:
             where = str(self.key_file)
             try:
-                text = self.key_file.read_text("utf-8")
+                with self.key_file.open("rb") as file:  # a pipe, too; a device does not end
+                    content = file.read(MAX_KEY_BYTES + 1)
+                text = content.decode()
             except (OSError, UnicodeDecodeError):
                 raise SpecError(where, "cannot be read as a file of API keys.", "Check --api-key-file.") from None
+            if len(content) > MAX_KEY_BYTES:
+                raise SpecError(where, f"is longer than {MAX_KEY_BYTES:,} bytes; it holds API keys, one a line.",
+                                "Check --api-key-file.")
         keys = tuple(line.strip() for line in text.splitlines() if line.strip())
         if not keys or any(len(key) < MIN_KEY_CHARS or not key.isascii() for key in keys):
             raise SpecError(where, f"must hold keys of {MIN_KEY_CHARS} or more ASCII characters, one a line.",
