@@ -57,7 +57,7 @@ def _unknown(result: Mapping[str, Any]) -> list[UnknownTokens]:
 def sections(result: Mapping[str, Any]) -> list[Section]:
     """All findings, the gravest first; a kind without any gives no section."""
     parts = list(result["parts"])
-    twins, leaks, lengths, spoken = result["twins"], result["leaks"], result["lengths"], result["languages"]
+    twins, leaks = result["twins"], result["leaks"]
     suspects, n = result["suspects"] or NOT_LOOKED_AT, sum(result["parts"].values())
     columns = ("where", "and", "how", "text", "the other")
     made = [
@@ -88,6 +88,15 @@ def sections(result: Mapping[str, Any]) -> list[Section]:
         _listed("balance", "Labels", [], ("label", *parts),
                 ((label, *(f"{counts.get(part, 0):,}" for part in parts)) for label, counts in
                  result["balance"].items()), 1),
+        *_of_tokens(result),
+    ]
+    return [section for section in made if section.tables]
+
+
+def _of_tokens(result: Mapping[str, Any]) -> list[Section]:
+    """Lengths, unknown tokens and languages: what the backbone makes of the texts."""
+    lengths, spoken = result["lengths"], result["languages"]
+    return [
         _listed("lengths", "Lengths", [
             f"Tokens of {lengths['backbone']}: " + ", ".join(f"{name} {k:,}" for name, k in
                                                             lengths["n_tokens"].items())
@@ -102,7 +111,6 @@ def sections(result: Mapping[str, Any]) -> list[Section]:
                 ("language", "rows", "unknown tokens"),
                 ((name, f"{k:,}", percent(spoken["unknown_share"][name])) for name, k in spoken["n_rows"].items()), 1),
     ]
-    return [section for section in made if section.tables]
 
 
 def _as_pair(entry: Mapping[str, Any]) -> tuple[str, ...]:
