@@ -65,7 +65,7 @@ class Settings:
         """The folders by the names that requests use. Raises SpecError when two are alike."""
         runs: dict[str, Path] = {}
         for run in self.runs:
-            name = run.resolve().name
+            name = os.path.basename(os.path.realpath(run))  # Path.resolve raises where links lead in a circle
             if name in runs:
                 raise SpecError(f"serve {run}", f'is called "{name}", as {runs[name]} is; names are folders\' names.',
                                 "Rename one of the folders, or link it under another name.")
