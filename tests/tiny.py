@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
+
+from headstart.models.precision import bf16_instructions
+
+# What this machine computes in: 16 bits are not emulated.
+PRECISIONS = ["fp32", pytest.param("bf16", marks=pytest.mark.skipif(
+    not bf16_instructions(torch.device("cpu")), reason="the processor has no instructions for bf16"))]
 
 GOOD = ["lovely", "bright", "kind", "warm", "clever", "fresh"]
 BAD = ["dull", "broken", "rude", "cold", "stale", "loud"]

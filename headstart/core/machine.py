@@ -30,24 +30,38 @@ def describe(device: Any) -> dict[str, Any]:
     import torch
 
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {"cpu": _cpu(), "n_threads": torch.get_num_threads(), "device": named, "platform": platform.platform()}
+    return {"cpu": cpu(), "n_threads": torch.get_num_threads(), "device": named, "platform": platform.platform()}
 
 
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+def cpu() -> str:
+    """The processor's name."""
+    return next((value for key, value in _cpuinfo() if key == "model name"), platform.processor() or
+                platform.machine())
+
+
+def has(flag: str) -> bool:
+    """Whether the processor has an instruction set, by the name that Linux has for it; False where nobody says."""
+    return any(flag in value.split() for key, value in _cpuinfo() if key in ("flags", "Features"))
 
 
 def has_vnni() -> bool:
     """Whether the processor multiplies 8-bit numbers without saturating at 16 bits."""
+    return bool(int8_instructions())
+
+
+def int8_instructions() -> str:
+    """What multiplies 8-bit numbers, the best there is; "" where they are multiplied as 16-bit ones."""
+    return next(filter(has, ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp")), "")
+
+
+def _cpuinfo() -> list[tuple[str, str]]:
+    """What Linux says of the first processor; [] elsewhere."""
     try:
-        flags = Path("/proc/cpuinfo").read_text("utf-8")
+        first, _, _ = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")
     except OSError:
-        return False
-    return any(flag in flags.split() for flag in ("avx512_vnni", "avx_vnni", "asimddp"))
+        return []
+    pairs = (line.partition(":") for line in first.splitlines())
+    return [(key.strip(), value.strip()) for key, _, value in pairs]
 
 
 def usable_cpus() -> int:

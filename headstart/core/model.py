@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -13,8 +14,28 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+
 Inputs = Mapping[str, "torch.Tensor"]  # by name, [B, T] or [B, ...]
 MAIN = "main"  # the job whose head a model is made with
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In which numbers the products in an encoder are computed.
+
+    name: "fp32", "bf16" or "fp16".  instructions: what computes them, such as "avx512", "amx_bf16" or "sm_90"; others
+    may round otherwise.
+    """
+
+    name: str
+    instructions: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.instructions})"
+
+    def facts(self) -> dict[str, str]:
+        """What the certificate says of it."""
+        return {"precision": self.name, "instructions": self.instructions}
 
 
 class Model(Protocol):
@@ -26,12 +47,14 @@ class Model(Protocol):
     more_heads: those of the other jobs, by name.
     revision:   a number that changes when modules are exchanged or an adapter is switched on or off.
     signature:  what beside weights and the encoder decides features; it names stored ones.
+    precision:  of the products in the encoder; fp32 until it is set.
     """
 
     training: bool
     head: Any
     more_heads: nn.ModuleDict
     revision: int
+    precision: Precision
 
     @property
     def encoder(self) -> nn.Module: ...
@@ -48,6 +71,9 @@ class Model(Protocol):
 
     def set_encoder(self, encoder: nn.Module) -> None:
         """Exchange the encoder, for example for the same one with an adapter around it."""
+
+    def set_precision(self, precision: Precision) -> None:
+        """Let the encoder compute so from now on; heads, weights and what comes out of it stay in 32 bits."""
 
     def below_output(self) -> list[nn.Parameter]:
         """The weights that features of the main job depend on."""

@@ -64,7 +64,7 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
     if not max_loss >= 0:
         raise SpecError("--max-loss", f"is {max_loss}; it must be 0 at least.", "It is in points: 0.5 is 0.005.")
     check_output(final, overwrite, [run, *([rows] if rows else [])], folder=True)
-    loaded = artifact.load(run, "cpu")
+    loaded = artifact.load(run, "cpu", precision="fp32")
     check_output(final, overwrite, sources_of(loaded.spec), folder=True)
     chosen = _rows(loaded, rows, settings, progress)
     if int8 and not chosen.is_labelled:
@@ -198,6 +198,7 @@ def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mappin
     graphs = {name: {"file": graph.file(name), "inputs": opened.inputs, "outputs": opened.outputs}
               for name, opened in exported.graphs.items()}
     facts = {"format": manifest.FORMAT, "precision": "int8" if is_int8 else "fp32",
+             **({"instructions": machine.int8_instructions() or "none for 8 bits"} if is_int8 else {}),
              "tolerance": INT8_TOLERANCE if is_int8 else GOLDEN_TOLERANCE,
              "reader": loaded.reader.facts,
              "spec": loaded.spec.model_dump(), "graphs": graphs, "gate": results,

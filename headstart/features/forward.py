@@ -26,7 +26,7 @@ import transformers
 from torch import nn
 
 from ..core.errors import SpecError
-from ..core.model import MAIN, Model
+from ..core.model import MAIN, Model, Precision
 from ..core.progress import Progress
 from ..core.values import Outputs, collate
 from ..core.windows import WindowStore, by_length
@@ -288,7 +288,7 @@ class CachedForward:
         model = blocks.base(self.model.encoder)
         layers = blocks.of(self.model.encoder)
         inside = {id(p) for layer in layers for p in layer.parameters()}
-        digest = hashlib.sha256(_how(model))
+        digest = hashlib.sha256(_how(model, self.model.precision))
         for p in model.parameters():
             if id(p) not in inside:
                 digest.update(_bytes(p))
@@ -301,7 +301,8 @@ class CachedForward:
 
     def _features_name(self) -> str:
         weights = self.model.below_output()
-        digest = hashlib.sha256(_how(blocks.base(self.model.encoder)) + self.model.signature.encode())
+        how = _how(blocks.base(self.model.encoder), self.model.precision)
+        digest = hashlib.sha256(how + self.model.signature.encode())
         if adapters.is_acting(self.model):
             digest.update(b"with the adapter")  # beside the backbone alone, which the same weights also name
         for p in weights:
@@ -329,11 +330,12 @@ def _digest(weights: Sequence[nn.Parameter]) -> str:
     return digest.hexdigest()
 
 
-def _how(model: Any) -> bytes:
-    """What beside weights decides what layers compute."""
+def _how(model: Any, precision: Precision) -> bytes:
+    """What beside weights decides what layers compute. 32 bits are the same everywhere, but for the last one."""
     config = {k: v for k, v in model.config.to_dict().items()
               if k not in ("id2label", "label2id", "num_labels", "problem_type", "_name_or_path", "architectures")}
-    return json.dumps([config, transformers.__version__], sort_keys=True, default=str).encode()
+    how = [config, transformers.__version__, *([str(precision)] if precision.name != "fp32" else [])]
+    return json.dumps(how, sort_keys=True, default=str).encode()
 
 
 def _bytes(p: torch.Tensor) -> Any:

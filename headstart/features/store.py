@@ -47,6 +47,14 @@ def folder() -> Path:
         raise
 
 
+def cache_folder(cache: str) -> Path | None:
+    """`folder()`, or None where there is none and where nothing is to be kept. cache: as in the Spec."""
+    try:
+        return folder() if cache != "off" else None
+    except SpecError:
+        return None
+
+
 def limit_bytes() -> int:
     """How large all stores together may grow."""
     size = os.environ.get("HEADSTART_CACHE_BYTES")

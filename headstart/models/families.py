@@ -56,6 +56,7 @@ class Family:
     position_offset:  rows of the position table that no token uses: position ids begin behind the padding id.
     has_native_head:  whether its own classification head reads one vector a text.
     loaded_as:        the class of transformers that loads the encoder.
+    has_16_bits:      whether it computes under autocast.
     """
 
     name: str
@@ -71,13 +72,15 @@ class Family:
     position_offset: int = 0
     has_native_head: bool = True
     loaded_as: str = "AutoModel"
+    has_16_bits: bool = True
 
 
 _RECORDS = (
     Family("albert", blocks=None, attention_out="attention.dense"),  # its blocks share their weights
     Family("bert", takes_prefix=True),
     Family("camembert", takes_prefix=True, position_offset=2),
-    Family("deberta", blocks=None, behind=(), keys_and_values=()),
+    # It masks with the lowest float of 32 bits, which 16 bits cannot hold.
+    Family("deberta", blocks=None, behind=(), keys_and_values=(), has_16_bits=False),
     Family("deberta-v2", unless="encoder.conv", behind=(), hand_on=_with_attentions,  # conv: beside its first block
            keys_and_values=("key_proj", "value_proj")),
     Family("distilbert", blocks="transformer.layer", behind=(), attention_out="attention.out_lin",

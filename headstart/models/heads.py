@@ -16,9 +16,10 @@ from torch import nn
 
 from ..core import task
 from ..core.errors import SpecError, nearest, shorten
-from ..core.model import MAIN, Inputs, Model
+from ..core.model import MAIN, Inputs, Model, Precision
 from ..core.values import LinearMap, Outputs
 from . import adapters, blocks
+from .precision import DTYPES, FP32, Autocast
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -129,6 +130,15 @@ class _Headed(nn.Module):
         super().__init__()
         self.more_heads = nn.ModuleDict()  # of other jobs
         self.revision = 0
+        self.precision = FP32
+        self._autocast: Autocast | None = None
+
+    def set_precision(self, precision: Precision) -> None:
+        if self._autocast is not None:
+            self._autocast.remove()
+        encoder = cast(Model, self).encoder
+        self.precision = precision
+        self._autocast = Autocast(encoder, precision) if precision.name in DTYPES else None
 
     def below_output(self: Model) -> list[nn.Parameter]:
         without = {id(p) for part in (self.output, self.more_heads) for p in part.parameters()}
@@ -173,6 +183,7 @@ class PooledModel(_Headed):
 
     def set_encoder(self, encoder: nn.Module) -> None:
         self.encoder, self.revision = encoder, self.revision + 1
+        self.set_precision(self.precision)
 
     def own_head(self) -> nn.Module:
         return self.head
@@ -217,6 +228,7 @@ class NativeModel(_Headed):
     def set_encoder(self, encoder: nn.Module) -> None:
         setattr(self.model, str(self.model.base_model_prefix), encoder)
         self.revision += 1
+        self.set_precision(self.precision)
 
     def own_head(self) -> nn.Module:
         children = self.model.named_children()

@@ -161,11 +161,14 @@ class Artifact:
         return html_summary(self.certificate)
 
 
-def load(folder: str | Path, device: str | None = None, n_threads: int | None = None) -> Artifact:
+def load(folder: str | Path, device: str | None = None, n_threads: int | None = None,
+         precision: str | None = None) -> Artifact:
     """Open a finished run, or an exported one. Its hashes are checked and its golden inputs answered again first.
 
     device:    "cpu", "cuda", ...; the best there is when absent. An exported run answers on the CPU.
     n_threads: that an exported run computes with; as many as the process may use when absent.
+    precision: "auto", "fp32", "bf16" or "fp16" in place of the Spec's; 32 bits where this machine has not got it. An
+               exported run has its own.
     Raises  ArtifactError when anything is missing, damaged, or does not answer as it did.
     """
     folder = Path(folder)
@@ -176,7 +179,7 @@ def load(folder: str | Path, device: str | None = None, n_threads: int | None = 
                             "Finish it with the same headstart fit command and --resume." if unfinished
                             else "Make one: headstart fit DATA --out FOLDER")
     check_seal(folder)
-    return read_back(folder, device, n_threads)
+    return read_back(folder, device, n_threads, precision)
 
 
 def check_seal(folder: Path) -> None:
@@ -192,7 +195,8 @@ def check_seal(folder: Path) -> None:
                             "Take the folder from where it was made.")
 
 
-def read_back(folder: Path, device: str | None = None, n_threads: int | None = None) -> Artifact:
+def read_back(folder: Path, device: str | None = None, n_threads: int | None = None,
+              precision: str | None = None) -> Artifact:
     """`load` for a folder whose hashes this process has just written or checked: they are not computed again.
 
     Hashes say that a file is as it was written, not by whom: what each one says is checked before it is used.
@@ -222,8 +226,8 @@ def read_back(folder: Path, device: str | None = None, n_threads: int | None = N
     spec, _ = resolve_layers((str(folder / "spec.yaml"), read_spec(folder / "spec.yaml")))
     reader, answer = weights.runtime(folder, task, spec, device)
     artifact = Artifact(folder, task, spec, reader, answer, scores)
-    _answer_golden(artifact, inputs, GOLDEN_TOLERANCE)
-    return artifact
+    _answer_golden(artifact, inputs, GOLDEN_TOLERANCE)  # in 32 bits, as they were answered when it was made
+    return replace(artifact, runtime=weights.in_precision(answer, precision or spec.train.precision, spec.cache))
 
 
 @dataclass(frozen=True)

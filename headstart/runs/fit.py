@@ -34,7 +34,8 @@ from ..data import splits
 from ..data.splits import Splits
 from ..data.table import read_splits
 from ..features.forward import CachedForward
-from ..models import adapters
+from ..features.store import cache_folder
+from ..models import adapters, precision
 from ..models.backbone import Backbone, build_model, hub_id, load_backbone
 from ..readers import vocabulary
 from ..report.model_card import model_card
@@ -166,7 +167,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
         (f"chosen for {len(parts.train):,} rows", {"train": chosen} if is_trained else {}))
     accelerate = accelerator(spec.train.precision)
-    now = request(spec, parts, backbone, accelerate)
+    precision.put_in(model, spec.train.precision, accelerate.device, cache_folder(spec.cache))
+    now = request(spec, parts, backbone, model.precision, accelerate.device)
     check_same(work, now)
     write_file(work / "spec.yaml", [to_yaml(spec, origins)])
     model.to(accelerate.device)
@@ -314,8 +316,9 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
         data=DataCounts(spec.data.train, parts.counts, len(parts.train),
                         *((0, 0) if parts.is_pooled else (len(parts.validation), len(parts.test))),
                         validation_sha256=parts.validation.digest()),
-        machine=machine.describe(job.device), versions=machine.versions(), spec_sha256=spec.identity(),
-        backbone_sha256=job.backbone.sha256, created=datetime.now(UTC).isoformat(timespec="seconds"))
+        machine={**machine.describe(job.device), **job.model.precision.facts()}, versions=machine.versions(),
+        spec_sha256=spec.identity(), backbone_sha256=job.backbone.sha256,
+        created=datetime.now(UTC).isoformat(timespec="seconds"))
     steps = job.work / "steps.jsonl"
     spec_yaml = to_yaml(spec, job.origins)
     native = job.task.head.native if job.model.head is None and not adapters.is_on(job.model) else None

@@ -1,11 +1,11 @@
 """What a run was asked to do: what is resumed must be what was started.
 
-    WORK/request.json   {"format": 1, "sha256": of the rest, "same": {path: value}, "noted": {path: value}}
+    WORK/request.json   {"format": 2, "sha256": of the rest, "same": {path: value}, "noted": {path: value}}
 
 `same` holds what decides the weights to the last bit: the Spec, the rows, the files of the backbone and its tokenizer,
-the versions that compute, precision and kind of device. A change refuses. `noted` (processor, threads, other versions)
-may move a last bit at most; a change is told. Every checkpoint holds the identity of `same`, so a damaged file is
-written again.
+the versions that compute, precision (of 16 bits also the instructions) and kind of device. A change refuses. `noted`
+(processor, threads, other versions) may move a last bit at most; a change is told. Every checkpoint holds the identity
+of `same`, so a damaged file is written again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..core import machine
 from ..core.errors import RunFolderError, shorten
 from ..core.files import write_file
 from ..core.manifest import sha256
+from ..core.model import Precision
 from ..core.spec import Spec, leaves
 from ..core.untrusted import read_json
 from ..data.splits import Splits
@@ -29,9 +30,10 @@ from ..training import checkpoint
 from ..training.job import PARTS
 
 FILE, FORMER_FILE = "request.json", "asked.json"
-FORMAT = 1  # raised when the same request no longer means the same weights
+FORMAT = 2  # raised when the same request no longer means the same weights
 EXACT = ("headstart", "torch", "transformers", "accelerate", "peft")  # tokenizers: judged by what it reads its file as
 FIX = "Resume with what began it, or start anew: --overwrite"
+FP32 = "fp32"
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,16 @@ class Request:
         return digest(self.same)
 
 
-def request(spec: Spec, parts: Splits, backbone: Backbone, accelerator: Any) -> Request:
+def request(spec: Spec, parts: Splits, backbone: Backbone, precision: Precision, device: Any) -> Request:
     """What this process was asked to do, with what it computes on."""
-    versions = machine.versions()
-    same = {"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS},
-            "backbone": hashes(backbone), "precision": accelerator.mixed_precision, "device": accelerator.device.type,
+    versions, values = machine.versions(), spec.model_dump()
+    del values["train"]["precision"]  # what it means on this machine counts
+    same = {"spec": values, "rows": {name: getattr(parts, name).digest() for name in PARTS},
+            "backbone": hashes(backbone), "precision": str(precision), "device": device.type,
             "version": {name: versions.pop(name, None) for name in EXACT}}
-    noted = {"machine": machine.describe(accelerator.device), "version": versions}
+    noted = {"machine": machine.describe(device), "version": versions}
+    if precision.name == FP32:  # the last bits of 32 are no reason to refuse
+        same["precision"], noted["machine"]["instructions"] = FP32, precision.instructions
     return Request(flat(same), flat(noted))
 
 
@@ -83,7 +88,7 @@ def check_same(work: Path, now: Request) -> None:
                 checkpoint.set_aside(path, f"{error.what.rstrip('.')}; it is written again")
         else:
             if changes := changed(before.same, now.same):
-                raise RunFolderError(str(work), f"cannot be resumed: {changes}.", FIX)
+                raise RunFolderError(str(work), f"cannot be resumed: {changes}.", _fix(before.same, now.same))
             if changes := changed(before.noted, now.noted):
                 checkpoint.warn(f"{work}: {changes}; the last bits of the weights may differ.")
     write_file(path, [json.dumps({"format": FORMAT, "sha256": digest(asdict(now)), **asdict(now)})])
@@ -96,6 +101,15 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     more = [f"and {len(paths) - 5} more"] if len(paths) > 5 else []
     return "; ".join([f"{shorten(path.removeprefix('spec.'))[1:-1]} was {_shown(before.get(path))} and is now "
                       f"{_shown(now.get(path))}" for path in paths[:5]] + more)
+
+
+def _fix(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What to do about a change: every machine computes in 32 bits, where a run began so."""
+    if set(dict(before.items() ^ now.items())) == {"precision"}:
+        if before["precision"] == FP32:
+            return "It began in 32 bits; go on so: --resume --set train.precision=fp32"
+        return f"Resume it in {before['precision']}, on a machine that has it, or start anew: --overwrite"
+    return FIX
 
 
 def _shown(value: Any) -> str:

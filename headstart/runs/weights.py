@@ -27,9 +27,11 @@ from ..core.reader import Reader
 from ..core.spec import Spec
 from ..core.task import Task
 from ..core.untrusted import parse_json, read_json, read_text
-from ..core.values import Row, Runtime
+from ..core.values import Row
+from ..features.store import cache_folder
 from ..models import adapters, blocks, tensors
 from ..models.backbone import TOKENIZER_FILES, Backbone, build_model, load_backbone
+from ..models.precision import FP32, put_in
 from ..models.runtime import TorchRuntime
 from .artifact import EXPORT
 
@@ -38,7 +40,7 @@ NO_LABELS: dict[str, Any] = {"id2label": {}, "label2id": {}, "problem_type": Non
 WEIGHTS, HEAD, ADAPTER = "model.safetensors", "head.safetensors", "adapter"
 
 
-def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[Reader, Runtime]:
+def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[Reader, TorchRuntime]:
     """A finished run's reader, and its model as a runtime on `device`: the best there is when absent."""
     model, reader = open_model(folder, task, spec)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -46,6 +48,13 @@ def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[R
         tensor.data = tensor.data.clone()  # they may lie in a mapped file: who writes over it would end this process
     model.to(where).eval()
     return reader, TorchRuntime(model, where)
+
+
+def in_precision(runtime: TorchRuntime, wanted: str, cache: str) -> TorchRuntime:
+    """`runtime`, computing in the precision wanted, or in 32 bits where this machine has not got it. Both: as in the
+    Spec."""
+    put_in(runtime.model, wanted, runtime.device, cache_folder(cache), or_fp32=True)
+    return runtime
 
 
 def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
@@ -141,7 +150,10 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
     described = {"format": manifest.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
     (folder / "task.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
     blind = [task.without_gold(row) for row in golden]
-    answers = predict(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu")))
+    computed_in = model.precision
+    model.set_precision(FP32)  # every machine can answer so
+    answers = list(predict(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu"))))
+    model.set_precision(computed_in)
     with (folder / "golden.jsonl").open("w", encoding="utf-8") as file:
         for row, answer in zip(blind, answers, strict=True):
             file.write(json.dumps({"row": row, "prediction": answer}, ensure_ascii=False) + "\n")

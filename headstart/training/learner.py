@@ -162,7 +162,7 @@ class Learner:
         state.seconds += step.seconds
         state.n_tokens += step.n_tokens
         values = {name: value if math.isfinite(value) else None for name, value in asdict(step).items()}
-        log.write(json.dumps(values) + "\n")
+        log.write(json.dumps({**values, "precision": self.job.model.precision.name}) + "\n")
         self.job.progress.advance(1, f"loss {step.loss:.3f}, {step.n_tokens / step.seconds:,.0f} tokens/s")
 
     def _evaluate_if_due(self, evaluate_at: dict[int, float]) -> bool:

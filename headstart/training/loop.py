@@ -54,8 +54,7 @@ def train(loss: Loss, steps: Iterable[list[Batch]], optimizer: torch.optim.Optim
             group["lr"] = peak * rate(n)
         summed, count = 0.0, 0.0
         for batch in micro_batches:
-            with accelerator.autocast():
-                part, n_gold = loss(batch)
+            part, n_gold = loss(batch)
             accelerator.backward(part)
             summed, count = summed + part.item(), count + float(n_gold)
         accelerator.unscale_gradients(optimizer)

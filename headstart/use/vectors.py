@@ -29,8 +29,10 @@ from ..data.frames import texts_of
 from ..data.table import stream_rows
 from ..features import extract
 from ..features.forward import CachedForward
+from ..features.store import cache_folder
 from ..models.backbone import build_model, load_backbone
 from ..models.heads import PooledModel, PoolHead
+from ..models.precision import put_in
 from ..runs import artifact, weights
 
 POOLINGS = ("mean", "first", "max")
@@ -43,12 +45,14 @@ class Extractor:
     source:      a backbone (a name, a folder, a hub id) or the folder of a finished run.
     pooling:     "mean" over real tokens, "first" token or "max"; absent: mean, or what the run was fitted with.
     last_layers: average the hidden states of so many of the last layers before pooling.
+    precision:   as `train.precision` of a Spec; absent: "auto", or what the run was fitted with. 32 bits where this
+                 machine has not got it.
     store:       "fp16" or "fp32" keeps what was computed in the cache, "off" does not.
     """
 
     def __init__(self, source: str | Path = "minilm-l6", *, pooling: str | None = None, last_layers: int = 1,
                  max_tokens: int = 256, store: str = "fp16", tokens_per_batch: int = 1024,
-                 progress: Progress | None = None) -> None:
+                 precision: str | None = None, progress: Progress | None = None) -> None:
         if pooling not in (None, *POOLINGS):
             raise SpecError("pooling", f"{shorten(pooling)} is not a pooling.", f"Known: {', '.join(POOLINGS)}")
         self.tokens_per_batch, self.progress = tokens_per_batch, progress or Progress(quiet=True)
@@ -57,6 +61,7 @@ class Extractor:
         if (folder / "task.json").exists():
             loaded = artifact.load(folder)
             model, self.reader = weights.open_model(folder, loaded.task, loaded.spec)
+            precision = precision or loaded.spec.train.precision
         else:
             backbone = load_backbone(str(source), max_tokens)
             self.reader = backbone.reader
@@ -70,6 +75,7 @@ class Extractor:
             model = PooledModel(model.encoder, PoolHead(_width(model.encoder), 1, pooling or usual), last_layers)
         self.model = model.to(device).eval()
         self.model.requires_grad_(False)
+        put_in(self.model, precision or "auto", device, cache_folder(store), or_fp32=True)
         self.forward = CachedForward(self.model, device, store, self.progress)
         self.n_cut = 0
 

@@ -41,7 +41,9 @@ def test_the_first_losses_are_as_they_were(name, backbone, reviews, tmp_path, mo
         FILE.write_text(json.dumps(dict(sorted(golden.items())), indent=1) + "\n", "utf-8")
         return
     assert len(golden[name]) == (0 if name == "linear-probe" else N_LOSSES)  # a probe is solved, in no step
-    assert losses == pytest.approx(golden[name], abs=1e-4)
+    # A solved head is known to its tolerance only, and other processors (AMD, Intel) end elsewhere within it: 0.6 % of
+    # a loss was seen. What a changed rate, order or loss does is far more.
+    assert losses == pytest.approx(golden[name], rel=0.02, abs=2e-3)
 
 
 def test_the_file_holds_every_method_and_no_other():
