@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Encoding, Json, NoTexts, Overwrite, RunArgument, Set, data_settings
+from .options import Encoding, Json, NoTexts, Overwrite, RunArgument, Set, data_settings, started
 
 
 def export(
@@ -25,12 +25,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Ship a finished run: a folder that answers without torch, proven to answer as the run does."""
-    from ..core.progress import Progress
+    progress = started("export", run)
     from ..exporters import export
     from ..runs.artifact import export_facts
 
     artifact = export.export(run, int8=int8, out=out, rows=rows, max_loss=max_loss, overwrite=overwrite,
-                             settings=data_settings(encoding, set_), progress=Progress(), texts=not no_texts)
+                             settings=data_settings(encoding, set_), progress=progress, texts=not no_texts)
     facts = export_facts(artifact.folder)
     print(f"{artifact.folder}: {facts['precision']}, {facts['model_bytes'] / 1e6:.1f} MB, passed its gate")
     if as_json:

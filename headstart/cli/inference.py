@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Encoding, Json, OutFile, Overwrite, RunArgument, Set, data_settings
+from .options import Encoding, Json, OutFile, Overwrite, RunArgument, Set, data_settings, started
 
 
 def predict(
@@ -97,10 +97,9 @@ def extract(
     as_json: Json = False,
 ) -> None:
     """Turn texts into vectors: one a row, in the order of the rows."""
-    from ..core.progress import Progress
+    progress = started("extract", rows)
     from ..use import vectors
 
-    progress = Progress()
     facts = vectors.write(source, rows, out, overwrite=overwrite, settings=data_settings(encoding, set_),
                           progress=progress, pooling=pooling, last_layers=last_layers, max_tokens=max_tokens,
                           store="fp16" if cache else "off")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.errors import SpecError
+from ..core.errors import SpecError, shorten
+from ..core.progress import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set any field of the Spec; repeatable.")]
@@ -18,6 +19,14 @@ TaskName = Annotated[str | None, typer.Option(help="The kind of question, such a
 Overwrite = Annotated[bool, typer.Option(help="Replace what is at --out.")]
 NoTexts = Annotated[bool, typer.Option("--no-texts", help="Leave users' texts out of what is written.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+
+
+def started(what: str, name: str | Path) -> Progress:
+    """The progress of a verb that computes, with a first line before the libraries that do are loaded: they take
+    seconds."""
+    progress = Progress()
+    progress.say(f"{what} {shorten(str(name))[1:-1]} ...")
+    return progress
 
 
 def data_settings(encoding: str | None, assignments: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import SpecError
-from .options import Encoding, Json, NoTexts, Overwrite, Set, SpecOrData, TaskName
+from .options import Encoding, Json, NoTexts, Overwrite, Set, SpecOrData, TaskName, started
 
 
 def fit(
@@ -40,10 +40,10 @@ def fit(
     options = {"backbone": backbone, "method": method, "task": task, "seed": seed,
                "data": {**({"encoding": encoding} if encoding else {}), **({"keep_texts": False} if no_texts else {})}}
     overrides = {key: value for key, value in options.items() if value not in (None, {})}
-    from ..core.progress import Progress
+    progress = started("fit", source)
     from ..runs import evidence, fit
 
-    artifact = fit.fit(source, out=out, resume=resume, overwrite=overwrite, progress=Progress(),
+    artifact = fit.fit(source, out=out, resume=resume, overwrite=overwrite, progress=progress,
                        layers=[("command line", overrides), ("--set", spec.parse_set(set_))])
     print(evidence.summary_text(artifact.certificate, artifact.folder))
     if as_json:
@@ -63,13 +63,14 @@ def compare(
 ) -> None:
     """Compare methods on the same rows: score against time, bytes and latency, every pair tested."""
     from ..core import spec
-    from ..core.progress import Progress
-    from ..studies import compare
 
     if not all(n.strip().isdigit() for n in rows.split(",") if rows):
         raise SpecError("--rows", f"is {rows}; it must be whole numbers with commas between.", "--rows 100,300,1000")
+    progress = started("compare", source)
+    from ..studies import compare
+
     result = compare.compare(source, [m.strip() for m in methods.split(",")], seeds=seeds, out=out, resume=resume,
-                             rows=[int(n) for n in rows.split(",") if rows], overwrite=overwrite, progress=Progress(),
+                             rows=[int(n) for n in rows.split(",") if rows], overwrite=overwrite, progress=progress,
                              layers=[("--set", spec.parse_set(set_))])
     print((out / "compare.md").read_text("utf-8"))
     if as_json:
@@ -88,12 +89,13 @@ def audit(
 ) -> None:
     """Say what is wrong with labelled rows: leaks, twins, contradictions, probably wrong labels, lengths, odd rows."""
     from ..core import spec
-    from ..core.progress import Progress
+
+    progress = started("audit", source)
     from ..report.audit import markdown
     from ..studies import audit
 
     overrides = {"task": task, "data": {"encoding": encoding} if encoding else None}
-    findings = audit.audit(source, suspects=suspects, out=out, overwrite=overwrite, progress=Progress(), layers=[
+    findings = audit.audit(source, suspects=suspects, out=out, overwrite=overwrite, progress=progress, layers=[
         ("command line", {key: value for key, value in overrides.items() if value}), ("--set", spec.parse_set(set_))])
     print(markdown(findings))
     if as_json:

@@ -144,20 +144,29 @@ def margins(train: Any, gold_NK: np.ndarray, strength: float, others: Sequence[A
         return _nearness(train, gold_NK, others)
     if gold_NK.shape[1] == 2 and (gold_NK.sum(1) == 1).all():  # the second label is where the first is not
         return [np.hstack([-some, some]) for some in margins(train, gold_NK[:, 1:], strength, others)]
+    if (gold_NK.sum(1) == 1).all() and gold_NK.any(0).sum() > 2:  # liblinear does the same for all labels in one go
+        columns_K = np.flatnonzero(gold_NK.any(0))
+        margins_MK = [np.full((some.shape[0], gold_NK.shape[1]), NEVER) for some in others]
+        of_labels = _machine(train, gold_NK.argmax(1), strength, others)
+        for all_of, some_of in zip(margins_MK, of_labels, strict=True):
+            all_of[:, columns_K] = some_of
+        return margins_MK
+    columns = [[np.full(some.shape[0], -NEVER if gold_N[0] else NEVER) for some in others]
+               if gold_N.all() or not gold_N.any() else _machine(train, gold_N, strength, others)
+               for gold_N in gold_NK.T]
+    return [np.stack(column, 1) for column in zip(*columns, strict=True)]
+
+
+def _machine(train: Any, gold_N: np.ndarray, strength: float, others: Sequence[Any]) -> list[np.ndarray]:
+    """A linear support vector machine for each class (for the second, where there are two) and what it says."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
-    columns = []
-    for gold_N in gold_NK.T:
-        if gold_N.all() or not gold_N.any():
-            columns.append([np.full(some.shape[0], -NEVER if gold_N[0] else NEVER) for some in others])
-            continue
-        machine = LinearSVC(C=strength, tol=1e-2, random_state=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # of no account: another strength is tried beside it
-            machine.fit(train, gold_N)
-        columns.append([machine.decision_function(some) for some in others])
-    return [np.stack(column, 1) for column in zip(*columns, strict=True)]
+    machine = LinearSVC(C=strength, tol=1e-2, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of no account: another strength is tried beside it
+        machine.fit(train, gold_N)
+    return [machine.decision_function(some) for some in others]
 
 
 def _nearness(train: Any, gold_NK: np.ndarray, others: Sequence[Any]) -> list[np.ndarray]:
