@@ -63,7 +63,7 @@ def sst2_rows(n: int) -> list[dict[str, str]]:
 
 
 def learner(rows: list[dict[str, str]], folder: Path, progress: Any = None, method: Any = "fine-tuning",
-            cache: str = "fp16", **settings: float) -> Learner:
+            cache: str = "fp16", **settings: Any) -> Learner:
     """The Learner that `fit` makes of train rows with its defaults, for one epoch; the last 8 of them validate."""
     from headstart.core.progress import Progress
     from headstart.runs import fit, resolve
@@ -85,7 +85,7 @@ def learner(rows: list[dict[str, str]], folder: Path, progress: Any = None, meth
     return Learner(job, evaluator, HeadSolver(job, evaluator))
 
 
-def loops(rows: list[dict[str, str]]) -> dict[str, Any]:
+def loops(rows: list[dict[str, str]], **settings: Any) -> dict[str, Any]:
     """One epoch of Learner.learn, and after each of its steps the bare loop's step over the same batch.
 
     This machine's speed drifts by several per cent in a minute: two loops one after the other measure that drift.
@@ -106,8 +106,8 @@ def loops(rows: list[dict[str, str]]) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         turns = Turns(quiet=True)
-        ours = learner(rows, Path(folder) / "ours", turns)
-        bare_step = bare_loop(rows, Path(folder) / "bare")
+        ours = learner(rows, Path(folder) / "ours", turns, **settings)
+        bare_step = bare_loop(rows, Path(folder) / "bare", **settings)
         ours.learn(resume=False)
         windows, order = ours.job.windows["train"], batches_of(ours.job)[N_WARM_UP:]
     n_rows, n_tokens = (sum(f(chosen) for chosen in order) for f in (len, lambda c: windows.lengths_N[c].sum()))
@@ -121,14 +121,14 @@ def batches_of(job: Any) -> list[Any]:
     return batches.epoch(job.windows["train"], job.spec.train.tokens_per_batch, job.spec.seed, 0)
 
 
-def bare_loop(rows: list[dict[str, str]], folder: Path) -> Callable[[int], float]:
+def bare_loop(rows: list[dict[str, str]], folder: Path, **options: Any) -> Callable[[int], float]:
     """What a hand would write for these batches and nothing else: takes step `n`, returns its seconds."""
     import torch
     from torch.nn.functional import cross_entropy
 
     from headstart.training import loop as train
 
-    job = learner(rows, folder).job
+    job = learner(rows, folder, **options).job
     settings, model = job.spec.train, job.model
     as_tensors = []
     for chosen in batches_of(job):
