@@ -1,5 +1,6 @@
 """Scores of written texts against the libraries' own corpus functions; sums, orders and edges of any texts."""
 
+import copy
 import re
 import string
 import time
@@ -15,12 +16,12 @@ from sacrebleu.metrics.chrf import CHRF
 
 from headstart.core import statistics
 from headstart.readers.words import split_words
-from headstart.tasks.writing import measures, sentences
+from headstart.tasks.writing import chats, columns, measures, sentences
 from headstart.tasks.writing.control import Control
 from headstart.tasks.writing.measures import Copied, Length, Likelihood, Repetition, TokenF1, Written
 from headstart.tasks.writing.overlap import Bleu, Chrf
 from headstart.tasks.writing.rouge import Rouge, lcs_length
-from headstart.tasks.writing.template import Template
+from headstart.tasks.writing.template import Template, default_template
 
 WORDS = st.sampled_from(["the", "cats", "running", "a", "weiß", "今天", "下雨", "dog.", "3.5", "Hund,", "nice"])
 TEXTS = st.one_of(st.lists(WORDS, max_size=8).map(" ".join), st.text(max_size=20).filter(lambda t: "\x00" not in t))
@@ -193,3 +194,44 @@ def test_any_control_is_read_or_refused_in_words(value, text):
     else:
         assert all(isinstance(flaw, str) and flaw for flaw in control.unmet(text))
         assert Control.of(control.to_json()) == control
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4)
+    | st.sampled_from(["user", "gpt", "en", "de", "", " ", "[", '["a"]', "{}"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["role", "content", "from", "value", "text", "item", "en", "max_words"]), inner, max_size=3),
+    max_leaves=8)
+KINDS = {
+    "translation": (lambda row: columns.normal_translation(row, "en", "de"), columns.flaw_of_translation,
+                    ("source", "target")),
+    "summarization": (columns.normal_summary, columns.flaw_of_summary, ("document", "summary", "summaries", "title")),
+    "dialogue": (chats.parted, columns.flaw_of_dialogue, ("messages", "reply")),
+    "text-generation": (columns.normal_completion, columns.flaw_of_completion, ("prompt", "completion")),
+}
+TURNS = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
+SOUND = {"translation": {"translation": {"en": "a dog", "de": ["ein Hund"]}},
+         "summarization": {"document": "d", "summary": ["a", "b"]}, "dialogue": {"messages": TURNS},
+         "text-generation": {"prompt": "p", "completion": "c", "control": '{"max_words": 3}'}}
+COLUMNS = ["source", "target", "translation", "document", "summary", "summaries", "title", "messages", "context",
+           "reply", "prompt", "completion", "control"]
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.sampled_from(list(KINDS)), st.booleans(),
+       st.dictionaries(st.sampled_from(COLUMNS), VALUES, min_size=1, max_size=4))
+def test_any_row_is_sound_or_refused_in_words(kind, is_near, row):
+    normal, flaw_of, names = KINDS[kind]
+    row = SOUND[kind] | row if is_near else row
+    before = copy.deepcopy(row)
+    result = normal(row)
+    assert row == before  # rows of callers are not changed
+    flaw = flaw_of(result)
+    if flaw is not None:
+        assert flaw.startswith(("has ", '"'))
+        return
+    assert normal(result) == result
+    pair = columns.pair_of(result, *names)
+    assert pair.source.strip()
+    assert all(target.strip() for target in pair.targets)
+    assert default_template(kind).render(result)
