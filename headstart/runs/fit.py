@@ -217,7 +217,7 @@ def store_frozen(job: Job) -> None:
     if job.trains:
         parts = [(windows, np.arange(len(windows))) for windows in job.windows.values()]
         job.forward.remember(parts, job.method.depths(job.model, job.spec.train.epochs or 1),
-                             job.spec.evaluate.tokens_per_batch)
+                             job.tokens_at_once)
 
 
 def finished(job: Job, out_of_fold: Sequence[Prediction]) -> Job:
