@@ -13,7 +13,7 @@ import torch
 
 from ..core.errors import ResourceError
 
-GPU_TOKENS = 32_768  # padded tokens in one forward pass without gradients, until memory turns out not to hold them
+GPU_TOKENS = 8192  # padded tokens in one forward pass without gradients; of short texts more would be mostly padding
 
 
 def to_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:

@@ -34,7 +34,7 @@ from ..data import splits
 from ..data.splits import Splits
 from ..data.table import read_splits
 from ..features.forward import CachedForward
-from ..models import adapters
+from ..models import adapters, masks
 from ..models.backbone import Backbone, build_model, hub_id, load_backbone
 from ..readers import vocabulary
 from ..report.model_card import model_card
@@ -170,6 +170,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     check_same(work, now)
     write_file(work / "spec.yaml", [to_yaml(spec, origins)])
     model.to(accelerate.device)
+    if accelerate.device.type != "cpu":
+        masks.never_look(model)
     forward = CachedForward(model, accelerate.device, spec.cache, progress)
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work,
                now.identity, stop, progress, unknown)

@@ -4,15 +4,18 @@ device, and what does not fit is cut."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.core.errors import DivergenceError, Interrupted, ResourceError
 from headstart.core.progress import Progress
@@ -20,10 +23,10 @@ from headstart.core.values import Batch, Window
 from headstart.core.windows import store
 from headstart.features.forward import CachedForward
 from headstart.models import backbone as backbones
-from headstart.models import device
+from headstart.models import blocks, device, masks
 from headstart.runs import fit, resolve
 from headstart.tasks.text_classification import TextClassification
-from headstart.training import loop, prefetch
+from headstart.training import batches, loop, prefetch
 from headstart.training.checkpoint import checkpoints
 from headstart.training.evaluator import Evaluator
 from headstart.training.head import HeadSolver
@@ -103,6 +106,59 @@ def test_divergence_that_is_read_late_names_its_step_and_has_moved_nothing(name,
     assert all(torch.equal(a, b) for a, b in zip(weights, sound, strict=True))
 
 
+class Waits(TorchDispatchMode):
+    """Counts what a GPU would be waited for in."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name().partition("::")[2] in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2"):
+            self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert", "albert"])
+@pytest.mark.parametrize("task", ["text-classification", "multi-label-classification"])
+def test_nothing_in_a_step_waits_for_the_device(data, tmp_path, family, task):
+    learner = learner_of((data[0], tiny.backbone(tmp_path / "model", family)), tmp_path / "work", task=task)
+    job, sync_every = learner.job, 5
+    masks.never_look(job.model)
+
+    def steps():
+        return loop.train(learner._loss({}), batches.steps(job.windows["train"], 256, 64, 0), learner.optimizer,
+                          lambda n: 1.0, accelerator=job.accelerator, clip_norm=1.0, seed=0, sync_every=sync_every)
+
+    blocks.train_mode(job.model)
+    taken = steps()
+    with Waits() as waits:
+        assert [len(next(taken)) for _ in range(5)] == [0, 0, 0, 0, 5]
+    assert waits.names == []
+    sync_every = 1
+    taken = steps()
+    with Waits() as waits:
+        next(taken)
+    assert waits.names  # it sees them where they are
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_masks_that_nobody_looks_at_are_the_same_masks(tmp_path, family):
+    loaded = backbones.load_backbone(str(tiny.backbone(tmp_path / "model", family)), 64)
+    model: Any = backbones.build_model(loaded, TextClassification(labels=("a", "b")), "mean", seed=0)
+    inputs = {"input_ids": torch.randint(5, 40, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.int64)}
+    some = {**inputs, "attention_mask": inputs["attention_mask"].tril(6)}
+    before = [model(some).logits, model(inputs).logits]
+    config = str(model.encoder.config.to_dict())
+    masks.never_look(model)
+    assert str(model.encoder.config.to_dict()) == config  # it names stored activations
+    for logits, now in zip(before, (some, inputs), strict=True):
+        torch.testing.assert_close(model(now).logits, logits, rtol=1e-6, atol=1e-6)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(now).logits, logits, rtol=1e-6, atol=1e-6)
+    assert torch.isfinite(before[0]).all()
+
+
 class Scaling:
     """What accelerate does under fp16, which it allows on a GPU only, with torch's own loss scaler."""
 
@@ -155,12 +211,14 @@ def learner_of(data, work, sync_every=None, stop_at=0, **fields) -> Learner:
     evaluator = Evaluator(job)
     learner = Learner(job, evaluator, HeadSolver(job, evaluator), sync_every)
 
+    n_moved = itertools.count(1)
+
     def count(*_):
-        learner.n_moved = getattr(learner, "n_moved", 0) + 1
-        if learner.n_moved == stop_at:
+        if next(n_moved) == stop_at:
             stop.signum = 15
 
-    learner.optimizer.optimizer.register_step_post_hook(count)
+    prepared: Any = learner.optimizer
+    prepared.optimizer.register_step_post_hook(count)
     return learner
 
 
@@ -231,7 +289,7 @@ def test_cut_batches_hold_the_same_windows_without_their_padding():
 
 def test_a_row_whose_windows_stay_together_is_not_cut():
     pieces = Memory(1).cut([padded([4, 4, 4, 5, 5], rows=np.array([8, 8, 3, 3, 3]))])
-    assert [piece.rows_B.tolist() for piece in pieces] == [[8, 8], [3, 3, 3]]
+    assert [list(piece.rows_B) for piece in pieces if piece.rows_B is not None] == [[8, 8], [3, 3, 3]]
     with pytest.raises(ResourceError, match="step 7: does not fit"):
         Memory().ran_out(pieces[:1], 7)
     with pytest.raises(ResourceError, match="Lower train"):
@@ -445,5 +503,7 @@ def test_training_from_the_device_is_training_from_the_disk(data, tmp_path):
         fit.store_frozen(learner.job)
         learner.learn(resume=False)
         losses.append(log_of(tmp_path / f"{name}.work"))
-    assert forward.stored[1].resident.n_used > 0
+    resident = forward.stored[1].resident
+    assert resident is not None
+    assert resident.n_used > 0
     assert losses[0] == losses[1]
