@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import shutil
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.core.errors import DivergenceError, Interrupted, ResourceError
+from headstart.core.manifest import seal
 from headstart.core.progress import Progress
 from headstart.core.values import Batch, Window
 from headstart.core.windows import store
@@ -353,8 +355,17 @@ def test_a_resumed_run_knows_what_memory_held(data, tmp_path):
     stopped.memory.tokens = 64
     with pytest.raises(Interrupted):
         stopped.learn(resume=False)
+    shutil.copytree(tmp_path / "run", tmp_path / "older")
     resumed = learn(data, tmp_path / "run", resume=True, **fields)
-    assert resumed.memory.tokens == 64
+    assert resumed.memory.tokens == resumed.state.micro_tokens == 64
+    for folder in checkpoints(tmp_path / "older"):  # as versions wrote it that knew nothing of this
+        state = json.loads((folder / "state.json").read_text("utf-8"))
+        assert state.pop("micro_tokens") == 64
+        (folder / "state.json").write_text(json.dumps(state), "utf-8")
+        seal(folder)
+    older = learner_of(data, tmp_path / "older", **fields)
+    assert older._restore().count("\n") == 3
+    assert older.memory.tokens == 0
 
 
 def test_answers_that_do_not_fit_at_once_are_computed_by_halves():
