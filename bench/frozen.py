@@ -169,11 +169,8 @@ def arithmetic(folder: Path, repeat: int, n_rows: int) -> dict[str, Any]:
     peak = peak_flops()
     ours = learner(sst2_rows(n_rows), folder, cache="off", epochs=1)
     job, windows = ours.job, ours.job.windows["train"]
-    encoder: Any = job.model.encoder
-    linear = sum(m.weight.numel() for m in encoder.encoder.modules() if type(m).__name__ == "Linear")
-    config = encoder.config
     lengths_N = windows.lengths_N.astype(float)
-    forward = float((lengths_N * (2 * linear + 4 * config.num_hidden_layers * config.hidden_size * lengths_N)).sum())
+    forward = forward_flops(job.model.encoder, lengths_N)
     began = time.perf_counter()
     with torch.inference_mode():
         for chosen in np.array_split(np.argsort(lengths_N), max(1, int(lengths_N.sum() // 1024))):
@@ -185,15 +182,24 @@ def arithmetic(folder: Path, repeat: int, n_rows: int) -> dict[str, Any]:
             "training": 3 * forward / ours.state.seconds / peak}
 
 
-def peak_flops(size: int = 2048) -> float:
+def forward_flops(encoder: Any, lengths_N: Any) -> float:
+    """Of the products that a BERT computes for windows of these lengths, padding not counted."""
+    linear = sum(m.weight.numel() for m in encoder.encoder.modules() if type(m).__name__ == "Linear")
+    of_attention = 4 * encoder.config.num_hidden_layers * encoder.config.hidden_size
+    return float((lengths_N * (2 * linear + of_attention * lengths_N)).sum())
+
+
+def peak_flops(size: int = 2048, device: str = "cpu", dtype: str = "float32") -> float:
     """The best of ten products of two square matrices."""
     import torch
 
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         began = time.perf_counter()
         a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
 

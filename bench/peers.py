@@ -56,6 +56,7 @@ def trainer(rows: list[dict[str, str]], folder: Path, *, n_warm_up: int, epochs:
     settings: other TrainingArguments.
     """
     import datasets
+    import torch
     import transformers
 
     tokenizer, model, labels = _load(rows)
@@ -67,6 +68,11 @@ def trainer(rows: list[dict[str, str]], folder: Path, *, n_warm_up: int, epochs:
     class Clock(transformers.TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             stamps.append(time.perf_counter())
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            if torch.cuda.is_available():  # it was only handed its steps
+                torch.cuda.synchronize()
+                stamps[-1] = time.perf_counter()
 
     arguments = transformers.TrainingArguments(str(folder), num_train_epochs=epochs, seed=seed, save_strategy="no",
                                                report_to="none", disable_tqdm=True, **settings)

@@ -11,6 +11,9 @@ than what is to be seen here. The ratio is the median of the rounds' own ratios 
   AdamW, clipping, schedule.
 - trainer: the `transformers` Trainer with its defaults (batch 8, dynamic padding), fp32.
 - tutorial: the plain recipe: padding to 128, random order, batch 16, torch's AdamW, lr 5e-5, fp32.
+
+On a GPU, when asked (`--only gpu`): three epochs in bf16 in steps of 4,096 tokens, beside the Trainer in bf16 with as
+many rows a step; and which share of what the card does in a product of bf16 matrices goes into what is needed.
 """
 
 from __future__ import annotations
@@ -34,18 +37,24 @@ N_WARM_UP = 5  # steps
 N_ROUNDS = 3
 N_ROWS = {"loops": 5000, "trainer": 2000, "tutorial": 512}  # loops: headstart's and the bare one
 N_ROWS_QUICK = {"loops": 300, "trainer": 64, "tutorial": 96}
+ON_REQUEST = ("gpu",)
+GPU_TOKENS, GPU_ROWS, GPU_EPOCHS = 4096, 300, 3  # a step's tokens; as many of SST-2's rows for the Trainer
 DEMANDED = {"bare": 1 / 1.05, "trainer": 1.6, "tutorial": 5.0}  # headstart's rows/s over theirs, at least
 
 
 def cells(quick: bool) -> list[Cell]:
     n_rows = N_ROWS_QUICK if quick else N_ROWS
     rounds = [list(n_rows.items())[:: -1 if i % 2 else 1] for i in range(1 if quick else N_ROUNDS)]
-    return [{"name": name, "repeat": i, "n_rows": n} for i, systems in enumerate(rounds) for name, n in systems]
+    planned: list[Cell] = [{"name": name, "repeat": i, "n_rows": n}
+                           for i, systems in enumerate(rounds) for name, n in systems]
+    return planned + [{"name": "gpu", "repeat": i, "n_rows": N_TRAIN} for i in range(len(rounds))]
 
 
 def measure(name: str, repeat: int, n_rows: int) -> dict[str, Any]:
     from bench import peers
 
+    if name == "gpu":
+        return on_gpu(n_rows)
     rows = sst2_rows(n_rows)
     if name == "loops":
         return loops(rows)
@@ -115,6 +124,39 @@ def loops(rows: list[dict[str, str]], **settings: Any) -> dict[str, Any]:
             for name, seconds in (("headstart", turns.ours), ("bare", turns.bare))}
 
 
+def on_gpu(n_rows: int) -> dict[str, Any]:
+    """headstart's loop and the Trainer on the GPU. Ends with a sentence where there is none."""
+    import torch
+
+    from bench import frozen
+
+    if not torch.cuda.is_available():
+        raise SystemExit("speed, gpu: torch sees no GPU on this machine; run it where torch.cuda.is_available().")
+    return beside_trainer(sst2_rows(n_rows), frozen.peak_flops(8192, "cuda", "bfloat16"))
+
+
+def beside_trainer(rows: list[dict[str, str]], peak: float) -> dict[str, Any]:
+    """headstart's loop and the Trainer in bf16, one after the other. peak: flops a second."""
+    from bench import frozen, peers
+    from headstart.training import batches
+    from headstart.training.learner import SYNC_EVERY
+
+    with tempfile.TemporaryDirectory() as folder:
+        ours = learner(rows, Path(folder) / "ours", tokens_per_batch=GPU_TOKENS, epochs=GPU_EPOCHS, precision="bf16")
+        ours.learn(resume=False)
+        lines = list(read_jsonl(ours.log_file))[SYNC_EVERY:]  # the first that are read together hold the warm-up
+        _, trainer = peers.trainer(rows, Path(folder) / "trainer", n_warm_up=SYNC_EVERY, epochs=GPU_EPOCHS, bf16=True,
+                                   per_device_train_batch_size=GPU_ROWS)
+    job, settings = ours.job, ours.job.spec.train
+    windows = job.windows["train"]
+    order = [chosen for number in range(GPU_EPOCHS)
+             for chosen in batches.epoch(windows, settings.tokens_per_batch, job.spec.seed, number)][SYNC_EVERY:]
+    seconds, lengths = sum(line["seconds"] for line in lines), [windows.lengths_N[chosen] for chosen in order]
+    flops = sum(3 * frozen.forward_flops(job.model.encoder, lengths_N.astype(float)) for lengths_N in lengths)
+    return {"headstart": result(sum(map(len, order)), int(sum(map(sum, lengths))), len(order), seconds),
+            "trainer": trainer, "peak_tflops": peak / 1e12, "share_of_peak": flops / seconds / peak}
+
+
 def batches_of(job: Any) -> list[Any]:
     from headstart.training import batches
 
@@ -162,6 +204,16 @@ def result(n_rows: int, n_tokens: int, n_steps: int, seconds: float) -> dict[str
             "seconds": seconds}
 
 
+def gpu_table(runs: Sequence[Run]) -> str:
+    """One line a run on a GPU; "" where there is none."""
+    rows = [[run.machine["device"], f"**{ours['rows_per_s']:,.0f}**", f"{theirs['rows_per_s']:,.0f}",
+             f"{ours['rows_per_s'] / theirs['rows_per_s']:.2f}", f"{run.result['share_of_peak']:.1%}",
+             f"{run.result['peak_tflops']:.0f}", f"{ours['tokens_per_s']:,.0f}"]
+            for run in of(runs, name="gpu") for ours, theirs in [(run.result["headstart"], run.result["trainer"])]]
+    return "\n\n" + markdown(["GPU, bf16", "headstart's rows/s", "the Trainer's", "ratio", "share of the card's peak",
+                              "peak, TFLOP/s", "real tokens/s"], rows) if rows else ""
+
+
 def table(runs: Sequence[Run]) -> str:
     systems = {name: [run.result[name] for run in of(runs, name="loops")] for name in ("headstart", "bare")}
     systems |= {name: [run.result for run in of(runs, name=name)] for name in ("trainer", "tutorial")}
@@ -180,4 +232,4 @@ def table(runs: Sequence[Run]) -> str:
                      f"{median(found['tokens_per_s'] for found in results):,.0f}",
                      f"{median(found['seconds'] for found in results):.1f}"])
     return markdown(["loop", "rows/s, median", "each round", "headstart's rows/s over its", "demanded", "met",
-                     "rows timed", "steps", "real tokens/s", "seconds"], rows)
+                     "rows timed", "steps", "real tokens/s", "seconds"], rows) + gpu_table(runs)

@@ -50,10 +50,12 @@ class Method(abc.ABC):
     """One way to carry knowledge over. Subclasses are final, frozen dataclasses; their fields are its options.
 
     wants: fields of Outputs that `loss` reads beside the logits. What is not named here is not computed.
+    compares_rows: whether `loss` compares a batch's rows: it cannot be summed in pieces.
     """
 
     name: ClassVar[str]
     wants: ClassVar[frozenset[str]] = frozenset()
+    compares_rows: ClassVar[bool] = False
 
     @property
     def plan(self) -> Plan:

@@ -212,7 +212,7 @@ class Task(abc.ABC):
         scores_NK, gold_N = self.aligned(logits, target)
         summed = cross_entropy(scores_NK.float(), gold_N, weight=weights_K, label_smoothing=label_smoothing,
                                reduction="sum")
-        count = gold_N.new_tensor(len(gold_N)) if weights_K is None else weights_K[gold_N].sum()
+        count = gold_N.new_full((), len(gold_N)) if weights_K is None else weights_K[gold_N].sum()
         return summed, count
 
     def classes(self, target: Mapping[str, np.ndarray]) -> np.ndarray | None:

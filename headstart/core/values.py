@@ -70,11 +70,13 @@ class Batch:
               lengths.
     target:   the task's own, int64 or float32, [B] or [B, T] with IGNORE where padded.
     n_tokens: the windows' sizes, padding not counted.
+    rows_B:   the row of each window, where those of one row stay in one batch.
     """
 
     inputs: dict[str, np.ndarray]
     target: dict[str, np.ndarray]
     n_tokens: int
+    rows_B: np.ndarray | None = None
 
     @property
     def n_windows(self) -> int:

@@ -6,7 +6,7 @@ A million rows of fifteen tokens are 60 MB of int32 in a memory-mapped file, not
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -90,9 +90,10 @@ class WindowStore(Sequence[Window]):
 
     def batch(self, chosen: np.ndarray) -> Batch:
         """The windows numbered `chosen`, padded to the longest of them."""
-        return collate({k: [f.of(i) for i in chosen] for k, f in self.inputs.items()},
-                       {k: [f.of(i) for i in chosen] for k, f in self.target.items()}, self.pad_id,
-                       int(self.sizes_N[chosen].sum()))
+        batch = collate({k: [f.of(i) for i in chosen] for k, f in self.inputs.items()},
+                        {k: [f.of(i) for i in chosen] for k, f in self.target.items()}, self.pad_id,
+                        int(self.sizes_N[chosen].sum()))
+        return replace(batch, rows_B=self.rows_N[chosen]) if self.keeps_rows_whole else batch
 
 
 def store(windows: Iterable[Window], folder: Path, pad_id: int, keeps_rows_whole: bool = False,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..core.windows import WindowStore, by_length
+from ..models.device import by_halves
 
 
 @torch.inference_mode()
@@ -30,7 +31,7 @@ def extract(features: Callable[[dict[str, np.ndarray]], torch.Tensor], width: in
         os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])  # a full disk says so now, not by SIGBUS later
     features_MD = np.memmap(path, np.float32, "r+", shape=shape)
     for places in by_length(windows.sizes_N[chosen], np.arange(len(chosen)), tokens_per_batch):
-        values = features(windows.batch(chosen[places]).inputs).float().cpu().numpy()
+        values = by_halves(lambda inputs: features(inputs).float().cpu().numpy(), windows.batch(chosen[places]).inputs)
         if per_token:
             for place, values_TD in zip(places, values, strict=True):
                 features_MD[ends_N[place] - n_lines_N[place] : ends_N[place]] = values_TD[: n_lines_N[place]]

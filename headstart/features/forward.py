@@ -31,6 +31,8 @@ from ..core.progress import Progress
 from ..core.values import Outputs, collate
 from ..core.windows import WindowStore, by_length
 from ..models import adapters, blocks
+from ..models.device import by_halves, to_device
+from .resident import Resident, free_bytes
 from .store import ActivationStore, folder, key_of, keys_of, limit_bytes, make_room
 
 SEGMENT_TOKENS = 250_000  # windows that are computed and published together: what a kill can cost
@@ -67,12 +69,14 @@ class Stored:
 
     versions: what torch counted of writes to each weight by then; None where gradients have gone through them since.
     digest:   of the weights, where they may move and come back; "" where nobody moves them or nobody asks again.
+    resident: what of the values is in the device's memory; None: each batch is read from the disk.
     """
 
     store: ActivationStore
     weights: list[nn.Parameter]
     versions: list[int] | None
     digest: str
+    resident: Resident | None = None
     refuted: list[int] | None = None  # versions that turned out to have another digest
 
     def holds(self) -> bool:
@@ -99,10 +103,13 @@ class CachedForward:
     while the weights that they depend on are frozen and hold what they held when the values were computed.
 
     precision: "fp16" or "fp32", how hidden states are kept (features are always fp32), or "off".
+    resident_bytes: how much of them may be kept in the device's memory; absent: a share of what is free on a GPU.
     """
 
-    def __init__(self, model: Model, device: torch.device, precision: str, progress: Progress) -> None:
+    def __init__(self, model: Model, device: torch.device, precision: str, progress: Progress,
+                 resident_bytes: int | None = None) -> None:
         self.model, self.device, self.precision, self.progress = model, device, precision, progress
+        self.resident_bytes = resident_bytes
         if precision != "off":
             try:
                 folder()
@@ -120,7 +127,7 @@ class CachedForward:
             for stored in self.stored.values():
                 if stored.can_move():
                     stored.versions = stored.refuted = None
-        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items()}
+        tensors = to_device(inputs, self.device)
         if want <= {"features"}:
             if job == MAIN and (features := self._read(FEATURES, inputs)) is not None:
                 return Outputs(self.model.output(features), features)
@@ -156,8 +163,9 @@ class CachedForward:
                         return blocks.Span(self.model, lower, n).hidden(tensors, hidden_BTD)
                 return blocks.Span(self.model, 0, n).hidden(tensors)
 
-            if self._fill(store, parts, tokens_per_batch, compute, f"frozen layers (lowest {n})"):
-                self._keep(n, store, weights, _digest(weights) if any(p.requires_grad for p in weights) else "")
+            keys_N = self._fill(store, parts, tokens_per_batch, compute, f"frozen layers (lowest {n})")
+            if keys_N is not None:
+                self._keep(n, store, weights, _digest(weights) if any(p.requires_grad for p in weights) else "", keys_N)
 
     def remember_features(self, parts: Sequence[Part], tokens_per_batch: int) -> None:
         """The same for what flows into the last linear layer, as the weights are now."""
@@ -175,12 +183,29 @@ class CachedForward:
             assert features is not None
             return features
 
-        if self._fill(store, parts, tokens_per_batch, compute, "frozen features"):
-            self._keep(FEATURES, store, self._taking_part(FEATURES), "")
+        keys_N = self._fill(store, parts, tokens_per_batch, compute, "frozen features")
+        if keys_N is not None:
+            self._keep(FEATURES, store, self._taking_part(FEATURES), "", keys_N)
 
-    def _keep(self, key: int | str, store: ActivationStore, weights: list[nn.Parameter], digest: str) -> None:
+    def _keep(self, key: int | str, store: ActivationStore, weights: list[nn.Parameter], digest: str,
+              keys_N: np.ndarray) -> None:
         store.hold()
-        self.stored[key] = Stored(store, weights, [p._version for p in weights], digest)
+        self.stored.pop(key, None)  # with what it kept on the device
+        resident = None if key == FEATURES else self._resident(store, keys_N)  # features are read once or twice
+        self.stored[key] = Stored(store, weights, [p._version for p in weights], digest, resident)
+
+    def _resident(self, store: ActivationStore, keys_N: np.ndarray) -> Resident | None:
+        """An empty table on the device for the values of `keys_N`, or for as many of them as fit."""
+        if self.resident_bytes is None:
+            self.resident_bytes = free_bytes(self.device)
+        taken = sum(stored.resident.n_bytes for stored in self.stored.values() if stored.resident)
+        line_bytes = store.width * store.dtype.itemsize
+        n_lines = min(store.n_lines(keys_N), max(0, self.resident_bytes - taken) // line_bytes)
+        dtype = {2: torch.float16, 4: torch.float32}[store.dtype.itemsize]
+        try:
+            return Resident(store.width, dtype, self.device, n_lines) if n_lines else None
+        except torch.OutOfMemoryError:  # the disk does, then
+            return None
 
     def _look_again(self) -> None:
         """Leave out what was computed with other modules than those of now."""
@@ -214,35 +239,42 @@ class CachedForward:
         stored = self.stored.get(key)
         if stored is None or not (may_move or not stored.can_move()) or not stored.holds():
             return None
-        n_before = stored.store.n_damaged
-        arrays = stored.store.get(keys_of(inputs))
-        if stored.store.n_damaged > n_before:
-            self.progress.say(f"cache: a segment in {stored.store.folder} is damaged and was left out; going on "
-                              "without it")
-        if arrays is None:
-            return None
         per_window = key == FEATURES and not self.model.per_token
         n_lines = 1 if per_window else inputs["input_ids"].shape[1]
+        keys_B = keys_of(inputs)
+        if stored.resident is not None:
+            return stored.resident.padded(keys_B, n_lines, lambda keys: self._from_disk(stored.store, keys))
+        arrays = self._from_disk(stored.store, keys_B)
+        if arrays is None:
+            return None
         values_BTD = np.zeros((len(arrays), n_lines, arrays[0].shape[1]), np.float32)
         for line_TD, array_TD in zip(values_BTD, arrays, strict=True):
             line_TD[: len(array_TD)] = array_TD
-        return torch.from_numpy(values_BTD[:, 0] if per_window else values_BTD).to(self.device)
+        return to_device({"": values_BTD[:, 0] if per_window else values_BTD}, self.device)[""]
+
+    def _from_disk(self, store: ActivationStore, keys_B: np.ndarray) -> list[np.ndarray] | None:
+        n_before = store.n_damaged
+        arrays = store.get(keys_B)
+        if store.n_damaged > n_before:
+            self.progress.say(f"cache: a segment in {store.folder} is damaged and was left out; going on without it")
+        return arrays
 
     def _fill(self, store: ActivationStore, parts: Sequence[Part], tokens_per_batch: int, compute: Compute,
-              what: str) -> bool:
-        """Put all windows into `store`. False where there is no room for them; the run then goes on without."""
+              what: str) -> np.ndarray | None:
+        """Put all windows into `store`. Returns their keys; None where there is no room for them: the run then goes on
+        without."""
         windows = _Windows(parts)
         store.check(windows.keys_N)  # before anything is used: what is computed again is then what it was
         if store.n_damaged:
             self.progress.say(f"cache: {store.n_damaged} damaged segments in {store.folder}; computing them again")
         if store.contains(windows.keys_N).all():
-            return True
+            return windows.keys_N
         try:
             with store.locked(self.progress):
-                return self._add(store, windows, tokens_per_batch, compute, what)
+                return windows.keys_N if self._add(store, windows, tokens_per_batch, compute, what) else None
         except OSError as error:
             self.progress.say(store.unwritable(error))
-            return False
+            return None
 
     def _add(self, store: ActivationStore, windows: _Windows, tokens_per_batch: int, compute: Compute,
              what: str) -> bool:
@@ -277,11 +309,12 @@ class CachedForward:
         return True
 
     def _computed(self, windows: _Windows, chosen: np.ndarray, compute: Compute) -> np.ndarray:
-        inputs = windows.inputs(chosen)
-        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items()}
+        def values(inputs: dict[str, np.ndarray]) -> np.ndarray:
+            of_windows: np.ndarray = compute(to_device(inputs, self.device), inputs).float().cpu().numpy()
+            return of_windows
+
         with torch.inference_mode(), evaluating(self.model):
-            values: np.ndarray = compute(tensors, inputs).float().cpu().numpy()
-        return values
+            return by_halves(values, windows.inputs(chosen))
 
     def _names(self) -> dict[int, str]:
         """The name of the store of each depth: a hash of all weights that take part, and of how they are used."""

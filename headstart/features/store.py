@@ -150,6 +150,11 @@ class ActivationStore:
         at_N = np.minimum(np.searchsorted(self.keys_M, keys_N), len(self.keys_M) - 1)
         return np.asarray(self.keys_M[at_N] == keys_N)
 
+    def n_lines(self, keys_N: np.ndarray) -> int:
+        """How many lines the arrays of those of `keys_N` that are there have together; each is counted once."""
+        keys_N = np.unique(keys_N)
+        return int(self.index_M["n"][np.searchsorted(self.keys_M, keys_N[self.contains(keys_N)])].sum())
+
     def get(self, keys_B: np.ndarray) -> list[np.ndarray] | None:
         """The arrays of `keys_B`; None when one is not known or was damaged on the disk since it was written."""
         if not self.contains(keys_B).all():

@@ -34,6 +34,7 @@ class SetFit(Method):
 
     name: ClassVar = "setfit"
     wants: ClassVar = frozenset({"features"})
+    compares_rows: ClassVar = True
     defaults: ClassVar = {"train": {"lr": 1e-4, "dropout": 0.0, "tokens_per_batch": 1024}}
     plan: ClassVar = Plan(solves_again=True, min_choosing_rows=30)
 
@@ -61,4 +62,4 @@ class SetFit(Method):
         error_BB = (unit_BD @ unit_BD.T - same_BB).square()
         kinds = [(error_BB * pairs).sum() / pairs.sum() for pairs in (same_BB, other_BB) if pairs.sum() > 0]
         mean = sum(kinds[1:], kinds[0]) / len(kinds) if kinds else 0 * unit_BD.sum()
-        return n * mean, unit_BD.new_tensor(n)
+        return n * mean, unit_BD.new_full((), n)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..core.errors import ArtifactError
+from .device import by_halves, to_device
 
 if TYPE_CHECKING:
     from ..core.model import Model
@@ -30,8 +31,11 @@ class TorchRuntime:
         if os.getpid() != self.pid:
             self._enter_child()
         self.model.eval()
-        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items()}
-        return self.model(tensors).logits.float().cpu().numpy()
+        return by_halves(self._logits, inputs)
+
+    def _logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        logits: np.ndarray = self.model(to_device(inputs, self.device)).logits.float().cpu().numpy()
+        return logits
 
     def _enter_child(self) -> None:
         """A fork copies one thread only: what waits for the others of torch's pool would wait for ever."""

@@ -35,7 +35,7 @@ from ..data.splits import Splits
 from ..data.table import read_splits
 from ..features.forward import CachedForward
 from ..features.store import cache_folder
-from ..models import adapters, precision
+from ..models import adapters, masks, precision
 from ..models.backbone import Backbone, build_model, hub_id, load_backbone
 from ..readers import vocabulary
 from ..report.model_card import model_card
@@ -172,6 +172,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     check_same(work, now)
     write_file(work / "spec.yaml", [to_yaml(spec, origins)])
     model.to(accelerate.device)
+    if accelerate.device.type != "cpu":
+        masks.never_look(model)
     forward = CachedForward(model, accelerate.device, spec.cache, progress)
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work,
                now.identity, stop, progress, unknown)
@@ -219,7 +221,7 @@ def store_frozen(job: Job) -> None:
     if job.trains:
         parts = [(windows, np.arange(len(windows))) for windows in job.windows.values()]
         job.forward.remember(parts, job.method.depths(job.model, job.spec.train.epochs or 1),
-                             job.spec.evaluate.tokens_per_batch)
+                             job.tokens_at_once)
 
 
 def finished(job: Job, out_of_fold: Sequence[Prediction]) -> Job:

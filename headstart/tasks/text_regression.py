@@ -105,7 +105,7 @@ class TextRegression(Task):
         from torch.nn.functional import mse_loss
 
         score_N1, gold_N = self.aligned(logits, target)
-        return mse_loss(score_N1[:, 0].float(), gold_N.float(), reduction="sum"), gold_N.new_tensor(len(gold_N))
+        return mse_loss(score_N1[:, 0].float(), gold_N.float(), reduction="sum"), gold_N.new_full((), len(gold_N))
 
     def similarity(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
         """1 for equal scores, 0 for two that lie the whole range apart."""

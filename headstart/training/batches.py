@@ -6,7 +6,7 @@ epoch is a pure function of (lengths, budget, seed, epoch), so a run can be ente
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from itertools import count
 
 import numpy as np
@@ -30,7 +30,7 @@ def epoch(windows: WindowStore, tokens_per_batch: int, seed: int, number: int) -
 
 
 def steps(windows: WindowStore, tokens_per_batch: int, tokens_per_micro_batch: int | None, seed: int,
-          first: int = 1) -> Iterator[list[Batch]]:
+          first: int = 1) -> Generator[list[Batch], None, None]:
     """Batches of step `first`, `first` + 1, ... without end; each a list of micro-batches whose losses are summed."""
     n = 0
     for number in count():

@@ -44,6 +44,7 @@ class TrainState:
     request: identity of what the run was asked to do; a checkpoint of another request is not used.
     curve: one entry an evaluation.  n_worse: evaluations since the best one.  n_mean: weights that the mean is of.
     began, epochs_before: steps and epochs of earlier trainings from the same first weights.
+    micro_tokens: the largest micro-batch that memory is known to hold, in padded tokens; 0: it held all there were.
     best, mean: the moving weights by name, at the best evaluation and averaged as the method wants.
     """
 
@@ -58,6 +59,7 @@ class TrainState:
     n_mean: int = 0
     began: int = 0
     epochs_before: int = 0
+    micro_tokens: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, float] = field(default_factory=dict)
     best: Tensors = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Checkpoint:
 
 TENSORS = ("weights", "best", "mean", "optimizer")
 FILES = {*(f"{name}.safetensors" for name in TENSORS), "state.json", "steps.jsonl"}
+LATER = {"micro_tokens"}  # numbers that checkpoints of earlier versions do not have
 NUMBERS = {f.name: f.type for f in fields(TrainState) if f.name not in TENSORS}  # name -> type as it is written above
 
 
@@ -163,7 +166,7 @@ def _state(folder: Path, step: int) -> TrainState:
     """What state.json holds, once every value is of its kind and they fit each other."""
     numbers = read_json(folder / "state.json", RunFolderError)
     wrong = [f"{shorten(name)} should not be there" for name in sorted(numbers.keys() - NUMBERS.keys())]
-    wrong += [f"{name} is missing" for name in NUMBERS if name not in numbers]
+    wrong += [f"{name} is missing" for name in NUMBERS if name not in numbers and name not in LATER]
     wrong += [f"{name} is {shorten(numbers[name])}" for name, kind in NUMBERS.items()
               if name in numbers and not _is(kind, numbers[name])]
     if not wrong:

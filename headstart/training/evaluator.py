@@ -13,6 +13,7 @@ from ..core.predict import ROWS_AT_ONCE, by_batches, decode
 from ..core.statistics import Difference
 from ..core.task import Task
 from ..core.values import Prediction
+from ..models.device import by_halves
 from .job import Job
 
 
@@ -34,15 +35,19 @@ class Evaluator:
                 after_batch()
                 return of_batch
 
-            answers += self._decoded(part, by_batches(windows.sizes_N[first:end],
-                                                      self.job.spec.evaluate.tokens_per_batch, logits), start, stop)
+            answers += self._decoded(part, by_batches(windows.sizes_N[first:end], self.job.tokens_at_once, logits),
+                                     start, stop)
         return answers
 
     @torch.inference_mode()
     def _logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         self.job.model.eval()
-        logits: np.ndarray = self.job.forward(inputs).logits.float().cpu().numpy()
-        return logits
+
+        def logits(inputs: dict[str, np.ndarray]) -> np.ndarray:
+            of_windows: np.ndarray = self.job.forward(inputs).logits.float().cpu().numpy()
+            return of_windows
+
+        return by_halves(logits, inputs)
 
     def decode(self, part: str, logits: np.ndarray) -> list[Prediction]:
         """The answers that logits of all windows of `part` mean: a line a window or, from heads that read tokens, a

@@ -56,7 +56,7 @@ class HeadSolver:
         parts = PARTS if with_baselines or not job.trains else PARTS[:2]
         with job.model.as_pretrained():
             job.forward.remember_features([(job.windows[part], self._chosen[part]) for part in parts],
-                                          job.spec.evaluate.tokens_per_batch)
+                                          job.tokens_at_once)
             features = {part: self._features(part) for part in parts}
         output = job.model.output
         bias = output.bias.detach().cpu().numpy() if output.bias is not None else np.float32(0)
@@ -106,7 +106,7 @@ class HeadSolver:
         job.progress.begin(f"features of {part} rows", len(chosen), "rows")
         return extract(job.forward.features, job.model.output.in_features, job.windows[part], chosen,
                        job.work / f"features-{part}.bin", each=job.progress.advance, per_token=job.model.per_token,
-                       tokens_per_batch=job.spec.evaluate.tokens_per_batch)
+                       tokens_per_batch=job.tokens_at_once)
 
     def _solved(self, features: Mapping[str, np.ndarray],
                 score: Callable[[LinearMap], float] | None = None) -> LinearMap:

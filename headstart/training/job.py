@@ -13,13 +13,14 @@ from ..core.method import Method
 from ..core.model import Model
 from ..core.progress import Progress
 from ..core.scores import UnknownTokens
-from ..core.spec import Origins, Spec
+from ..core.spec import DEFAULT, Origins, Spec
 from ..core.task import Task
 from ..core.values import Row
 from ..core.windows import WindowStore
 from ..data.splits import Splits
 from ..features.forward import CachedForward
 from ..models.backbone import Backbone
+from ..models.device import tokens_at_once
 from .signals import Stop
 
 PARTS = ("train", "validation", "test")
@@ -58,6 +59,12 @@ class Job:
         """Where the model computes."""
         device: torch.device = self.accelerator.device
         return device
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Padded tokens in one forward pass without gradients; on a GPU as many as it likes, unless the user chose."""
+        is_default = self.origins.get("evaluate.tokens_per_batch", DEFAULT) == DEFAULT
+        return tokens_at_once(self.spec.evaluate.tokens_per_batch, is_default, self.device)
 
     @property
     def trains(self) -> bool:

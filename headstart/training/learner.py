@@ -6,7 +6,8 @@ import json
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -20,14 +21,18 @@ from ..core.scores import Kept
 from ..core.statistics import LIKELY_ERRORS, Difference
 from ..core.values import Batch, Prediction
 from ..models import blocks
-from . import batches, checkpoint, loop
+from ..models.device import to_device
+from . import batches, checkpoint, loop, prefetch
 from .averaging import FIRST, SOUP, TRAINED, Weights, candidates, include
 from .checkpoint import Checkpoint, TrainState
 from .evaluator import Evaluator
 from .head import HeadSolver
 from .job import Job
+from .memory import Memory
+from .step import Step
 
 RESUME = "continue with the same command and --resume"
+SYNC_EVERY = 20  # steps between two looks at what a GPU measured: a second's worth at most
 SEEDS_APART = 1_000_003  # of trainings of one run, so that no two runs' seeds give them one order of rows
 
 
@@ -35,9 +40,10 @@ class Learner:
     """A job's weights being moved. `state` says how far they are; `learn` leaves the best ones in the model.
 
     moving: the weights that may move, by name.  kept: which of them `learn` kept, and their score.
+    sync_every: steps after which a device that computes on its own is waited for; absent: every step on a CPU.
     """
 
-    def __init__(self, job: Job, evaluator: Evaluator, head: HeadSolver) -> None:
+    def __init__(self, job: Job, evaluator: Evaluator, head: HeadSolver, sync_every: int | None = None) -> None:
         self.job, self.evaluator, self.head = job, evaluator, head
         self.moving = {name: p for name, p in job.model.named_parameters() if p.requires_grad}
         self.optimizer = self._new_optimizer()
@@ -45,6 +51,8 @@ class Learner:
         self.log_file = job.work / "steps.jsonl"
         self.kept: Kept | None = None
         self.can_choose = len(job.rows("validation")) >= job.method.plan.min_choosing_rows
+        self.sync_every = sync_every or (1 if job.device.type == "cpu" else SYNC_EVERY)
+        self.memory = Memory(can_cut=not (job.task.compares_rows or job.method.compares_rows))
 
     def learn(self, *, resume: bool) -> None:
         """Train from the first weights, once or as often as the method asks; checkpoint on the way; keep the best."""
@@ -76,27 +84,35 @@ class Learner:
         n_steps, evaluate_at, epochs_at = self._plan(seed)
         rate = loop.schedule(settings.schedule, n_steps, settings.warmup_share)
         epoch, saved = -1, time.monotonic()
-        stream = batches.steps(job.windows["train"], settings.tokens_per_batch, settings.tokens_per_micro_batch, seed,
-                               state.step + 1 - began)
+
+        def is_due(n: int) -> bool:
+            return (n - began in evaluate_at or n - began == n_steps or job.stop.signum is not None
+                    or time.monotonic() - saved > settings.checkpoint_every_s)
+
         self._evaluate_if_due(evaluate_at)
         job.progress.begin("training", n_steps, "steps", state.step - began)
-        steps = loop.train(self._loss(first), stream, self.optimizer, lambda n: rate(n - began), seed=seed,
-                           accelerator=job.accelerator, clip_norm=settings.clip_norm, first=state.step + 1)
-        while state.step - began < n_steps and state.n_worse < settings.patience:
-            if (now := bisect_right(epochs_at, state.step - began) - 1) != epoch:
-                epoch = now
-                job.method.at_epoch(job.model, epoch, list(self.moving.values()))
-                blocks.train_mode(job.model)
-            elif not job.model.training:  # an evaluation came between
-                blocks.train_mode(job.model)
-            self._count(next(steps), log)
-            self._average(evaluate_at, n_steps)
-            evaluated = self._evaluate_if_due(evaluate_at)
-            if evaluated or time.monotonic() - saved > settings.checkpoint_every_s or job.stop.signum:
-                self._save()
-                saved = time.monotonic()
-            if job.stop.signum:
-                job.stop.leave(RESUME)
+        with closing(prefetch.for_device(batches.steps(
+                job.windows["train"], settings.tokens_per_batch, settings.tokens_per_micro_batch, seed,
+                state.step + 1 - began), job.device)) as stream:
+            steps = loop.train(self._loss(first), stream, self.optimizer, lambda n: rate(n - began), seed=seed,
+                               accelerator=job.accelerator, clip_norm=settings.clip_norm, first=state.step + 1,
+                               sync_every=self.sync_every, is_due=is_due, memory=self.memory)
+            while state.step - began < n_steps and state.n_worse < settings.patience:
+                if (now := bisect_right(epochs_at, state.step - began) - 1) != epoch:
+                    epoch = now
+                    job.method.at_epoch(job.model, epoch, list(self.moving.values()))
+                    blocks.train_mode(job.model)
+                elif not job.model.training:  # an evaluation came between
+                    blocks.train_mode(job.model)
+                is_read = self._step(steps, log)
+                self._average(evaluate_at, n_steps)
+                evaluated = self._evaluate_if_due(evaluate_at)
+                if evaluated or (is_read and (job.stop.signum
+                                              or time.monotonic() - saved > settings.checkpoint_every_s)):
+                    self._save()
+                    saved = time.monotonic()
+                    if job.stop.signum:
+                        job.stop.leave(RESUME)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         settings, job = self.job.spec.train, self.job
@@ -107,8 +123,9 @@ class Learner:
     def _plan(self, seed: int) -> tuple[int, dict[int, float], list[int]]:
         """What `batches.plan` gives; only the ends are evaluated where validation cannot choose."""
         settings, task = self.job.spec.train, self.job.task
-        if task.compares_rows and settings.tokens_per_micro_batch is not None:
-            raise SpecError("train.tokens_per_micro_batch", f'would change the loss of "{task.name}", which '
+        names = [part.name for part in (task, self.job.method) if part.compares_rows]
+        if names and settings.tokens_per_micro_batch is not None:
+            raise SpecError("train.tokens_per_micro_batch", f'would change the loss of "{names[0]}", which '
                             "compares the rows of a batch.", "Leave it out.")
         n_steps, evaluate_at, epochs_at = batches.plan(
             self.job.windows["train"], settings.tokens_per_batch, seed, settings.epochs or 1, settings.max_steps,
@@ -122,8 +139,7 @@ class Learner:
 
         def loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
             outputs = job.forward(batch.inputs, want=job.method.wants)
-            target = {name: torch.from_numpy(a).to(job.device) for name, a in batch.target.items()}
-            summed, n = job.method.loss(job.task, outputs, target, weights_K=weights_K,
+            summed, n = job.method.loss(job.task, outputs, to_device(batch.target, job.device), weights_K=weights_K,
                                         label_smoothing=settings.label_smoothing)
             penalty = job.method.penalty(job.model, first)
             return (summed if penalty is None else summed + n * penalty), n
@@ -156,9 +172,22 @@ class Learner:
         self.state.n_mean += 1
         include(self.state.mean, weights, 1 / self.state.n_mean if share is None else share)
 
-    def _count(self, step: loop.Step, log: TextIO) -> None:
+    def _step(self, steps: Iterator[list[Step]], log: TextIO) -> bool:
+        """Take one step, and count those whose numbers were read by then. Returns whether that is all of them."""
+        measured = next(steps)
+        self.state.step += 1
+        if self.memory.tokens != self.state.micro_tokens:
+            self.state.micro_tokens = self.memory.tokens
+            self.job.progress.say(f"step {self.state.step}: memory ran out; from now on micro-batches hold at most "
+                                  f"{self.memory.tokens:,} padded tokens (gradients stay exact)")
+        for step in measured:
+            self._count(step, log)
+        if measured and measured[-1].n < self.state.step:
+            next(steps)  # raises: the step behind them diverged
+        return bool(measured)
+
+    def _count(self, step: Step, log: TextIO) -> None:
         state = self.state
-        state.step = step.n
         state.seconds += step.seconds
         state.n_tokens += step.n_tokens
         values = {name: value if math.isfinite(value) else None for name, value in asdict(step).items()}
@@ -309,6 +338,7 @@ class Learner:
 
     def _set(self, saved: Checkpoint) -> None:
         self.state = saved.state
+        self.memory.tokens = saved.state.micro_tokens
         self.state.mean = {name: p.to(self.job.device) for name, p in self.state.mean.items()}
         self._put(saved.weights)
         entries: dict[int, dict[str, torch.Tensor]] = {}

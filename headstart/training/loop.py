@@ -5,81 +5,72 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..core.errors import DivergenceError
 from ..core.values import Batch
+from .memory import Memory
+from .step import Mover, Part, Pending, Step
 
-MAX_OVERFLOWS = 20  # fp16 only: steps in a row that the loss scaler may skip while it looks for its scale
 STLR_RATIO = 32  # slanted-triangular: the peak rate over the lowest (Howard & Ruder 2018, section 3.2)
 
-# Of a micro-batch: its summed loss and the count it is to be divided by.
-Loss = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step measured.
-
-    n: steps done, from 1.  loss: mean over the step's gold labels.  grad_norm: before clipping.
-    """
-
-    n: int
-    loss: float
-    lr: float
-    grad_norm: float
-    n_tokens: int
-    seconds: float
+Loss = Callable[[Batch], Part]  # of a micro-batch
 
 
 def train(loss: Loss, steps: Iterable[list[Batch]], optimizer: torch.optim.Optimizer, rate: Callable[[int], float], *,
-          accelerator: Any, clip_norm: float, seed: int, first: int = 1) -> Iterator[Step]:
-    """Move the optimizer's weights, one step for each list of micro-batches, and yield what each step measured.
+          accelerator: Any, clip_norm: float, seed: int, first: int = 1, sync_every: int = 1,
+          is_due: Callable[[int], bool] | None = None, memory: Memory | None = None) -> Iterator[list[Step]]:
+    """Move the optimizer's weights, one step for each list of micro-batches.
 
     rate: step number -> multiple of each group's own rate.
     first: number of the first step; a resumed run enters here. Dropout of a step is drawn from (seed, step), so the
            run that was never stopped and the one that was resumed take the same step.
-    Raises  DivergenceError at the first loss or gradient that is not finite, before the weights move.
+    sync_every: the device is waited for, and what steps measured is read, after every so many. Optimizers without fused
+           kernels are waited for at each step.
+    is_due: step number -> whether to read after this step already; absent: never.
+    memory: cuts what the device cannot hold; absent: torch.OutOfMemoryError ends the run.
+    Yields  after each step those whose numbers were read since: itself, or [] and many together later.
+    Raises  DivergenceError at the first loss or gradient that is not finite; the weights are those from before it.
+            ResourceError where a step does not fit into the device's memory in any pieces.
     """
-    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    mover = Mover(optimizer, accelerator.scaler is not None, clip_norm)
+    move = mover.unread(sync_every, is_due) if sync_every > 1 and mover.can_wait else mover.at_once
     peaks = [group["lr"] for group in optimizer.param_groups]
-    overflows = 0
     for n, micro_batches in enumerate(steps, first):
         began = time.perf_counter()
-        torch.manual_seed((seed * 1_000_003 + n) % 2**63)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate(n)
-        summed, count = 0.0, 0.0
-        for batch in micro_batches:
-            part, n_gold = loss(batch)
-            accelerator.backward(part)
-            summed, count = summed + part.item(), count + float(n_gold)
+        parts = None
+        while parts is None:
+            pieces = memory.cut(micro_batches) if memory else micro_batches
+            torch.manual_seed((seed * 1_000_003 + n) % 2**63)
+            parts = _gradients(loss, pieces, accelerator, can_cut=memory is not None)
+            if parts is None and memory:
+                optimizer.zero_grad(set_to_none=True)  # some are there; the step begins again
+                memory.ran_out(pieces, n)
         accelerator.unscale_gradients(optimizer)
-        grad_norm = _average_and_clip(weights, count, clip_norm)
-        if not math.isfinite(summed + grad_norm):
-            overflows += 1
-            if accelerator.scaler is None or overflows > MAX_OVERFLOWS:
-                raise DivergenceError(f"step {n}", f"loss {summed / count:.4g}, gradient norm {grad_norm:.4g}; "
-                                      "the weights were not changed.",
-                                      f"Lower train.lr ({peaks[0]:g}) or raise train.warmup_share.")
-        else:
-            overflows = 0
-        optimizer.step()  # under fp16 the scaler skips it when a gradient overflowed
-        optimizer.zero_grad(set_to_none=True)
-        yield Step(n, summed / count, peaks[0] * rate(n), grad_norm, sum(b.n_tokens for b in micro_batches),
-                   time.perf_counter() - began)
+        yield from move(Pending(n, parts, peaks[0] * rate(n), sum(b.n_tokens for b in micro_batches), began))
 
 
-def _average_and_clip(weights: list[torch.Tensor], count: float, clip_norm: float) -> float:
-    """Divide summed gradients by `count` and cut their norm to `clip_norm`, in one pass. Returns the norm before."""
-    gradients = [w.grad for w in weights if w.grad is not None]
-    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) / count
-    if math.isfinite(norm):
-        torch._foreach_mul_(gradients, min(1.0, clip_norm / (norm + 1e-6)) / count)
-    return norm
+def _gradients(loss: Loss, batches: list[Batch], accelerator: Any, can_cut: bool) -> list[Part] | None:
+    """Add up the gradients of a step; of each micro-batch the summed loss and its count. None: memory ran out."""
+    parts = []
+    for batch in batches:
+        try:
+            parts.append(_backward(loss, batch, accelerator))
+        except torch.OutOfMemoryError:
+            if not can_cut:
+                raise
+            return None
+    return parts
+
+
+def _backward(loss: Loss, batch: Batch, accelerator: Any) -> Part:
+    """Nothing of what was computed is left when it returns or raises."""
+    part, n_gold = loss(batch)
+    accelerator.backward(part)
+    return part.detach(), n_gold
 
 
 def optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

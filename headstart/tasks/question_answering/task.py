@@ -168,7 +168,7 @@ class QuestionAnswering(Task):
             open_NT = target["open"].eq(1).repeat_interleave(2, 0)
             even = (log_shares_NT.masked_fill(~open_NT, 0.0).sum(-1) / open_NT.sum(-1)).sum()
             summed = (1 - label_smoothing) * summed - label_smoothing * even
-        return summed, gold_N.new_tensor(len(gold_N))
+        return summed, gold_N.new_full((), len(gold_N))
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         spans = [span for window, logits_T2 in zip(windows, logits, strict=True)
