@@ -116,7 +116,7 @@ def table(runs: Sequence[Run]) -> str:
     lines = [f"{run.machine['cpu']}: instructions {run.result['instructions'] or 'none'}; the products of a block in "
              f"bf16 {run.result['factor']:.2f} times as fast as in fp32; auto takes {run.result['chosen']}."
              for run in of(runs, name="auto")[-1:] if run.result["factor"]]
-    parts = ["\n".join(lines), markdown(["work", "fp32", "bf16", "factor", "demanded", "met"], _speeds(runs))]
+    parts = ["\n".join(lines), markdown(["work", "the first", "the second", "factor", "demanded", "met"], _speeds(runs))]
     rows = [[run.cell["data"], run.cell["seed"], run.result["metric"], f"{run.result['n_test']:,}",
              f"{run.result['fp32']:.4f}", f"{run.result['bf16']:.4f}", f"{100 * run.result['difference']:+.1f} "
              "[{:+.1f}, {:+.1f}]".format(*(100 * end for end in run.result["interval"])),
@@ -137,7 +137,7 @@ def _speeds(runs: Sequence[Run]) -> list[list[str]]:
 
     ours = {precision: middle("loop", precision, "headstart") for precision in BOTH}
     texts = {precision: middle("extraction", precision) for precision in BOTH}
-    return [row("training, rows/s: ours in fp32, ours in bf16", ours["fp32"], ours["bf16"], DEMANDED["loop"]),
+    rows = [row("training, rows/s: ours in fp32, ours in bf16", ours["fp32"], ours["bf16"], DEMANDED["loop"]),
             row("training, rows/s: bare loop in bf16, ours in bf16", middle("loop", "bf16", "bare"), ours["bf16"],
                 DEMANDED["bare"]),
             row("training, rows/s: Trainer in bf16, ours in what auto takes", middle("trainer", "bf16"),
@@ -146,3 +146,4 @@ def _speeds(runs: Sequence[Run]) -> list[list[str]]:
                 DEMANDED["extraction"]),
             row("extraction, texts/s: sentence-transformers in bf16, ours in what auto takes",
                 middle("sentence-transformers", "bf16"), max(texts.values()), DEMANDED["sentence-transformers"])]
+    return [line for line in rows if "nan" not in line]  # not measured yet

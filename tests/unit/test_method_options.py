@@ -280,3 +280,9 @@ def test_concrete_methods_have_no_subclasses():
     kinds = [type(methods.build({"name": name})) for name in methods.names()]
     assert len(kinds) == 11
     assert all(not kind.__subclasses__() for kind in kinds)
+
+
+def test_setfit_takes_no_micro_batches_for_its_loss_compares_the_rows_of_a_batch(backbone, reviews, tmp_path):
+    spec = tiny.spec(reviews, backbone, method="setfit", train={"tokens_per_micro_batch": 64})
+    with pytest.raises(SpecError, match=r'would change the loss of "setfit", which compares the rows of a batch'):
+        headstart.fit(spec, out=tmp_path / "run")
