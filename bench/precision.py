@@ -116,13 +116,13 @@ def table(runs: Sequence[Run]) -> str:
     lines = [f"{run.machine['cpu']}: instructions {run.result['instructions'] or 'none'}; the products of a block in "
              f"bf16 {run.result['factor']:.2f} times as fast as in fp32; auto takes {run.result['chosen']}."
              for run in of(runs, name="auto")[-1:] if run.result["factor"]]
-    parts = ["\n".join(lines), markdown(["work", "the first", "the second", "factor", "demanded", "met"], _speeds(runs))]
+    speeds = markdown(["work", "the first", "the second", "factor", "demanded", "met"], _speeds(runs))
     rows = [[run.cell["data"], run.cell["seed"], run.result["metric"], f"{run.result['n_test']:,}",
              f"{run.result['fp32']:.4f}", f"{run.result['bf16']:.4f}", f"{100 * run.result['difference']:+.1f} "
              "[{:+.1f}, {:+.1f}]".format(*(100 * end for end in run.result["interval"])),
              met(run.result["interval"][1] >= 0)] for run in of(runs, name="scores")]
     header = ["data", "seed", "metric", "n test", "fp32", "bf16", "difference, points", "no proven loss"]
-    return "\n\n".join([part for part in parts if part] + ([markdown(header, rows)] if rows else []))
+    return "\n\n".join([*lines, speeds] + ([markdown(header, rows)] if rows else []))
 
 
 def _speeds(runs: Sequence[Run]) -> list[list[str]]:

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from ..core import machine
-from ..core.errors import ArtifactError, HeadstartError, SpecError
+from ..core.errors import ArtifactError, HeadstartError, SpecError, nearest, shorten
 from ..core.files import write_file
 from ..core.model import Model, Precision
 from ..core.untrusted import instance, read_json
@@ -33,6 +33,7 @@ from . import blocks, families
 FASTER = 1.15  # times as fast as fp32 at least: less is not worth other numbers
 MIN_WIDTH = 128  # of hidden states: products of narrower ones take less time than what surrounds them
 TIMING_S, TIMING_TOKENS = 0.5, 1024
+NAMES = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -103,6 +104,8 @@ def put_in(model: Model, wanted: str, device: torch.device, cache: Path | None, 
     """
     config: Any = blocks.base(model.encoder).config
     family = families.of(config)
+    if wanted not in NAMES:
+        raise SpecError("precision", f"{shorten(wanted)} is none; {nearest(wanted, NAMES)}", "Leave it out for auto.")
     if wanted in DTYPES and not family.has_16_bits and not or_fp32:
         raise SpecError("train.precision", f'"{wanted}" is not for {family.name}: it cannot compute in 16 bits.',
                         "Use auto or fp32.")

@@ -25,6 +25,7 @@ from headstart.models import backbone as backbones
 from headstart.models import blocks
 from headstart.models.precision import FP32, Timing, bf16_instructions, choose, timing
 from headstart.tasks.text_classification import TextClassification
+from headstart.use.vectors import Extractor
 
 CPU = torch.device("cpu")
 BF16 = Precision("bf16", bf16_instructions(CPU))
@@ -77,6 +78,13 @@ def test_a_run_that_wants_what_the_processor_lacks_is_refused(backbone, reviews,
 def test_fp16_is_for_gpus():
     with pytest.raises(SpecError, match='"fp16" is for a GPU; this run computes on cpu'):
         choose("fp16", CPU, 384)
+
+
+def test_a_precision_that_there_is_not_is_refused(backbone, run):
+    with pytest.raises(SpecError, match='precision: "bf61" is none; did you mean "bf16"'):
+        Extractor(str(backbone), precision="bf61")
+    with pytest.raises(SpecError, match='precision: "double" is none'):
+        headstart.load(run, precision="double")
 
 
 @needs_bf16
