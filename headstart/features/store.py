@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import SpecError, shorten
+from ..core.places import cache_folder
 from ..core.progress import Progress
-from ..core.untrusted import check_regular, expand_user
+from ..core.untrusted import check_regular
 
 LIMIT_BYTES = 10_000_000_000  # of all stores together; HEADSTART_CACHE_BYTES says otherwise
 FREE_BYTES = 1_000_000_000  # of the disk, left alone
@@ -37,14 +38,7 @@ RECORD = np.dtype([("memo", "<u8"), ("key", "<u8"), ("begin", "<i8"), ("n", "<i4
 
 def folder() -> Path:
     """Where stores lie: $HEADSTART_CACHE, or the platform's cache folder. Raises SpecError where there is no home."""
-    path = os.environ.get("HEADSTART_CACHE")
-    if not path:
-        path = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/headstart"
-    try:
-        return expand_user(path, SpecError)
-    except SpecError as error:
-        error.fix = "Name a folder for the cache: HEADSTART_CACHE=FOLDER; or do without: --set cache=off"
-        raise
+    return cache_folder("Name a folder for the cache: HEADSTART_CACHE=FOLDER; or do without: --set cache=off")
 
 
 def limit_bytes() -> int:

@@ -29,7 +29,8 @@ from ..core.task import Task
 from ..core.untrusted import parse_json, read_json, read_text
 from ..core.values import Row, Runtime
 from ..models import adapters, blocks, tensors
-from ..models.backbone import TOKENIZER_FILES, Backbone, build_model, load_backbone
+from ..models.backbone import Backbone, build_model, load_backbone
+from ..models.hub import TOKENIZER_FILES
 from ..models.runtime import TorchRuntime
 from .artifact import EXPORT
 
