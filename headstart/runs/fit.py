@@ -150,9 +150,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         if problems:
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, progress)
-    by_language = language.layer(spec, origins, map(task.text, parts.train.rows), len(parts.train))
-    backbone = load_backbone(by_language[1].get("backbone", spec.backbone), spec.data.max_tokens,
-                             method.plan.n_extra_tokens)
+    layer = language.layer(spec, origins, task, parts.train.rows)
+    backbone = load_backbone(layer[1].get("backbone", spec.backbone), spec.data.max_tokens, method.plan.n_extra_tokens)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     method.prepare(model)
     windows = {}
@@ -165,7 +164,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
     is_trained = trains(method, task, len(parts.validation))
     spec, origins = layers.resolve(
-        by_language, (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
+        layer, (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
         (f"chosen for {len(parts.train):,} rows", {"train": chosen} if is_trained else {}))
     accelerate = accelerator(spec.train.precision)
     now = request(spec, parts, backbone, accelerate)

