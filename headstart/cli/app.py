@@ -17,6 +17,7 @@ from ..core.errors import HeadstartError, Interrupted, ResourceError, shorten
 from .deployment import export, serve
 from .inference import evaluate, extract, mine, predict, search
 from .maintenance import cache, report
+from .shelf import models
 from .training import audit, compare, fit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -88,7 +89,7 @@ def _give_up_streams() -> None:
 
 
 # In the order in which --help lists them.
-for verb in (fit, predict, evaluate, export, extract, search, mine, compare, audit, serve, cache, report):
+for verb in (fit, predict, evaluate, export, extract, search, mine, compare, audit, serve, models, cache, report):
     app.command()(system_errors()(verb))  # inside, as click has its own ways with some of them
 
 

@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import SpecError, shorten
+from ..core.places import cache_folder
 from ..core.progress import Progress
-from ..core.untrusted import check_regular, expand_user
+from ..core.untrusted import check_regular
 
 LIMIT_BYTES = 10_000_000_000  # of all stores together; HEADSTART_CACHE_BYTES says otherwise
 FREE_BYTES = 1_000_000_000  # of the disk, left alone
@@ -37,17 +38,10 @@ RECORD = np.dtype([("memo", "<u8"), ("key", "<u8"), ("begin", "<i8"), ("n", "<i4
 
 def folder() -> Path:
     """Where stores lie: $HEADSTART_CACHE, or the platform's cache folder. Raises SpecError where there is no home."""
-    path = os.environ.get("HEADSTART_CACHE")
-    if not path:
-        path = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/headstart"
-    try:
-        return expand_user(path, SpecError)
-    except SpecError as error:
-        error.fix = "Name a folder for the cache: HEADSTART_CACHE=FOLDER; or do without: --set cache=off"
-        raise
+    return cache_folder("Name a folder for the cache: HEADSTART_CACHE=FOLDER; or do without: --set cache=off")
 
 
-def cache_folder(cache: str) -> Path | None:
+def folder_if_kept(cache: str) -> Path | None:
     """`folder()`, or None where there is none and where nothing is to be kept. cache: as in the Spec."""
     try:
         return folder() if cache != "off" else None

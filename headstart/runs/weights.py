@@ -28,9 +28,10 @@ from ..core.spec import Spec
 from ..core.task import Task
 from ..core.untrusted import parse_json, read_json, read_text
 from ..core.values import Row
-from ..features.store import cache_folder
+from ..features.store import folder_if_kept
 from ..models import adapters, blocks, tensors
-from ..models.backbone import TOKENIZER_FILES, Backbone, build_model, load_backbone
+from ..models.backbone import Backbone, build_model, load_backbone
+from ..models.hub import TOKENIZER_FILES
 from ..models.precision import FP32, put_in
 from ..models.runtime import TorchRuntime
 from .artifact import EXPORT
@@ -53,7 +54,7 @@ def runtime(folder: Path, task: Task, spec: Spec, device: str | None) -> tuple[R
 def in_precision(runtime: TorchRuntime, wanted: str, cache: str) -> TorchRuntime:
     """`runtime`, computing in the precision wanted, or in 32 bits where this machine has not got it. Both: as in the
     Spec."""
-    put_in(runtime.model, wanted, runtime.device, cache_folder(cache), or_fp32=True)
+    put_in(runtime.model, wanted, runtime.device, folder_if_kept(cache), or_fp32=True)
     return runtime
 
 

@@ -35,6 +35,7 @@ from ..data.table import Table, read_splits
 from ..models.backbone import load_backbone
 from ..readers import vocabulary
 from ..report.audit import MAX_LISTED, write
+from ..runs import language
 from ..runs.folder import sources_of
 from ..runs.resolve import first_layer, resolve
 from ..tasks.inference import read_as
@@ -75,6 +76,8 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
     with suppress(DataError):  # what cannot be learned is a finding of its own: the balance shows it
         task = task.learn(tables["train"].rows)
     rows = _Rows(tables, task, spec.data.near_duplicate)
+    by_language = language.layer(spec, origins, task, tables["train"].rows)
+    spec = spec.model_copy(update=dict(by_language[1]))
     result = {
         "source": spec.data.train, "task": task.name, "parts": {name: len(table) for name, table in tables.items()},
         "unusable": _unusable(tables), "balance": _balance(tables, task), "twins": rows.twins(), "leaks": rows.leaks(),

@@ -34,13 +34,13 @@ from ..core.files import append_line, new_file, remove_folder, write_file
 from ..core.manifest import sha256
 from ..core.outputs import check_place, work_folder
 from ..core.progress import Progress
-from ..core.spec import Origins, Spec, parse_set
+from ..core.spec import Spec, parse_set
 from ..core.untrusted import MAX_JSON_BYTES, check_regular, parse_json, read_json
 from ..data import splits
-from ..data.table import read_splits
+from ..data.table import Table, read_splits
 from ..models.backbone import load_backbone
 from ..report.compare import BUDGETS, write
-from ..runs import request, resolve
+from ..runs import language, request, resolve
 from ..runs.fit import fit
 from ..runs.folder import sources_of
 from ..runs.request import EXACT, changed, digest, flat, hashes
@@ -102,7 +102,12 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
     inputs = sources_of(spec, spec_or_path)
     check_place(out, inputs)
     with work_folder(out, FILES, "a comparison", resume=resume, overwrite=overwrite):
-        parts, n_train = _split_once(spec, origins, out, overwrite and not resume, progress)
+        tables = read_splits(spec.data, task := tasks.build(spec.task))
+        progress.say(read_as(task, origins, tables["train"]))
+        by_language = language.layer(spec, origins, task, tables["train"].rows)
+        layers = [*([by_language] if by_language[1] else []), *layers]
+        spec = resolve.resolve(layers)[0]
+        parts, n_train = _split_once(spec, tables, out, overwrite and not resume)
         for n in rows:
             if not 1 <= n <= n_train:
                 raise SpecError("--rows", f"{n} is not a number of train rows; there are {n_train:,}.",
@@ -171,12 +176,9 @@ def _columns(path: str) -> dict[str, str]:
         return {column: column for column in json.loads(file.readline())}
 
 
-def _split_once(spec: Spec, origins: Origins, out: Path, anew: bool,
-                progress: Progress) -> tuple[dict[str, str], int]:
+def _split_once(spec: Spec, tables: dict[str, Table], out: Path, anew: bool) -> tuple[dict[str, str], int]:
     """The splits as files, the same for every cell. Only what began a comparison goes on: Spec, rows and backbone."""
     folder, task = out / "data", tasks.build(spec.task)
-    tables = read_splits(spec.data, task)
-    progress.say(read_as(task, origins, tables["train"]))
     parts = splits.make(tables, spec.data, task, spec.seed)
     contract = flat({"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS},
                      "backbone": hashes(load_backbone(spec.backbone, spec.data.max_tokens)),

@@ -29,7 +29,7 @@ from ..data.frames import texts_of
 from ..data.table import stream_rows
 from ..features import extract
 from ..features.forward import CachedForward
-from ..features.store import cache_folder
+from ..features.store import folder_if_kept
 from ..models.backbone import build_model, load_backbone
 from ..models.heads import PooledModel, PoolHead
 from ..models.precision import put_in
@@ -75,7 +75,7 @@ class Extractor:
             model = PooledModel(model.encoder, PoolHead(_width(model.encoder), 1, pooling or usual), last_layers)
         self.model = model.to(device).eval()
         self.model.requires_grad_(False)
-        put_in(self.model, precision or "auto", device, cache_folder(store), or_fp32=True)
+        put_in(self.model, precision or "auto", device, folder_if_kept(store), or_fp32=True)
         self.forward = CachedForward(self.model, device, store, self.progress)
         self.n_cut = 0
 
