@@ -10,6 +10,7 @@ import typer
 from ..core.errors import SpecError, shorten
 from ..core.progress import Progress
 
+MAX_NAME_CHARS = 500
 Json = Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set any field of the Spec; repeatable.")]
 Encoding = Annotated[str | None, typer.Option(help="Text encoding of the data, such as latin-1.")]
@@ -25,7 +26,7 @@ def started(what: str, name: str | Path) -> Progress:
     """The progress of a verb that computes, with a first line before the libraries that do are loaded: they take
     seconds."""
     progress = Progress()
-    progress.say(f"{what} {shorten(str(name))[1:-1]} ...")
+    progress.say(f"{what} {shorten(str(name), MAX_NAME_CHARS)[1:-1]} ...")
     return progress
 
 
