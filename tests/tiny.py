@@ -49,8 +49,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def backbone(folder: Path, family: str = "bert", seed: int = 0, **config: Any) -> Path:
-    """Write a tiny pretrained model of `family` with a word-level tokenizer to `folder`."""
+def backbone(folder: Path, family: str = "bert", seed: int = 0, writes: bool = False, **config: Any) -> Path:
+    """Write a tiny pretrained model of `family` with a word-level tokenizer to `folder`.
+
+    writes: with its language-model head.
+    """
     import torch
     import transformers
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -65,7 +68,8 @@ def backbone(folder: Path, family: str = "bert", seed: int = 0, **config: Any) -
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     torch.manual_seed(seed)
     settings = {"vocab_size": len(vocab), "max_position_embeddings": 130, **FAMILIES[family], **config}
-    model = transformers.AutoModel.from_config(transformers.CONFIG_MAPPING[family](**settings))
+    auto = transformers.AutoModelForCausalLM if writes else transformers.AutoModel
+    model = auto.from_config(transformers.CONFIG_MAPPING[family](**settings))
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
@@ -81,6 +85,17 @@ def rows(n: int, seed: int = 0, labels: tuple[str, ...] = ("negative", "positive
         cue = (BAD, GOOD)[k] if len(labels) == 2 else [(BAD + GOOD)[k]]
         words.insert(int(rng.integers(len(words))), str(rng.choice(cue)))
         out.append({"text": " ".join(map(str, words)), "label": labels[k]})
+    return out
+
+
+def stories(n: int, seed: int = 0) -> list[dict[str, str]]:
+    """`n` made-up texts whose summary is a word of theirs that tells how it was, and what comes before it."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(n):
+        words = [str(word) for word in rng.choice(FILL, rng.integers(6, 14))]
+        cue, at = str(rng.choice((BAD, GOOD)[i % 2])), int(rng.integers(1, len(words)))
+        out.append({"document": " ".join([*words[:at], cue, *words[at:]]), "summary": f"it was {cue}"})
     return out
 
 

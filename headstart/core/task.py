@@ -21,13 +21,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
+from pydantic import Field
 
 from .errors import SpecError, shorten
-from .reader import Reader
-from .values import Batch, LinearMap, Prediction, Row, Window
+from .reader import ChatFormat, Reader
+from .values import Batch, Constraint, LinearMap, Prediction, Row, Window
 
 if TYPE_CHECKING:
     import torch
@@ -88,18 +89,32 @@ class Head:
 
 @dataclass(frozen=True)
 class Generation:
-    """How a task's answer is written, token by token.
+    """How a task's answer is written, token by token: a Spec's `task.decoding`.
 
-    max_new_tokens: where writing stops at the latest.
-    n_beams:        sequences that are followed side by side; 1 takes the best next token.
-    temperature:    0 takes the most likely token; the higher, the more evenly tokens are drawn.
-    allowed:        the only texts that may be written; () allows all.
+    max_new_tokens:  where writing stops at the latest.
+    beams:           sequences that are followed side by side; 1 takes the best next token.
+    temperature:     0 takes the most likely token; the higher, the more evenly tokens are drawn.
+    top_p:           tokens are drawn from the fewest that have this share of the probability; 1: from all.
+    min_p:           tokens are drawn from those with at least this share of the likeliest one's probability.
+    length_penalty:  beams are compared by their log-probability over their length to this power: 0 likes short texts.
+    no_repeat_ngram: no run of so many tokens is written twice; 0 lets all be.
+    stop:            texts before which writing ends.
+    seed:            what tokens are drawn by; the same prompt and seed give the same text, whatever stands beside it.
     """
 
-    max_new_tokens: int = 128
-    n_beams: int = 1
-    temperature: float = 0.0
-    allowed: tuple[str, ...] = ()
+    max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 128
+    beams: Annotated[int, Field(ge=1, le=64)] = 1
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    no_repeat_ngram: Annotated[int, Field(ge=0, le=100)] = 0
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=1_000)], ...] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    def __post_init__(self) -> None:
+        if self.beams > 1 and self.temperature:
+            raise ValueError("should follow beams or draw tokens, not both: beams: 1 or temperature: 0")
 
 
 class Task(abc.ABC):
@@ -111,7 +126,6 @@ class Task(abc.ABC):
     name: ClassVar[str]
     options: ClassVar[tuple[str, ...]] = ()  # the fields that a Spec may set: task: {name: ..., stride: 64}
     architectures: ClassVar[tuple[Architecture, ...]] = ("encoder",)  # the backbones that can answer it
-    generation: ClassVar[Generation | None] = None  # None: `decode` reads logits, and nothing is written
     keeps_rows_whole: ClassVar[bool] = False  # whether a row's windows must stand in one batch: the loss compares them
     compares_rows: ClassVar[bool] = False  # whether the loss compares a batch's rows: it cannot be summed in pieces
     needs_windows: ClassVar[bool] = True  # whether `decode` looks at windows and not only at their logits
@@ -144,8 +158,18 @@ class Task(abc.ABC):
         return self.head.n_outputs
 
     @property
+    def generation(self) -> Generation | None:
+        """How its answers are written; None: `decode` reads logits, and nothing is written."""
+        return None
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """Spec fields that this task presets, such as {"train": {"lr": 2e-5}}; what the method presets goes before."""
+        return {}
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Spec fields that this task presets whatever the method presets."""
         return {}
 
     def check_backbone(self, architecture: Architecture, width: int) -> None:
@@ -168,6 +192,17 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def learn(self, rows: Sequence[Row]) -> Self:
         """The task with what only the data tells (labels, ranges). Raises DataError when they cannot be."""
+
+    def fitted_to(self, reader: Reader, chat: ChatFormat | None) -> Self:
+        """The task with what only the backbone tells. chat: how the backbone was taught to hold a chat, if it was.
+
+        Raises SpecError where both do not go together.
+        """
+        return self
+
+    def check_read(self, rows: Sequence[Row], reader: Reader) -> list[tuple[int, str]]:
+        """(index, complaint) for rows whose gold does not fit into what this reader reads."""
+        return []
 
     def flaw_of_learned(self) -> str | None:
         """What cannot be together among the fields of a learned task, in words; None when nothing is.
@@ -259,6 +294,18 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         """The answer to one row from the logits of its windows. numpy only: the server runs this very function."""
+
+    def written(self, row: Row, text: str, is_complete: bool) -> Prediction:
+        """The answer that a text written for a row is. is_complete: whether it ended before max_new_tokens."""
+        raise NotImplementedError
+
+    def ends(self, reader: Reader) -> frozenset[int]:
+        """The tokens that end a text of this task."""
+        return frozenset(reader.end_ids)
+
+    def constraint(self, row: Row, reader: Reader) -> Constraint | None:
+        """What a text written for a row must keep to, token by token; None: nothing."""
+        return None
 
     @abc.abstractmethod
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:

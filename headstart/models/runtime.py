@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..core.errors import ArtifactError
+from .stepping import TorchStepper
 
 if TYPE_CHECKING:
     from ..core.model import Model
@@ -32,6 +33,15 @@ class TorchRuntime:
         self.model.eval()
         tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items()}
         return self.model(tensors).logits.float().cpu().numpy()
+
+    def stepper(self) -> TorchStepper:
+        """What writes texts. Raises ArtifactError as `logits` does, and for a model that does not write."""
+        if os.getpid() != self.pid:
+            self._enter_child()
+        if not self.model.writes:
+            raise ArtifactError("predict", "this model writes no texts: it has no language-model head.",
+                                "Fit a task that writes, such as summarization.")
+        return TorchStepper(self.model, self.device)
 
     def _enter_child(self) -> None:
         """A fork copies one thread only: what waits for the others of torch's pool would wait for ever."""

@@ -1,0 +1,78 @@
+"""A WritingModel token by token, with a cache of keys and values.
+
+    state, logits_BV = TorchStepper(model, device).begin(inputs)
+    state, logits_BV = stepper.step(state, tokens_B, parents_B)
+
+Prompts are padded on the right, as windows are: no token sees what stands behind it, so a prompt gives the same hidden
+states in training, alone and in a batch. Tokens that are written stand behind the padding, which a mask hides, and
+have the positions that follow their own prompt's.
+
+Shape suffixes: B texts, T tokens, S tokens in the cache, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+
+from . import blocks
+from .precision import autocast
+from .writing import PREDICTS, WritingModel
+
+if TYPE_CHECKING:
+    from ..core.model import Model
+
+
+@dataclass
+class _State:
+    """cache: keys and values. mask_BS: which of its tokens are real. next_B: the position of the next token."""
+
+    cache: Any
+    mask_BS: torch.Tensor
+    next_B: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TorchStepper:
+    """Steps of a model on its device; eval mode, no gradients."""
+
+    model: Model
+    device: torch.device
+
+    @torch.inference_mode()
+    def begin(self, inputs: dict[str, np.ndarray]) -> tuple[_State, np.ndarray]:
+        """Read prompts [B, T]."""
+        self.model.eval()
+        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items() if name != PREDICTS}
+        outputs: Any = self.model.encoder(**tensors, use_cache=True)
+        mask_BT, cache = tensors["attention_mask"], outputs.past_key_values
+        n_before = cache.get_seq_length() - mask_BT.shape[1]  # a prompt of the method's own, before each text
+        lengths_B = mask_BT.sum(1)
+        mask_BS = torch.cat([mask_BT.new_ones(len(mask_BT), n_before), mask_BT], 1)
+        hidden_BTD = outputs.last_hidden_state[:, -mask_BT.shape[1]:]
+        last_BD = hidden_BTD[torch.arange(len(lengths_B), device=self.device), lengths_B - 1]
+        return _State(cache, mask_BS, lengths_B + n_before), self._logits(last_BD)
+
+    @torch.inference_mode()
+    def step(self, state: _State, tokens_B: np.ndarray, parents_B: np.ndarray) -> tuple[_State, np.ndarray]:
+        """Read one more token of each text that goes on."""
+        cache, mask_BS, next_B = state.cache, state.mask_BS, state.next_B
+        if len(parents_B) != len(mask_BS) or (parents_B != np.arange(len(mask_BS))).any():
+            chosen = torch.from_numpy(np.asarray(parents_B, np.int64)).to(self.device)
+            cache.batch_select_indices(chosen)
+            mask_BS, next_B = mask_BS[chosen], next_B[chosen]
+        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), 1)], 1)
+        ids_B1 = torch.from_numpy(np.asarray(tokens_B, np.int64)).to(self.device)[:, None]
+        # The pretrained model itself: peft would put its prompt before each step again.
+        with autocast(self.model.precision, self.device.type):
+            outputs: Any = blocks.base(self.model.encoder)(
+                input_ids=ids_B1, attention_mask=mask_BS, position_ids=next_B[:, None], past_key_values=cache,
+                use_cache=True)
+        return _State(cache, mask_BS, next_B + 1), self._logits(outputs.last_hidden_state[:, -1])
+
+    def _logits(self, hidden_BD: torch.Tensor) -> np.ndarray:
+        logits_BV: np.ndarray = cast(WritingModel, self.model).logits(hidden_BD.float()).cpu().numpy()
+        return logits_BV
