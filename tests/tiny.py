@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from headstart import tasks
 from headstart.models.precision import bf16_instructions
 
 # What this machine computes in: 16 bits are not emulated.
@@ -66,12 +68,40 @@ def backbone(folder: Path, family: str = "bert", seed: int = 0, writes: bool = F
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    if writes:
+        tokenizer = byte_tokenizer()
     torch.manual_seed(seed)
-    settings = {"vocab_size": len(vocab), "max_position_embeddings": 130, **FAMILIES[family], **config}
+    settings = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 130, **FAMILIES[family]}
+    if writes:  # an output that stays as it is must be able to tell tokens apart
+        settings |= {"max_position_embeddings": 260, "initializer_range": 0.2}
+    settings |= config
     auto = transformers.AutoModelForCausalLM if writes else transformers.AutoModel
     model = auto.from_config(transformers.CONFIG_MAPPING[family](**settings))
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer that can write any text; words of `stories` and of the tasks' examples take few tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    examples = [value for name in tasks.names() for row in tasks.find(name).examples for value in row.values()
+                if tasks.build({"name": name}).generation is not None and isinstance(value, str)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=SPECIAL, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(examples + 4 * [" ".join(FILL + GOOD + BAD)], trainer)
+    return tokenizer
+
+
+def chat(folder: Path) -> Path:
+    """Teach the model in `folder` a chat format, as its files tell it."""
+    template = ("{% for m in messages %}[CLS]{{ m['role'] }}: {{ m['content'] }}[SEP]{% endfor %}"
+                "{% if add_generation_prompt %}[CLS]assistant: {% endif %}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), "utf-8")
     return folder
 
 

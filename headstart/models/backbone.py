@@ -262,13 +262,13 @@ def build_model(backbone: Backbone, task: HasHead, pooling: str, seed: int, drop
 
 def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:
     family, width = families.of(backbone.config), backbone.config.hidden_size
+    torch.manual_seed(seed)
     if task.head.kind == "language-model":
         task.check_backbone("causal" if family.writes_as else "encoder", width)
         entries = {name: entry for path in backbone.weights for name, entry in tensors.read_header(path).items()}
         check_output_weight(backbone.config, entries, backbone.folder)
         return WritingModel(_pretrained(getattr(transformers, str(family.writes_as)), backbone, {}))
     task.check_backbone("encoder", width)  # decoders are read as encoders, T5 by its encoder
-    torch.manual_seed(seed)
     if pooling == "native":
         if not family.has_native_head:
             raise SpecError("head.pooling", f'"native" is not for {family.name}: its own head does not read one '
@@ -296,7 +296,7 @@ def _pretrained(auto: Any, backbone: Backbone, describe: dict[str, Any]) -> nn.M
     with _loading(backbone):
         model = kind.from_pretrained(None, config=config, dtype=torch.float32, state_dict=backbone.tensors(),
                                      ignore_mismatched_sizes=True).eval()
-    model.config._name_or_path = model.name_or_path = str(backbone.folder)
+    model.config._name_or_path = model.name_or_path = model.base_model.name_or_path = str(backbone.folder)
     _check_output(model, backbone)
     return model  # type: ignore[no-any-return]
 

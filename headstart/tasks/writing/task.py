@@ -231,10 +231,7 @@ class WritingTask(Task):
         return measures.outcomes(self.measures, self._written(predictions, rows))
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
-        scores = measures.scores(self.measures, outcomes)
-        if not scores.get("likelihood"):  # nobody asked how likely the targets are to it: it is no model
-            scores = {name: value for name, value in scores.items() if name not in ("likelihood", "perplexity")}
-        return scores
+        return measures.scores(self.measures, outcomes)
 
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
