@@ -102,6 +102,8 @@ class Generation:
     seed:            what tokens are drawn by; the same prompt and seed give the same text, whatever stands beside it.
     """
 
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 128
     beams: Annotated[int, Field(ge=1, le=64)] = 1
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
@@ -193,8 +195,8 @@ class Task(abc.ABC):
     def learn(self, rows: Sequence[Row]) -> Self:
         """The task with what only the data tells (labels, ranges). Raises DataError when they cannot be."""
 
-    def fitted_to(self, reader: Reader, chat: ChatFormat | None) -> Self:
-        """The task with what only the backbone tells. chat: how the backbone was taught to hold a chat, if it was.
+    def fitted_to(self, reader: Reader, chat_format: Callable[[], ChatFormat | None]) -> Self:
+        """The task with what only the backbone tells. chat_format: how it was taught to hold a chat, if it was.
 
         Raises SpecError where both do not go together.
         """

@@ -13,13 +13,15 @@ Shape suffixes: B texts, T tokens, S tokens in the cache, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from torch.func import functional_call
 
 from . import blocks
-from .precision import autocast
+from .precision import DTYPES, autocast
 from .writing import PREDICTS, WritingModel
 
 if TYPE_CHECKING:
@@ -37,7 +39,11 @@ class _State:
 
 @dataclass(frozen=True)
 class TorchStepper:
-    """Steps of a model on its device; eval mode, no gradients."""
+    """Steps of a model on its device; eval mode, no gradients. It is of the weights as they are when it begins.
+
+    In 16 bits it holds a copy of the weights in them: a step reads every weight once, and rounding them anew each time
+    would take longer than the step.
+    """
 
     model: Model
     device: torch.device
@@ -67,12 +73,31 @@ class TorchStepper:
         mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), 1)], 1)
         ids_B1 = torch.from_numpy(np.asarray(tokens_B, np.int64)).to(self.device)[:, None]
         # The pretrained model itself: peft would put its prompt before each step again.
+        inputs = {"input_ids": ids_B1, "attention_mask": mask_BS, "position_ids": next_B[:, None],
+                  "past_key_values": cache, "use_cache": True}
         with autocast(self.model.precision, self.device.type):
-            outputs: Any = blocks.base(self.model.encoder)(
-                input_ids=ids_B1, attention_mask=mask_BS, position_ids=next_B[:, None], past_key_values=cache,
-                use_cache=True)
+            outputs: Any = functional_call(blocks.base(self.model.encoder), self._rounded, (), inputs)
         return _State(cache, mask_BS, next_B + 1), self._logits(outputs.last_hidden_state[:, -1])
 
     def _logits(self, hidden_BD: torch.Tensor) -> np.ndarray:
-        logits_BV: np.ndarray = cast(WritingModel, self.model).logits(hidden_BD.float()).cpu().numpy()
-        return logits_BV
+        if self._rounded_output is None:
+            logits_BV = cast(WritingModel, self.model).logits(hidden_BD.float())
+        else:
+            logits_BV = torch.nn.functional.linear(hidden_BD.to(self._rounded_output.dtype), self._rounded_output)
+        return np.asarray(logits_BV.float().cpu().numpy())
+
+    @cached_property
+    def _rounded(self) -> dict[str, torch.Tensor]:
+        """The weights of the blocks' linear layers in 16 bits, by their names; {} in 32."""
+        dtype = DTYPES.get(self.model.precision.name)
+        if dtype is None:
+            return {}
+        inside = {id(p) for block in blocks.of(self.model.encoder) for p in block.parameters()}
+        return {name: p.detach().to(dtype) for name, p in blocks.base(self.model.encoder).named_parameters()
+                if id(p) in inside and p.ndim == 2}
+
+    @cached_property
+    def _rounded_output(self) -> torch.Tensor | None:
+        """The output's weight in 16 bits; None in 32."""
+        dtype = DTYPES.get(self.model.precision.name)
+        return None if dtype is None else self.model.output.weight.detach().to(dtype)

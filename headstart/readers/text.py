@@ -51,7 +51,7 @@ class TextReader:
     @cached_property
     def n_ids(self) -> int:
         """One more than its highest token id."""
-        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        return int(max(self.tokenizer.get_vocab(with_added_tokens=True).values())) + 1
 
     @cached_property
     def start_ids(self) -> tuple[int, ...]:

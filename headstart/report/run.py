@@ -343,8 +343,8 @@ def examples(details: Details) -> Section | None:
     for example in details.examples:
         is_same = example.before == example.written
         before = ["as after training" if is_same else cut(example.before, MAX_TEXT_CHARS)] if has_before else []
-        rows.append((example.place, cut(example.source, MAX_TEXT_CHARS), cut(example.reference, MAX_TEXT_CHARS), *before,
-                     cut(example.written, MAX_TEXT_CHARS),
+        rows.append((example.place, *(cut(text, MAX_TEXT_CHARS) for text in (example.source, example.reference)),
+                     *before, cut(example.written, MAX_TEXT_CHARS),
                      MISSING if example.score is None else percent(example.score)))
     n_same = sum(example.before == example.written for example in details.examples)
     lead = ["The worst, the median and the best of the test rows, by the metric of each row alone."]

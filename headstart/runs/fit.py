@@ -153,8 +153,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, progress)
     backbone = load_backbone(spec.backbone, spec.data.max_tokens, method.plan.n_extra_tokens)
-    task = fitted_to(backbone, task, parts)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
+    task = fitted_to(backbone, task, parts)
     method.prepare(model)
     windows = {}
     for name in PARTS:
@@ -183,7 +183,7 @@ def fitted_to(backbone: Backbone, task: Task, parts: Splits) -> Task:
     """The task with what only the backbone tells. Raises DataError for rows whose gold does not fit into a window."""
     if task.generation is None:
         return task
-    task = task.fitted_to(backbone.reader, chat_format(backbone.folder))
+    task = task.fitted_to(backbone.reader, lambda: chat_format(backbone.folder))
     problems = [Problem(table.where(i), what) for table in (parts.train, parts.validation, parts.test)
                 for i, what in task.check_read(table.rows, backbone.reader)]
     if problems:

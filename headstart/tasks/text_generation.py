@@ -48,4 +48,5 @@ class TextGeneration(WritingTask):
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        return Rouge(self.tokenizer), ControlSuccess(), Length(), Repetition(), Likelihood()
+        both: tuple[Measure, Measure] = (Rouge(self.tokenizer), ControlSuccess())
+        return (*(both[::-1] if self.metric == "control_success" else both), Length(), Repetition(), Likelihood())

@@ -29,14 +29,15 @@ def fits(task_name, method_name):
 
 
 PAIRS = [(task_name, method_name) for task_name in tasks.names() for method_name in NAMES
-         if fits(task_name, method_name)]
+         if fits(task_name, method_name)
+         and tasks.build({"name": task_name}).generation is None]  # of those that write: test_causal.py
 STAYING = {"adapter", "prefix-tuning", "prompt-tuning"}  # what they add is no part of the backbone in the end
 
 
 def test_methods_and_pairs_are_found():
     assert NAMES == ["adapter", "auto", "bitfit", "dora", "fine-tuning", "ia3", "linear-probe", "lora",
                      "prefix-tuning", "prompt-tuning", "setfit"]
-    assert len(tasks.names()) == 8
+    assert len(tasks.names()) == 12
     assert len(PAIRS) == 84  # of 88: setfit has no way to compare the answers of four tasks
 
 

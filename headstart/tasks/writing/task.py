@@ -9,7 +9,7 @@ Shape suffixes: B windows, T tokens, M target tokens of a batch, V vocabulary, N
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -19,8 +19,8 @@ from ...core.errors import SpecError, shorten
 from ...core.reader import ChatFormat, Reader
 from ...core.task import Architecture, Generation, Head, Task
 from ...core.values import IGNORE, Prediction, Row, Window
-from . import baselines as texts_without_a_model
 from . import measures
+from .baselines import BASELINES, TITLES, names_for
 from .control import Control
 from .measures import Measure, Written
 from .pairs import Pair, check_pairs
@@ -50,7 +50,7 @@ class WritingTask(Task):
     needs_windows: ClassVar = False
     architectures: ClassVar[tuple[Architecture, ...]] = ("causal",)
     options: ClassVar[tuple[str, ...]] = ("template", "chat", "decoding")
-    baseline_titles: ClassVar = texts_without_a_model.TITLES
+    baseline_titles: ClassVar = TITLES
     source: ClassVar[str]
     target: ClassVar[str]
 
@@ -117,9 +117,9 @@ class WritingTask(Task):
             return f"prompt {error.what.rstrip('.')}"
         return f"ends_with is {shorten(self.ends_with)}" if any(i < 0 for i in self.ends_with) else None
 
-    def fitted_to(self, reader: Reader, chat: ChatFormat | None) -> Self:
+    def fitted_to(self, reader: Reader, chat_format: Callable[[], ChatFormat | None]) -> Self:
         """With the model's own chat format, and a prompt that suits it."""
-        chat = chat if self.chat else None
+        chat = chat_format() if self.chat else None
         ends = list(reader.end_ids)
         if chat is not None:
             before = reader.ids(chat.end.strip(), has_special=True)[:1]
@@ -236,8 +236,8 @@ class WritingTask(Task):
     def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
                   seed: int) -> Iterator[tuple[str, list[Prediction]]]:
         learned, to_answer = list(map(self.pair, train)), list(map(self.pair, map(self.without_gold, test)))
-        for name in texts_without_a_model.names_for(self.name, to_answer):
-            texts = texts_without_a_model.BASELINES[name](learned, to_answer, seed)
+        for name in names_for(self.name, to_answer):
+            texts = BASELINES[name](learned, to_answer, seed)
             yield name, [{"text": text} for text in texts]
 
     def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
+import signal
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from tiny import GOOD
 
 import headstart
 from headstart import methods, tasks
 from headstart.core import writing
-from headstart.core.decoding import write
-from headstart.core.errors import SpecError
-from headstart.core.task import Generation
+from headstart.core.errors import Interrupted, SpecError
+from headstart.core.progress import Progress
 from headstart.core.values import collate
 from headstart.models import backbone as backbones
 from headstart.models import blocks
@@ -23,6 +27,7 @@ from headstart.models.chat import chat_format
 from headstart.models.families import FAMILIES
 from headstart.models.runtime import TorchRuntime
 from headstart.models.stepping import TorchStepper
+from headstart.runs.weights import open_model
 from headstart.training import loop
 
 CPU = torch.device("cpu")
@@ -35,7 +40,7 @@ ROWS = tiny.stories(24)
 
 def test_families_tasks_and_methods_are_found():
     assert CAUSAL == ["gpt2", "llama"]
-    assert {"summarization", "text-generation"} <= set(WRITING)
+    assert WRITING == ["dialogue", "summarization", "text-generation", "translation"]
     able = [name for name in methods.names() if can_write(name)]
     assert able == METHODS
     assert len(PAIRS) == 17
@@ -68,7 +73,8 @@ def summarization(**decoding):
 
 def loaded_model(folder, task, n_extra_tokens=0):
     loaded = backbones.load_backbone(str(folder), 128, n_extra_tokens)
-    return loaded, task.fitted_to(loaded.reader, chat_format(folder)), backbones.build_model(loaded, task, "mean", 0)
+    model = backbones.build_model(loaded, task, "mean", seed=0)
+    return loaded, task.fitted_to(loaded.reader, lambda: chat_format(folder)), model
 
 
 def batch_of(task, reader, rows=ROWS[:6]):
@@ -183,7 +189,8 @@ def test_a_text_is_the_same_alone_in_a_batch_and_without_a_cache(family, method_
 
 def without_cache(task, loaded, model, row):
     """Greedy decoding that reads everything anew for each token."""
-    ids, written = list(task.encode(0, task.without_gold(row), loaded.reader)[0].inputs["input_ids"]), []
+    written: list[int] = []
+    ids = list(task.encode(0, task.without_gold(row), loaded.reader)[0].inputs["input_ids"])
     while len(written) < 12:
         inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
                   "predicts": torch.tensor([[0] * (len(ids) - 1) + [1]])}
@@ -254,8 +261,9 @@ def test_log_probabilities_are_those_of_one_pass(folder):
 # ------------------------------------------------------------------------------------------------------- whole runs
 
 
-SPEC = {"task": {"name": "summarization", "decoding": {"max_new_tokens": 8}}, "data": {"max_tokens": 96},
-        "train": {"epochs": 1, "lr": 3e-3, "tokens_per_batch": 512, "precision": "fp32"},
+SPEC: dict[str, Any] = {"task": {"name": "summarization", "decoding": {"max_new_tokens": 8}},
+        "data": {"max_tokens": 96}, "train": {"epochs": 1, "lr": 3e-3, "tokens_per_batch": 512,
+                                                "precision": "fp32"},
         "evaluate": {"n_resamples": 100, "tokens_per_batch": 2048}}
 
 
@@ -279,7 +287,7 @@ def test_cached_and_uncached_training_reach_the_same_weights(family, method, fol
     for cache in ("fp32", "off"):
         run = headstart.fit(spec(stories, folders[family], method=method, cache=cache, evaluate={"baselines": False},
                                  train={"optimizer": "sgd", "lr": 1e-2}), out=tmp_path / cache)
-        model = run.runtime.model
+        model, _ = open_model(tmp_path / cache, run.task, run.spec)
         weights[cache] = {name: p.detach() for name, p in model.named_parameters()}
     assert weights["fp32"].keys() == weights["off"].keys()
     for name, p in weights["fp32"].items():
@@ -308,3 +316,43 @@ def test_a_run_ends_with_a_certificate_and_reads_back(method, folders, stories, 
     assert all(len(entry["ids"]) == len(entry["log_probabilities"]) > 0 for entry in golden)
     report = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "side by side" in report
+
+
+class Stops(Progress):
+    """Sends this process a signal after the first epoch."""
+
+    def say(self, line: str) -> None:
+        if line.startswith("epoch 1:"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("method", [{"name": "lora", "last_blocks": 1}, {"name": "fine-tuning"}],
+                         ids=lambda method: method["name"])
+def test_a_resumed_run_is_the_run_that_was_never_stopped(method, folders, stories, tmp_path):
+    wanted = spec(stories, folders["llama"], method=method, train={"epochs": 2})
+    whole = headstart.fit(wanted, out=tmp_path / "whole").folder
+    with pytest.raises(Interrupted):
+        headstart.fit(wanted, out=tmp_path / "stopped", progress=Stops(quiet=True))
+    resumed = headstart.fit(wanted, out=tmp_path / "stopped", resume=True).folder
+    for name in ("model.safetensors", "golden.jsonl", "outcomes.npy"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("task", ["dialogue", "text-generation", "translation"])
+def test_every_task_that_writes_fits_and_answers(task, folders, tmp_path):
+    examples = tasks.find(task).examples
+    empty = {"control": {}} if task == "text-generation" else {}  # a column that a file has stands in every row
+    rows = [{**empty, **row, **{column: f"{row[column]} {GOOD[i % 6]} {i}" for column in tasks.find(task)().columns.gold}}
+            for i, row in enumerate(examples * 14)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    model = tiny.chat(shutil.copytree(folders["llama"], tmp_path / "model"))
+    run = headstart.fit(spec(source, model, task={"name": task, "decoding": {"max_new_tokens": 8}}, method="lora",
+                             data={"near_duplicate": 1.0}), out=tmp_path / "run")
+    assert run.task.chat_format is not None
+    assert run.certificate.task == task
+    blind = [run.task.without_gold(row) for row in examples]
+    answers = run.predict(blind)
+    assert all(isinstance(answer["text"], str) for answer in answers)
+    assert [run.predict([row])[0] for row in blind] == answers
+    assert 0 <= run.evaluate(list(examples))["score"] <= 1
