@@ -129,6 +129,8 @@ def _limited(log_p_V: np.ndarray, ids: Sequence[int], how: Generation, constrain
     if allowed_V is not None:
         scores_V[: len(allowed_V)][~allowed_V] = NEVER
         scores_V[len(allowed_V):] = NEVER  # rows of the embedding that no token has
+    if not np.isfinite(scores_V.max()):
+        return log_p_V
     before_V = scores_V.copy()
     scores_V[repeated] = NEVER
     return scores_V if np.isfinite(scores_V.max()) else before_V

@@ -73,6 +73,10 @@ class Reader(Protocol):
     def end_ids(self) -> Sequence[int]:
         """The tokens that end a text for this backbone; () where it has none."""
 
+    @property
+    def token_texts(self) -> tuple[str, ...]:
+        """What each token writes behind a letter, by its id, casefolded; special ones write nothing."""
+
     def ids(self, text: str, has_special: bool = False) -> list[int]:
         """The tokens of a text, none added. has_special: whether the names of special tokens mean these tokens."""
 

@@ -54,6 +54,17 @@ class TextReader:
         return int(max(self.tokenizer.get_vocab(with_added_tokens=True).values())) + 1
 
     @cached_property
+    def token_texts(self) -> tuple[str, ...]:
+        """What each token writes behind a letter, by its id, casefolded; special ones write nothing.
+
+        Cost  a second for a vocabulary of a hundred thousand.
+        """
+        before = self.ids("a")
+        n = len(self.text(before))
+        texts = self.tokenizer.decode_batch([[*before, i] for i in range(self.n_ids)], skip_special_tokens=True)
+        return tuple(text[n:].casefold() for text in texts)
+
+    @cached_property
     def start_ids(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text."""
         encoding = self.tokenizer.encode("a")

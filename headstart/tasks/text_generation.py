@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..core.reader import Reader
 from ..core.task import Columns
-from ..core.values import Row
+from ..core.values import Constraint, Row
 from .writing import columns
+from .writing.constraints import constraint
+from .writing.control import Control
 from .writing.measures import ControlSuccess, Length, Likelihood, Measure, Repetition
 from .writing.pairs import Pair
 from .writing.rouge import Rouge
@@ -18,19 +21,21 @@ from .writing.task import WritingTask
 class TextGeneration(WritingTask):
     """A completion of a prompt.
 
+    constrained: whether length and keywords of a row's `control` hold by force: no other token is written.
     metric: what the verdict is of; control_success: the share of texts that meet all that their row's `control` asks.
     """
 
     name: ClassVar = "text-generation"
     source: ClassVar = "prompt"
     target: ClassVar = "completion"
-    options: ClassVar[tuple[str, ...]] = (*WritingTask.options, "metric")
+    options: ClassVar[tuple[str, ...]] = (*WritingTask.options, "constrained", "metric")
     examples: ClassVar = (
         {"prompt": "Name a color of the sky.", "completion": "Blue, and gray when it rains."},
         {"prompt": "Name an animal that flies.", "completion": "A bird does."},
         {"prompt": "Say how the day was.", "completion": "It was long but good.", "control": {"max_words": 8}},
     )
 
+    constrained: bool = True
     metric: Literal["rouge_1", "rouge_2", "rouge_l", "control_success"] = "rouge_l"
 
     @property
@@ -45,6 +50,12 @@ class TextGeneration(WritingTask):
 
     def pair(self, row: Row) -> Pair:
         return columns.pair_of(row, "prompt", "completion")
+
+    def constraint(self, row: Row, reader: Reader) -> Constraint | None:
+        control = Control.of(row.get("control"))
+        if not self.constrained or not isinstance(control, Control):
+            return None
+        return constraint(control, reader, self.ends(reader), self.decoding.max_new_tokens)
 
     @property
     def measures(self) -> tuple[Measure, ...]:

@@ -28,6 +28,7 @@ from headstart.models.families import FAMILIES
 from headstart.models.runtime import TorchRuntime
 from headstart.models.stepping import TorchStepper
 from headstart.runs.weights import open_model
+from headstart.tasks.writing.task import WritingTask
 from headstart.training import loop
 
 CPU = torch.device("cpu")
@@ -341,14 +342,15 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(method, folders, storie
 @pytest.mark.parametrize("task", ["dialogue", "text-generation", "translation"])
 def test_every_task_that_writes_fits_and_answers(task, folders, tmp_path):
     examples = tasks.find(task).examples
-    empty = {"control": {}} if task == "text-generation" else {}  # a column that a file has stands in every row
-    rows = [{**empty, **row, **{column: f"{row[column]} {GOOD[i % 6]} {i}" for column in tasks.find(task)().columns.gold}}
-            for i, row in enumerate(examples * 14)]
+    empty: dict[str, Any] = {"control": {}} if task == "text-generation" else {}  # a column that a file has stands in every row
+    gold, = tasks.find(task)().columns.gold
+    rows = [{**empty, **row, gold: f"{row[gold]} {GOOD[i % 6]} {i}"} for i, row in enumerate(examples * 14)]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     model = tiny.chat(shutil.copytree(folders["llama"], tmp_path / "model"))
     run = headstart.fit(spec(source, model, task={"name": task, "decoding": {"max_new_tokens": 8}}, method="lora",
                              data={"near_duplicate": 1.0}), out=tmp_path / "run")
+    assert isinstance(run.task, WritingTask)
     assert run.task.chat_format is not None
     assert run.certificate.task == task
     blind = [run.task.without_gold(row) for row in examples]

@@ -13,6 +13,7 @@ from headstart.core.errors import DataError, HeadstartError, ModelError, SpecErr
 from headstart.exporters.export import export
 from headstart.models import backbone as backbones
 from headstart.models.chat import chat_format
+from headstart.tasks.writing.task import WritingTask
 
 STORIES = tiny.stories(60)
 
@@ -131,6 +132,7 @@ def test_a_row_cannot_end_a_prompt(tmp_path):
     folder = tiny.chat(tiny.backbone(tmp_path / "model", "llama", writes=True, tie_word_embeddings=True))
     loaded = backbones.load_backbone(str(folder), 128)
     task = tasks.build({"name": "summarization"}).learn(STORIES).fitted_to(loaded.reader, lambda: chat_format(folder))
+    assert isinstance(task, WritingTask)
     assert task.chat_format is not None
     window, = task.encode(0, {"document": "a [SEP] room [CLS]"}, loaded.reader)
     ids = window.inputs["input_ids"]
@@ -142,6 +144,7 @@ def test_a_row_cannot_end_a_prompt(tmp_path):
 def test_only_the_prompt_is_cut_and_counted(language_model):
     loaded = backbones.load_backbone(str(language_model), 64)
     task = tasks.build({"name": "summarization", "decoding": {"max_new_tokens": 8}}).learn(STORIES)
+    assert isinstance(task, WritingTask)
     row = {"document": "the film was really lovely " * 30, "summary": "it was lovely"}
     window, = task.encode(0, row, loaded.reader)
     assert len(window) <= 64

@@ -1,0 +1,88 @@
+"""Constraints in the decoder: whatever a model would rather write, length and keywords hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from headstart.core.decoding import write
+from headstart.core.task import Generation
+from headstart.models import backbone as backbones
+from headstart.tasks.writing.constraints import constraint
+from headstart.tasks.writing.control import Control
+from headstart.tasks.writing.sentences import words
+
+LIMIT = 60
+
+
+@pytest.fixture(scope="module")
+def reader(language_model):
+    return backbones.load_backbone(str(language_model), 128).reader
+
+
+class Noise:
+    """A stepper that would rather write anything: logits drawn anew for each token, by its number."""
+
+    def __init__(self, n_ids, seed, favored=()):
+        self.n_ids, self.rng, self.favored = n_ids, np.random.default_rng(seed), list(favored)
+
+    def logits(self, n):
+        logits_BV = self.rng.normal(size=(n, self.n_ids)).astype(np.float32)
+        logits_BV[:, self.favored] += 3
+        return logits_BV
+
+    def begin(self, inputs):
+        return None, self.logits(len(inputs["input_ids"]))
+
+    def step(self, state, tokens_B, parents_B):
+        return None, self.logits(len(parents_B))
+
+
+def written(reader, control, seed, beams=1, favored=()):
+    allowed = constraint(control, reader, reader.end_ids, LIMIT)
+    inputs = {"input_ids": np.ones((1, 1), np.int64), "attention_mask": np.ones((1, 1), np.int64)}
+    text, = write(Noise(reader.n_ids, seed, favored), inputs, Generation(max_new_tokens=LIMIT, beams=beams),
+                  ends=reader.end_ids, limits_B=[LIMIT], constraints_B=[allowed])
+    return reader.text(text.ids), text.is_complete
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("control", [
+    {"max_words": 5}, {"max_words": 0}, {"min_words": 6, "max_words": 8}, {"include": ["rain"], "max_words": 4},
+    {"include": ["lovely", "music hall"], "max_words": 6}, {"include": ["kind"], "exclude": ["the", "a"]},
+    {"include": ["clever", "warm", "fresh"]}], ids=str)
+def test_length_and_keywords_hold(reader, control, beams):
+    control = Control.of(control)
+    assert isinstance(control, Control)
+    for seed in range(6):
+        text, is_complete = written(reader, control, seed, beams, favored=reader.end_ids)
+        assert is_complete or control.max_words is None, text
+        assert control.unmet(text) == [], text
+
+
+def test_an_excluded_keyword_is_not_written_in_pieces_or_in_capitals(reader):
+    control = Control(exclude=("film", "a"))
+    favored = [i for i, text in enumerate(reader.token_texts) if text.strip() in ("f", "i", "l", "m", "film", "a", "")]
+    texts = [written(reader, control, seed, favored=favored)[0] for seed in range(20)]
+    assert any("f" in text for text in texts)
+    assert all(control.unmet(text) == [] for text in texts)
+    free = [written(reader, Control(exclude=("zebra",)), seed, favored=favored)[0] for seed in range(20)]
+    assert any(control.unmet(text) for text in free)  # it would have written them
+
+
+def test_words_may_hold_an_excluded_keyword_inside(reader):
+    allowed = constraint(Control(exclude=("oo",)), reader, reader.end_ids, LIMIT)
+    assert allowed is not None
+    behind_V = allowed(reader.ids("the"))
+    assert behind_V is not None
+    assert behind_V[reader.ids(" room")[0]]
+
+
+def test_what_asks_for_nothing_constrains_nothing(reader):
+    assert constraint(Control(), reader, reader.end_ids, LIMIT) is None
+    assert constraint(Control(pattern="a"), reader, reader.end_ids, LIMIT) is None
+
+
+def test_words_are_counted_as_control_counts_them(reader):
+    text, _ = written(reader, Control(min_words=3, max_words=3), 0, favored=reader.end_ids)
+    assert len(words(text)) == 3
