@@ -24,6 +24,9 @@ FILL = ["the", "film", "hotel", "phone", "was", "really", "a", "and", "very", "s
         "it", "today", "quite", "with", "some", "music"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
+# Tasks that answer a text at once; those that write need another model, and cannot be exported or served yet.
+ANSWERING = [name for name in tasks.names() if tasks.build({"name": name}).generation is None]
+
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .task import Generation
+from .generation import Generation
 from .values import Constraint, Stepper
 
 NEVER = -math.inf

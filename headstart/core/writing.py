@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .decoding import Continuation, log_softmax, write
+from .generation import Generation
 from .reader import Reader
-from .task import Generation, Task
+from .task import Task
 from .values import Prediction, Row, Runtime, Stepper, Window, collate
 from .windows import by_length
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TypeGuard
 
 from ..core.scores import Cut, DataCounts, Details, Evaluation, Score, Scores, UnknownTokens
 from . import drawing
+from .parts import Headline, Picture, Section, Table
 from .wording import (
     MAX_TEXT_CHARS,
     MISSING,
@@ -44,47 +45,6 @@ PLAIN = {
     "undecided": "These test rows cannot tell whether starting from the pretrained model helped; more of them could.",
     "negative": "Something simpler did better on the same rows: use that, or change the Spec and fit again.",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of ready words. The first `n_words` columns hold words, the rest numbers.
-
-    main:   index of the row to set in bold. folded: the line to click on when the table is closed at first.
-    shares: for every number a share of one, drawn as a bar beside the last column or, with look "heat", as a shade.
-    """
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    n_words: int = 1
-    main: int = -1
-    look: str = ""
-    shares: Sequence[Sequence[float]] = ()
-    is_dense: bool = False
-    folded: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    caption: str
-    svg: str
-
-
-@dataclass(frozen=True)
-class Section:
-    name: str
-    title: str
-    lead: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
-    tables: Sequence[Table] = ()
-
-
-@dataclass(frozen=True)
-class Headline:
-    title: str
-    rest: str
-    plain: str
 
 
 def shown(scores: Scores) -> Scores:

@@ -366,4 +366,5 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
 def _example(task: Task) -> Row:
     """A row of the task's own examples with no more than what it must read."""
     row = next((row for row in task.examples if row.keys() >= set(task.columns.required_inputs)), task.examples[0])
-    return {column: row.get(column, "another text") for column in task.columns.required_inputs}
+    columns = task.columns.required_inputs or [column for column in task.columns.inputs if column in row]
+    return {column: row.get(column, "another text") for column in columns}

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..core import registry
 from ..core.errors import ArtifactError, SpecError, nearest, shorten
-from ..core.task import Generation, Task
+from ..core.generation import Generation
+from ..core.task import Task
 from ..core.untrusted import instance
 from ..data.columns import normal_name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 from typing import Any
@@ -340,9 +341,9 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(method, folders, storie
 
 
 @pytest.mark.parametrize("task", ["dialogue", "text-generation", "translation"])
-def test_every_task_that_writes_fits_and_answers(task, folders, tmp_path):
+def test_every_task_that_writes_fits_and_answers(task, folders, tmp_path, monkeypatch):
     examples = tasks.find(task).examples
-    empty: dict[str, Any] = {"control": {}} if task == "text-generation" else {}  # a column that a file has stands in every row
+    empty: dict[str, Any] = {"control": {}} if task == "text-generation" else {}  # as in any file
     gold, = tasks.find(task)().columns.gold
     rows = [{**empty, **row, gold: f"{row[gold]} {GOOD[i % 6]} {i}"} for i, row in enumerate(examples * 14)]
     source = tmp_path / "rows.jsonl"
@@ -358,3 +359,8 @@ def test_every_task_that_writes_fits_and_answers(task, folders, tmp_path):
     assert all(isinstance(answer["text"], str) for answer in answers)
     assert [run.predict([row])[0] for row in blind] == answers
     assert 0 <= run.evaluate(list(examples))["score"] <= 1
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (run.folder / "README.md").read_text("utf-8"), re.DOTALL)[0]
+    names: dict[str, Any] = {}
+    exec(code.replace("FOLDER", "run").replace("artifact.predict", "answers = artifact.predict"), names)
+    assert "text" in names["answers"][0]

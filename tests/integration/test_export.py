@@ -38,7 +38,7 @@ from headstart.runs import artifact, runtime
 
 HEAVY = {"torch", "transformers", "yaml", "sklearn", "scipy", "onnx", "peft", "safetensors", "pandas", "pyarrow"}
 ROOT = Path(__file__).parent.parent.parent
-TASKS = tasks.names()
+TASKS = tiny.ANSWERING
 ADAPTED = ["lora", "ia3", "prefix-tuning", "prompt-tuning", "adapter"]
 
 

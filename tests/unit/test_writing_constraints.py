@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headstart.core.decoding import write
-from headstart.core.task import Generation
+from headstart.core.generation import Generation
 from headstart.models import backbone as backbones
 from headstart.tasks.writing.constraints import constraint
 from headstart.tasks.writing.control import Control

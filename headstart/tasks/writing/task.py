@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from ...core.errors import SpecError, shorten
+from ...core.generation import Generation
 from ...core.reader import ChatFormat, Reader
-from ...core.task import Architecture, Generation, Head, Task
+from ...core.task import Architecture, Head, Task
 from ...core.values import IGNORE, Prediction, Row, Window
 from . import measures
 from .baselines import BASELINES, TITLES, names_for
