@@ -25,6 +25,7 @@ from .precision import DTYPES, autocast
 from .writing import PREDICTS, WritingModel
 
 if TYPE_CHECKING:
+    from ..core.generation import Generation
     from ..core.model import Model
 
 
@@ -101,3 +102,17 @@ class TorchStepper:
         """The output's weight in 16 bits; None in 32."""
         dtype = DTYPES.get(self.model.precision.name)
         return None if dtype is None else self.model.output.weight.detach().to(dtype)
+
+
+def bytes_needed(model: Model, how: Generation, max_tokens: int, tokens_per_batch: int) -> int:
+    """What writing holds at most beside the weights: keys and values of a batch, and logits of its texts, in bytes.
+
+    tokens_per_batch: of prompts and all that is written, each beam counted; a lone text may take more.
+    """
+    config: Any = cast(Any, blocks.base(model.encoder)).config
+    n_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = n_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    n_tokens = max(tokens_per_batch, max_tokens * how.beams)
+    n_texts = max(how.beams, tokens_per_batch // how.max_new_tokens)
+    # Twice: keys and values are copied when a token is put behind them. Four times: logits, log-probabilities, limits.
+    return 4 * (2 * 2 * config.num_hidden_layers * width * n_tokens + 4 * config.vocab_size * n_texts)

@@ -22,6 +22,7 @@ from ..core import files, machine, manifest
 from ..core.errors import DataError, Problem, RunFolderError, SpecError
 from ..core.files import write_file
 from ..core.method import Method
+from ..core.model import Model
 from ..core.outputs import LOCK, clear_work
 from ..core.progress import Progress
 from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores, UnknownTokens
@@ -38,6 +39,7 @@ from ..features.store import cache_folder
 from ..models import adapters, precision
 from ..models.backbone import Backbone, build_model, hub_id, load_backbone
 from ..models.chat import chat_format
+from ..models.stepping import bytes_needed
 from ..readers import vocabulary
 from ..report.model_card import model_card
 from ..report.page import write as write_report
@@ -155,6 +157,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     backbone = load_backbone(spec.backbone, spec.data.max_tokens, method.plan.n_extra_tokens)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     task = fitted_to(backbone, task, parts)
+    check_memory(model, task, spec, backbone.reader.max_tokens)
     method.prepare(model)
     windows = {}
     for name in PARTS:
@@ -190,6 +193,19 @@ def fitted_to(backbone: Backbone, task: Task, parts: Splits) -> Task:
         raise DataError.of(problems, "Nothing of a target is ever cut. Let windows be longer, such as --set "
                            f"data.max_tokens={2 * backbone.reader.max_tokens}, or remove these rows.")
     return task
+
+
+def check_memory(model: Model, task: Task, spec: Spec, max_tokens: int) -> None:
+    """Raise SpecError where texts would take more memory than there is: now, and not after hours of training."""
+    if task.generation is None:
+        return
+    needed = bytes_needed(model, task.generation, max_tokens, spec.evaluate.tokens_per_batch)
+    if needed > (there := machine.memory_bytes()):
+        raise SpecError("task.decoding.beams", f"is {task.generation.beams}: with evaluate.tokens_per_batch "
+                        f"{spec.evaluate.tokens_per_batch:,} and data.max_tokens {max_tokens:,}, writing would hold "
+                        f"{needed / 1e9:.1f} GB, and this machine has {there / 1e9:.1f} GB.",
+                        "Follow fewer beams, or write fewer texts at once: --set task.decoding.beams=1 --set "
+                        "evaluate.tokens_per_batch=4096")
 
 
 def cross_validated(parts: Splits, task: Task, method: Method) -> Splits:

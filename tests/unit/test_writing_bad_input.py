@@ -9,7 +9,9 @@ import tiny
 
 import headstart
 from headstart import tasks
-from headstart.core.errors import DataError, HeadstartError, ModelError, SpecError
+from headstart.core import writing
+from headstart.core.errors import ArtifactError, DataError, HeadstartError, ModelError, SpecError
+from headstart.core.manifest import seal
 from headstart.exporters.export import export
 from headstart.models import backbone as backbones
 from headstart.models.chat import chat_format
@@ -161,3 +163,34 @@ def test_export_and_serve_say_that_they_cannot_yet(language_model, tmp_path):
     with pytest.raises(SpecError, match="writes texts, token by token") as raised:
         export(run.folder)
     assert "headstart predict" in raised.value.fix
+
+
+def test_more_beams_than_memory_are_refused_before_anything_is_trained(language_model, tmp_path):
+    more = {"evaluate": {"tokens_per_batch": 10_000_000, "n_resamples": 100}}
+    model = tiny.backbone(tmp_path / "wide", "llama", writes=True, hidden_size=1024, num_hidden_layers=8,
+                          intermediate_size=8, tie_word_embeddings=True)
+    error = refused(SpecError, STORIES, model, tmp_path, task={"decoding": {"max_new_tokens": 1, "beams": 64}}, **more)
+    assert "writing would hold" in str(error)
+    assert not (tmp_path / "run.partial" / "checkpoints").exists()
+
+
+def test_golden_texts_stand_near_ties_and_no_more(language_model, tmp_path):
+    run = fit(STORIES, language_model, tmp_path)
+    path = run.folder / "golden.jsonl"
+    entries = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    ids = [*entries[0]["ids"][:1], 9]  # another text, and how likely it is: as another machine would choose at a tie
+    tied = {**entries[0], "prediction": {"text": "another", "is_complete": False}, "ids": ids,
+            "log_probabilities": writing.log_probabilities(run.task, entries[0]["row"], ids, run.reader, run.runtime)}
+
+    def load_with(entry):
+        path.write_text("".join(json.dumps(line) + "\n" for line in [entry, *entries[1:]]), "utf-8")
+        seal(run.folder)
+        return headstart.load(run.folder)
+
+    assert load_with(tied).task == run.task
+    tied["log_probabilities"][1] += 0.01
+    with pytest.raises(ArtifactError, match="golden input 1 was answered"):
+        load_with(tied)
+    for odd in ({"ids": [10**9, 1]}, {"ids": ["a", 1]}, {"ids": []}, {"log_probabilities": None}):
+        with pytest.raises(ArtifactError, match="golden input 1 was answered"):
+            load_with({**tied, **odd})
