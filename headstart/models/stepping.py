@@ -12,13 +12,14 @@ Shape suffixes: B texts, T tokens, S tokens in the cache, D width, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch.func import functional_call
+from torch import nn
 
 from . import blocks
 from .precision import DTYPES, autocast
@@ -73,11 +74,9 @@ class TorchStepper:
             mask_BS, next_B = mask_BS[chosen], next_B[chosen]
         mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), 1)], 1)
         ids_B1 = torch.from_numpy(np.asarray(tokens_B, np.int64)).to(self.device)[:, None]
-        # The pretrained model itself: peft would put its prompt before each step again.
-        inputs = {"input_ids": ids_B1, "attention_mask": mask_BS, "position_ids": next_B[:, None],
-                  "past_key_values": cache, "use_cache": True}
         with autocast(self.model.precision, self.device.type):
-            outputs: Any = functional_call(blocks.base(self.model.encoder), self._rounded, (), inputs)
+            outputs: Any = self._stepped(input_ids=ids_B1, attention_mask=mask_BS, position_ids=next_B[:, None],
+                                         past_key_values=cache, use_cache=True)
         return _State(cache, mask_BS, next_B + 1), self._logits(outputs.last_hidden_state[:, -1])
 
     def _logits(self, hidden_BD: torch.Tensor) -> np.ndarray:
@@ -88,20 +87,27 @@ class TorchStepper:
         return np.asarray(logits_BV.float().cpu().numpy())
 
     @cached_property
-    def _rounded(self) -> dict[str, torch.Tensor]:
-        """The weights of the blocks' linear layers in 16 bits, by their names; {} in 32."""
-        dtype = DTYPES.get(self.model.precision.name)
+    def _stepped(self) -> nn.Module:
+        """The pretrained model itself (peft would put its prompt before each step again), rounded in 16 bits."""
+        model, dtype = blocks.base(self.model.encoder), DTYPES.get(self.model.precision.name)
         if dtype is None:
-            return {}
-        inside = {id(p) for block in blocks.of(self.model.encoder) for p in block.parameters()}
-        return {name: p.detach().to(dtype) for name, p in blocks.base(self.model.encoder).named_parameters()
-                if id(p) in inside and p.ndim == 2}
+            return model
+        inside = [p for block in blocks.of(model) for p in block.parameters() if p.ndim == 2]
+        return _exchanged(model, {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in inside})
 
     @cached_property
     def _rounded_output(self) -> torch.Tensor | None:
         """The output's weight in 16 bits; None in 32."""
         dtype = DTYPES.get(self.model.precision.name)
         return None if dtype is None else self.model.output.weight.detach().to(dtype)
+
+
+def _exchanged(module: nn.Module, weights: dict[int, nn.Parameter]) -> nn.Module:
+    """A twin of `module` with some weights exchanged, by the ids of its own; it shares all others."""
+    twin = copy.copy(module)
+    twin._modules = {name: child and _exchanged(child, weights) for name, child in module._modules.items()}
+    twin._parameters = {name: p if p is None else weights.get(id(p), p) for name, p in module._parameters.items()}
+    return twin
 
 
 def bytes_needed(model: Model, how: Generation, max_tokens: int, tokens_per_batch: int) -> int:
@@ -115,4 +121,4 @@ def bytes_needed(model: Model, how: Generation, max_tokens: int, tokens_per_batc
     n_tokens = max(tokens_per_batch, max_tokens * how.beams)
     n_texts = max(how.beams, tokens_per_batch // how.max_new_tokens)
     # Twice: keys and values are copied when a token is put behind them. Four times: logits, log-probabilities, limits.
-    return 4 * (2 * 2 * config.num_hidden_layers * width * n_tokens + 4 * config.vocab_size * n_texts)
+    return 4 * int(2 * 2 * config.num_hidden_layers * width * n_tokens + 4 * config.vocab_size * n_texts)

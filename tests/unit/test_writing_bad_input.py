@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import tiny
@@ -191,6 +192,8 @@ def test_golden_texts_stand_near_ties_and_no_more(language_model, tmp_path):
     tied["log_probabilities"][1] += 0.01
     with pytest.raises(ArtifactError, match="golden input 1 was answered"):
         load_with(tied)
-    for odd in ({"ids": [10**9, 1]}, {"ids": ["a", 1]}, {"ids": []}, {"log_probabilities": None}):
+    odd_entries: list[dict[str, Any]] = [
+        {"ids": [10**9, 1]}, {"ids": ["a", 1]}, {"ids": []}, {"log_probabilities": None}]
+    for odd in odd_entries:
         with pytest.raises(ArtifactError, match="golden input 1 was answered"):
             load_with({**tied, **odd})
