@@ -97,6 +97,9 @@ _RECORDS = (
            attention_out="attn.Wo", keys_and_values=("Wqkv",)),
     Family("mpnet", hand_on=_in_tuple, attention_out="attention.attn.o", keys_and_values=("k", "v"),
            position_offset=2),
+    Family("qwen2", blocks="layers", behind=("norm",), attention_out="self_attn.o_proj",
+           keys_and_values=("k_proj", "v_proj"), takes_prefix=True, has_native_head=False,
+           writes_as="AutoModelForCausalLM"),
     Family("roberta", takes_prefix=True, position_offset=2),
     # The encoder half of T5 alone: the decoder has nothing to say about a label.
     Family("t5", blocks="encoder.block", behind=("encoder.final_layer_norm",), hand_on=_with_position_bias,

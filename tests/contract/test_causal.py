@@ -41,11 +41,11 @@ ROWS = tiny.stories(24)
 
 
 def test_families_tasks_and_methods_are_found():
-    assert CAUSAL == ["gpt2", "llama"]
+    assert CAUSAL == ["gpt2", "llama", "qwen2"]
     assert WRITING == ["dialogue", "summarization", "text-generation", "translation"]
     able = [name for name in methods.names() if can_write(name)]
     assert able == METHODS
-    assert len(PAIRS) == 17
+    assert len(PAIRS) == 26
 
 
 def can_write(method_name):
