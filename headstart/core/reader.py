@@ -74,6 +74,10 @@ class Reader(Protocol):
         """The tokens that end a text for this backbone; () where it has none."""
 
     @property
+    def described(self) -> str:
+        """Its tokenizer as tokenizer.json has it."""
+
+    @property
     def token_texts(self) -> tuple[str, ...]:
         """What each token writes behind a letter, by its id, casefolded; special ones write nothing."""
 

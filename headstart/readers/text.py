@@ -54,6 +54,11 @@ class TextReader:
         return int(max(self.tokenizer.get_vocab(with_added_tokens=True).values())) + 1
 
     @cached_property
+    def described(self) -> str:
+        """Its tokenizer as tokenizer.json has it."""
+        return str(self.tokenizer.to_str())
+
+    @cached_property
     def token_texts(self) -> tuple[str, ...]:
         """What each token writes behind a letter, by its id, casefolded; special ones write nothing.
 

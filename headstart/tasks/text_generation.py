@@ -11,6 +11,7 @@ from ..core.values import Constraint, Row
 from .writing import columns
 from .writing.constraints import constraint
 from .writing.control import Control
+from .writing.grammars import flaw_of_form
 from .writing.measures import ControlSuccess, Length, Likelihood, Measure, Repetition
 from .writing.pairs import Pair
 from .writing.rouge import Rouge
@@ -21,7 +22,7 @@ from .writing.task import WritingTask
 class TextGeneration(WritingTask):
     """A completion of a prompt.
 
-    constrained: whether length and keywords of a row's `control` hold by force: no other token is written.
+    constrained: whether a row's `control` holds by force: no token is written that breaks it.
     metric: what the verdict is of; control_success: the share of texts that meet all that their row's `control` asks.
     """
 
@@ -46,7 +47,11 @@ class TextGeneration(WritingTask):
         return columns.normal_completion(row), ""
 
     def check(self, row: Row) -> str | None:
-        return columns.flaw_of_completion(row)
+        if flaw := columns.flaw_of_completion(row):
+            return flaw
+        control = Control.of(row.get("control"))
+        flaw = flaw_of_form(control) if self.constrained and isinstance(control, Control) else None
+        return f'"control" {flaw}' if flaw else None
 
     def pair(self, row: Row) -> Pair:
         return columns.pair_of(row, "prompt", "completion")

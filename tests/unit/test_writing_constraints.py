@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from headstart import tasks
 from headstart.core.decoding import write
 from headstart.core.generation import Generation
 from headstart.models import backbone as backbones
@@ -13,6 +14,8 @@ from headstart.tasks.writing.control import Control
 from headstart.tasks.writing.sentences import words
 
 LIMIT = 60
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}, "ok": {"type": "boolean"}},
+          "required": ["n", "ok"], "additionalProperties": False}
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +83,36 @@ def test_words_may_hold_an_excluded_keyword_inside(reader):
 
 def test_what_asks_for_nothing_constrains_nothing(reader):
     assert constraint(Control(), reader, reader.end_ids, LIMIT) is None
-    assert constraint(Control(pattern="a"), reader, reader.end_ids, LIMIT) is None
+    assert constraint(Control(json_schema=None, pattern=None), reader, reader.end_ids, LIMIT) is None
 
 
 def test_words_are_counted_as_control_counts_them(reader):
     text, _ = written(reader, Control(min_words=3, max_words=3), 0, favored=reader.end_ids)
     assert len(words(text)) == 3
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("control", [
+    {"pattern": r"^\d{3}-[a-z]{2,4}$"}, {"pattern": "[0-9]"}, {"pattern": "^(yes|no)$"}, {"json_schema": SCHEMA},
+    {"pattern": "^[a-z ]+$", "include": ["music"], "max_words": 5}], ids=str)
+def test_patterns_and_schemas_hold(reader, control, beams):
+    control = Control.of(control)
+    assert isinstance(control, Control)
+    n_complete = 0
+    for seed in range(6):
+        text, is_complete = written(reader, control, seed, beams, favored=reader.end_ids)
+        n_complete += is_complete
+        assert not is_complete or control.unmet(text) == [], text
+    assert n_complete >= 1  # noise may fill a text with blanks to its limit; those that end are right
+
+
+@pytest.mark.parametrize(("control", "words"), [
+    ({"json_schema": {"allOf": [{"type": "integer"}, {"type": "string"}]}}, "json_schema that no text can meet"),
+    ({"json_schema": {"type": "integer", "minimum": 5, "maximum": 3}}, "json_schema that no text can meet"),
+    ({"pattern": "(?=a)b"}, "pattern that cannot be followed while writing")], ids=str)
+def test_a_form_that_no_text_can_have_is_a_flaw_of_the_row(control, words):
+    row = {"prompt": "p", "completion": "c", "control": control}
+    flaw = str(tasks.build({"name": "text-generation"}).check(row))
+    assert flaw.startswith('"control" has a')
+    assert words in flaw
+    assert tasks.build({"name": "text-generation", "constrained": False}).check(row) is None  # what it says to do

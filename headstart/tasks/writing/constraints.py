@@ -5,34 +5,46 @@
 
 Words and keywords hold for every text that ends by itself, and keywords stand last where the model puts them nowhere
 before. It is stricter than `Control`: a word that only begins with an excluded keyword is not written either. Patterns
-and JSON schemas are measured, and not enforced here.
+and JSON schemas hold, too, for every text that ends by itself; see grammars.py.
 
 Shape suffixes: V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 
 from ...core.reader import Reader
-from ...core.values import Constraint
 from .control import Control
+from .grammars import form
 from .sentences import words
+
+Mask = Callable[[Sequence[int]], np.ndarray]
 
 SLACK_TOKENS = 2  # before keywords are forced: the end token, and a sign before it
 
 
-def constraint(control: Control, reader: Reader, ends: Collection[int], limit: int) -> Constraint | None:
-    """What tells which tokens may follow; None where lengths and keywords are free.
+def constraint(control: Control, reader: Reader, ends: Collection[int], limit: int) -> Mask | None:
+    """What tells which tokens may follow; None where all are free.
 
     limit: tokens that may be written at most, the end token counted.
     """
     is_free = control.min_words is None and control.max_words is None and not control.include and not control.exclude
-    return None if is_free else _Allowed(control, reader, frozenset(ends), limit, _tokens(reader)).mask
+    of_form = form(control, reader, ends)
+    if is_free:
+        return of_form
+    of_words = _Allowed(control, reader, frozenset(ends), limit, _tokens(reader)).mask
+    if of_form is None:
+        return of_words
+
+    def mask(ids: Sequence[int]) -> np.ndarray:
+        return np.logical_and(of_words(ids), of_form(ids))
+
+    return mask
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,8 @@ class WritingTask(Task):
     def check_backbone(self, architecture: Architecture, width: int) -> None:
         if architecture not in self.architectures:
             raise SpecError("backbone", f'is an {architecture}, which writes nothing; task "{self.name}" needs a '
-                            "causal language model.", "Name the folder or hub id of one, of the family llama, gpt2 or qwen2: "
-                            "--backbone HuggingFaceTB/SmolLM2-135M-Instruct")
+                            "causal language model.", "Name the folder or hub id of one, of the family llama, gpt2 or "
+                            "qwen2: --backbone HuggingFaceTB/SmolLM2-135M-Instruct")
 
     def learn(self, rows: Sequence[Row]) -> Self:
         template = Template.parse(self.template) if self.template else self.own_template(False)
