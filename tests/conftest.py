@@ -36,6 +36,12 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama with its language-model head, which is its embedding, too."""
+    return tiny.backbone(tmp_path_factory.mktemp("llama") / "model", "llama", writes=True, tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 made-up reviews as a CSV file."""
     return tiny.write_csv(tmp_path_factory.mktemp("data") / "reviews.csv", tiny.rows(300))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from headstart import tasks
 from headstart.models.precision import bf16_instructions
 
 # What this machine computes in: 16 bits are not emulated.
@@ -21,6 +23,9 @@ BAD = ["dull", "broken", "rude", "cold", "stale", "loud"]
 FILL = ["the", "film", "hotel", "phone", "was", "really", "a", "and", "very", "staff", "room", "story", "we", "found",
         "it", "today", "quite", "with", "some", "music"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+# Tasks that answer a text at once; those that write need another model, and cannot be exported or served yet.
+ANSWERING = [name for name in tasks.names() if tasks.build({"name": name}).generation is None]
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
@@ -45,12 +50,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 64, "bos_token_id": 2, "eos_token_id": 3},
     "llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
               "intermediate_size": 64, "bos_token_id": 2, "eos_token_id": 3},
+    "qwen2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+              "intermediate_size": 64, "bos_token_id": 2, "eos_token_id": 3},
     "t5": {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64, "pad_token_id": 0},
 }
 
 
-def backbone(folder: Path, family: str = "bert", seed: int = 0, **config: Any) -> Path:
-    """Write a tiny pretrained model of `family` with a word-level tokenizer to `folder`."""
+def backbone(folder: Path, family: str = "bert", seed: int = 0, writes: bool = False, **config: Any) -> Path:
+    """Write a tiny pretrained model of `family` with a word-level tokenizer to `folder`.
+
+    writes: with its language-model head.
+    """
     import torch
     import transformers
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -63,11 +73,40 @@ def backbone(folder: Path, family: str = "bert", seed: int = 0, **config: Any) -
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    if writes:
+        tokenizer = byte_tokenizer()
     torch.manual_seed(seed)
-    settings = {"vocab_size": len(vocab), "max_position_embeddings": 130, **FAMILIES[family], **config}
-    model = transformers.AutoModel.from_config(transformers.CONFIG_MAPPING[family](**settings))
+    settings = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 130, **FAMILIES[family]}
+    if writes:  # an output that stays as it is must be able to tell tokens apart
+        settings |= {"max_position_embeddings": 260, "initializer_range": 0.2}
+    settings |= config
+    auto = transformers.AutoModelForCausalLM if writes else transformers.AutoModel
+    model = auto.from_config(transformers.CONFIG_MAPPING[family](**settings))
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer that can write any text; words of `stories` and of the tasks' examples take few tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    examples = [value for name in tasks.names() for row in tasks.find(name).examples for value in row.values()
+                if tasks.build({"name": name}).generation is not None and isinstance(value, str)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=SPECIAL, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(examples + 4 * [" ".join(FILL + GOOD + BAD)], trainer)
+    return tokenizer
+
+
+def chat(folder: Path) -> Path:
+    """Teach the model in `folder` a chat format, as its files tell it."""
+    template = ("{% for m in messages %}[CLS]{{ m['role'] }}: {{ m['content'] }}[SEP]{% endfor %}"
+                "{% if add_generation_prompt %}[CLS]assistant: {% endif %}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), "utf-8")
     return folder
 
 
@@ -81,6 +120,17 @@ def rows(n: int, seed: int = 0, labels: tuple[str, ...] = ("negative", "positive
         cue = (BAD, GOOD)[k] if len(labels) == 2 else [(BAD + GOOD)[k]]
         words.insert(int(rng.integers(len(words))), str(rng.choice(cue)))
         out.append({"text": " ".join(map(str, words)), "label": labels[k]})
+    return out
+
+
+def stories(n: int, seed: int = 0) -> list[dict[str, str]]:
+    """`n` made-up texts whose summary is a word of theirs that tells how it was, and what comes before it."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(n):
+        words = [str(word) for word in rng.choice(FILL, rng.integers(6, 14))]
+        cue, at = str(rng.choice((BAD, GOOD)[i % 2])), int(rng.integers(1, len(words)))
+        out.append({"document": " ".join([*words[:at], cue, *words[at:]]), "summary": f"it was {cue}"})
     return out
 
 

@@ -64,6 +64,11 @@ def _cpuinfo() -> list[tuple[str, str]]:
     return [(key.strip(), value.strip()) for key, _, value in pairs]
 
 
+def memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def usable_cpus() -> int:
     """How many threads compute best: the CPUs that this process may use, by affinity and by its cgroup's quota.
 

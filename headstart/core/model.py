@@ -48,6 +48,7 @@ class Model(Protocol):
     revision:   a number that changes when modules are exchanged or an adapter is switched on or off.
     signature:  what beside weights and the encoder decides features; it names stored ones.
     precision:  of the products in the encoder; fp32 until it is set.
+    writes:     whether it answers with the next token and not through a head of ours.
     """
 
     training: bool
@@ -55,6 +56,7 @@ class Model(Protocol):
     more_heads: nn.ModuleDict
     revision: int
     precision: Precision
+    writes: bool
 
     @property
     def encoder(self) -> nn.Module: ...

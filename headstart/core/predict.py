@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from . import writing
 from .reader import Reader
 from .task import Task
 from .values import Prediction, Row, Runtime, Window, collate
@@ -23,6 +24,9 @@ def predict(task: Task, rows: Iterable[Row], reader: Reader, runtime: Runtime, *
     iterator = iter(rows)
     while chunk := list(islice(iterator, ROWS_AT_ONCE)):
         windows = [w for i, row in enumerate(chunk) for w in task.encode(i, row, reader)]
+        if task.generation is not None:
+            yield from writing.predictions(task, chunk, windows, reader, runtime.stepper(), tokens_per_batch)
+            continue
         yield from decode(task, chunk, windows, run(windows, reader, runtime, tokens_per_batch))
 
 

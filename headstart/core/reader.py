@@ -21,6 +21,27 @@ class Piece:
     n_cut_tokens: int
 
 
+@dataclass(frozen=True)
+class ChatFormat:
+    """What a model's chat template writes around messages: text, special tokens included. No template is run with it.
+
+    first:         before the first message, the user's, where there is no system message.
+    system:        before a system message.       after_system: between it and the user's.
+    to_assistant:  between the user's message and the assistant's.
+    to_user:       between the assistant's message and the user's.
+    to_reply:      behind the user's last message: the assistant's reply comes next.
+    end:           behind the assistant's message.
+    """
+
+    first: str
+    system: str
+    after_system: str
+    to_assistant: str
+    to_user: str
+    to_reply: str
+    end: str
+
+
 class Reader(Protocol):
     """How one backbone reads its input; readers/text.py is the one for text."""
 
@@ -39,6 +60,32 @@ class Reader(Protocol):
     @property
     def facts(self) -> dict[str, Any]:
         """What beside its tokenizer's file makes it again: an export keeps them."""
+
+    @property
+    def n_ids(self) -> int:
+        """One more than its highest token id."""
+
+    @property
+    def start_ids(self) -> Sequence[int]:
+        """What the tokenizer puts before every text."""
+
+    @property
+    def end_ids(self) -> Sequence[int]:
+        """The tokens that end a text for this backbone; () where it has none."""
+
+    @property
+    def described(self) -> str:
+        """Its tokenizer as tokenizer.json has it."""
+
+    @property
+    def token_texts(self) -> tuple[str, ...]:
+        """What each token writes behind a letter, by its id, casefolded; special ones write nothing."""
+
+    def ids(self, text: str, has_special: bool = False) -> list[int]:
+        """The tokens of a text, none added. has_special: whether the names of special tokens mean these tokens."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text that tokens stand for, special ones left out."""
 
     def read(self, text: str, text_pair: str | None = None) -> tuple[dict[str, list[int]], int]:
         """(inputs of one window, n_cut_tokens) of one text, or of a pair."""

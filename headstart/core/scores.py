@@ -97,6 +97,21 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A text that was written, beside its source and reference. place: worst, median or best, by its score.
+
+    before: what the model wrote before training; "" where nobody asked it.
+    """
+
+    place: str
+    source: str
+    reference: str
+    written: str
+    before: str = ""
+    score: float | None = None
+
+
+@dataclass(frozen=True)
 class Groups:
     """Scores of rows that share something: each of `rows` has a label, n, and metrics by name."""
 
@@ -129,6 +144,7 @@ class Details:
     groups: Groups | None = None
     scatter: Scatter | None = None
     mistakes: Sequence[Mistake] = ()
+    examples: Sequence[Example] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -11,12 +11,28 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .task import Task
+
+class Scoring(Protocol):
+    """Scores of any multiset of rows, from their outcomes; a Task is one."""
+
+    @property
+    def metric(self) -> str:
+        """The score that is compared: larger is better."""
+
+    @property
+    def lowest_score(self) -> float:
+        """What no system can fall below."""
+
+    def score(self, outcomes: np.ndarray) -> dict[str, float]:
+        """All scores of some rows."""
+
+    def correct(self, outcomes: np.ndarray) -> np.ndarray | None:
+        """is_right_N, where the metric is the share of such rows."""
+
 
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
@@ -128,7 +144,7 @@ def inflation(n_folds: int) -> float:
     return FOLDS_INFLATION if n_folds else 1.0
 
 
-def paired(task: Task, systems: Sequence[np.ndarray], n_resamples: int, seed: int, n_folds: int = 0) -> Paired:
+def paired(task: Scoring, systems: Sequence[np.ndarray], n_resamples: int, seed: int, n_folds: int = 0) -> Paired:
     """Score every system by the task's metric. systems: for each, its outcomes on the same rows. n_folds: of `Paired`.
 
     Cost  shares: none. Other scores: that of `bootstrap`.

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from .errors import SpecError, shorten
-from .reader import Reader
-from .values import Batch, LinearMap, Prediction, Row, Window
+from .generation import Generation
+from .reader import ChatFormat, Reader
+from .values import Batch, Constraint, LinearMap, Prediction, Row, Window
 
 if TYPE_CHECKING:
     import torch
@@ -86,22 +87,6 @@ class Head:
     native: str | None = None
 
 
-@dataclass(frozen=True)
-class Generation:
-    """How a task's answer is written, token by token.
-
-    max_new_tokens: where writing stops at the latest.
-    n_beams:        sequences that are followed side by side; 1 takes the best next token.
-    temperature:    0 takes the most likely token; the higher, the more evenly tokens are drawn.
-    allowed:        the only texts that may be written; () allows all.
-    """
-
-    max_new_tokens: int = 128
-    n_beams: int = 1
-    temperature: float = 0.0
-    allowed: tuple[str, ...] = ()
-
-
 class Task(abc.ABC):
     """One kind of question. Subclasses are frozen dataclasses; their fields are what `learn` chose, and `options`.
 
@@ -111,7 +96,6 @@ class Task(abc.ABC):
     name: ClassVar[str]
     options: ClassVar[tuple[str, ...]] = ()  # the fields that a Spec may set: task: {name: ..., stride: 64}
     architectures: ClassVar[tuple[Architecture, ...]] = ("encoder",)  # the backbones that can answer it
-    generation: ClassVar[Generation | None] = None  # None: `decode` reads logits, and nothing is written
     keeps_rows_whole: ClassVar[bool] = False  # whether a row's windows must stand in one batch: the loss compares them
     compares_rows: ClassVar[bool] = False  # whether the loss compares a batch's rows: it cannot be summed in pieces
     needs_windows: ClassVar[bool] = True  # whether `decode` looks at windows and not only at their logits
@@ -144,8 +128,18 @@ class Task(abc.ABC):
         return self.head.n_outputs
 
     @property
+    def generation(self) -> Generation | None:
+        """How its answers are written; None: `decode` reads logits, and nothing is written."""
+        return None
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """Spec fields that this task presets, such as {"train": {"lr": 2e-5}}; what the method presets goes before."""
+        return {}
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Spec fields that this task presets whatever the method presets."""
         return {}
 
     def check_backbone(self, architecture: Architecture, width: int) -> None:
@@ -168,6 +162,17 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def learn(self, rows: Sequence[Row]) -> Self:
         """The task with what only the data tells (labels, ranges). Raises DataError when they cannot be."""
+
+    def fitted_to(self, reader: Reader, chat_format: Callable[[], ChatFormat | None]) -> Self:
+        """The task with what only the backbone tells. chat_format: how it was taught to hold a chat, if it was.
+
+        Raises SpecError where both do not go together.
+        """
+        return self
+
+    def check_read(self, rows: Sequence[Row], reader: Reader) -> list[tuple[int, str]]:
+        """(index, complaint) for rows whose gold does not fit into what this reader reads."""
+        return []
 
     def flaw_of_learned(self) -> str | None:
         """What cannot be together among the fields of a learned task, in words; None when nothing is.
@@ -259,6 +264,18 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         """The answer to one row from the logits of its windows. numpy only: the server runs this very function."""
+
+    def written(self, row: Row, text: str, is_complete: bool) -> Prediction:
+        """The answer that a text written for a row is. is_complete: whether it ended before max_new_tokens."""
+        raise NotImplementedError
+
+    def ends(self, reader: Reader) -> frozenset[int]:
+        """The tokens that end a text of this task."""
+        return frozenset(reader.end_ids)
+
+    def constraint(self, row: Row, reader: Reader) -> Constraint | None:
+        """What a text written for a row must keep to, token by token; None: nothing."""
+        return None
 
     @abc.abstractmethod
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:

@@ -5,7 +5,7 @@ Shape suffixes: B windows in a batch, T tokens, D width, K labels, N rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,23 @@ Prediction = dict[str, Any]  # one answer, as the user sees it
 
 IGNORE = -100  # a target value that no loss reads
 
+# The ids written so far -> which tokens may come next, [V] bool; None: all.
+Constraint = Callable[[Sequence[int]], np.ndarray | None]
+
+
+class Stepper(Protocol):
+    """A language model token by token: it reads prompts once, then one more token of each text at a time."""
+
+    def begin(self, inputs: dict[str, np.ndarray]) -> tuple[Any, np.ndarray]:
+        """Padded prompts [B, T] to (state, logits_BV of what comes next, float32)."""
+        ...
+
+    def step(self, state: Any, tokens_B: np.ndarray, parents_B: np.ndarray) -> tuple[Any, np.ndarray]:
+        """One more token of each text. The state before is used up.
+
+        parents_B: which text of the state before each goes on from; texts that nobody names are dropped.
+        """
+        ...
 
 
 class Runtime(Protocol):
@@ -31,6 +48,10 @@ class Runtime(Protocol):
 
     def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """Inputs [B, T] to logits [B, ...], float32."""
+        ...
+
+    def stepper(self) -> Stepper:
+        """What writes texts. Raises ArtifactError where it cannot."""
         ...
 
 

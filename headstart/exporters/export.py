@@ -65,6 +65,10 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
         raise SpecError("--max-loss", f"is {max_loss}; it must be 0 at least.", "It is in points: 0.5 is 0.005.")
     check_output(final, overwrite, [run, *([rows] if rows else [])], folder=True)
     loaded = artifact.load(run, "cpu", precision="fp32")
+    if loaded.task.generation is not None:
+        raise SpecError(f"export {run}", f'task "{loaded.task.name}" writes texts, token by token; only models that '
+                        "answer a text at once can be exported so far.",
+                        f"Use the run as it is: headstart predict {run} ROWS")
     check_output(final, overwrite, sources_of(loaded.spec), folder=True)
     chosen = _rows(loaded, rows, settings, progress)
     if int8 and not chosen.is_labelled:

@@ -1,6 +1,7 @@
 """auto: a solved head on the frozen backbone, then fine-tuning from it; it ships the better one of both.
 
-What moves  as in fine-tuning; if validation does not speak for what was trained, nothing: the frozen backbone is kept.
+What moves  as in fine-tuning; of a model that writes, the upper fifth of its blocks. If validation does not speak for
+            what was trained, nothing: the frozen backbone is kept.
 When        you do not know which method to take.
 Cost        that of fine-tuning; with fewer than 30 validation rows that of a linear probe, for nothing is trained, and
             cross-validation over all rows chooses the head.
@@ -20,6 +21,7 @@ from ..core.model import Model
 from .fine_tuning import FineTuning
 
 STEPS = FineTuning()
+SHARE_THAT_WRITES = 5  # one block in so many, the upper ones: what lies below is computed once
 
 
 @dataclass(frozen=True)
@@ -31,4 +33,10 @@ class Auto(Method):
     plan: ClassVar = replace(STEPS.plan, keeps="likely", min_choosing_rows=30)
 
     def prepare(self, model: Model) -> None:
-        STEPS.prepare(model)
+        if not model.writes:
+            STEPS.prepare(model)
+            return
+        from ..models import blocks
+
+        n = len(blocks.of(model.encoder))
+        replace(STEPS, last_blocks=max(1, n // SHARE_THAT_WRITES) if n else None).prepare(model)

@@ -93,6 +93,10 @@ class FineTuning(Method):
                             f"Choose 1 to {n}.")
         if self.last_blocks is not None:
             blocks.freeze(model.encoder, n - self.last_blocks)
+        if model.writes and not self.freeze_embeddings and self.last_blocks is None and any(
+                p is model.output.weight for p in blocks.base(model.encoder).parameters()):
+            raise SpecError("method.freeze_embeddings", "is false, but this model's embedding is its output layer, "
+                            "too, which stays as it is.", "Leave it out.")
         if self.freeze_embeddings or self.last_blocks is not None:
             blocks.base(model.encoder).get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..core.errors import SpecError
 from ..core.method import Method, Plan
 from ..core.model import Model
+from ..core.task import Task
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class LinearProbe(Method):
     name: ClassVar = "linear-probe"
     defaults: ClassVar = {"train": {"lr": 3e-3, "dropout": 0.0}}  # for the heads that are trained, not solved
     plan: ClassVar = Plan(trains=False)
+
+    def check(self, task: Task) -> None:
+        if task.generation is not None:
+            raise SpecError("method.name", f'"linear-probe" moves a head alone; task "{task.name}" writes with the '
+                            "backbone's own, so nothing would move.", "Use lora, or fine-tuning with last_blocks.")
 
     def prepare(self, model: Model) -> None:
         model.encoder.requires_grad_(False)

@@ -33,6 +33,7 @@ except ImportError as error:
 from ..core.model import Model
 from ..core.task import Architecture, Head
 from .heads import NativeModel, PooledModel, build_head
+from .writing import WritingModel, check_output_weight
 
 VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 MAX_TOKENIZER_CONFIG_BYTES = 5_000_000
@@ -155,7 +156,14 @@ def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int
     if pad_id is None or pad_id < 0:
         pad_id = 0  # the attention mask hides it; any row of the embedding will do
     return TextReader(tokenizer, max(tokenizer.num_special_tokens_to_add(True), min(max_tokens, longest)), pad_id,
-                      has_types=n_types > 1)
+                      n_types > 1, _end_ids(config))
+
+
+def _end_ids(config: transformers.PretrainedConfig) -> tuple[int, ...]:
+    """The tokens that end a text; () of a configuration that names none."""
+    value = config.eos_token_id
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    return tuple(i for i in ids if 0 <= i < config.vocab_size)
 
 
 def _converted(folder: Path, config: transformers.PretrainedConfig) -> str:
@@ -200,9 +208,14 @@ def build_model(backbone: Backbone, task: HasHead, pooling: str, seed: int, drop
 
 
 def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:
-    task.check_backbone("encoder", backbone.config.hidden_size)  # decoders are read as encoders, T5 by its encoder
+    family, width = families.of(backbone.config), backbone.config.hidden_size
     torch.manual_seed(seed)
-    family = families.of(backbone.config)
+    if task.head.kind == "language-model":
+        task.check_backbone("causal" if family.writes_as else "encoder", width)
+        entries = {name: entry for path in backbone.weights for name, entry in tensors.read_header(path).items()}
+        check_output_weight(backbone.config, entries, backbone.folder)
+        return WritingModel(_pretrained(getattr(transformers, str(family.writes_as)), backbone, {}))
+    task.check_backbone("encoder", width)  # decoders are read as encoders, T5 by its encoder
     if pooling == "native":
         if not family.has_native_head:
             raise SpecError("head.pooling", f'"native" is not for {family.name}: its own head does not read one '
@@ -230,7 +243,7 @@ def _pretrained(auto: Any, backbone: Backbone, describe: dict[str, Any]) -> nn.M
     with _loading(backbone):
         model = kind.from_pretrained(None, config=config, dtype=torch.float32, state_dict=backbone.tensors(),
                                      ignore_mismatched_sizes=True).eval()
-    model.config._name_or_path = model.name_or_path = str(backbone.folder)
+    model.config._name_or_path = model.name_or_path = model.base_model.name_or_path = str(backbone.folder)
     _check_output(model, backbone)
     return model  # type: ignore[no-any-return]
 

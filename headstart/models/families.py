@@ -57,6 +57,7 @@ class Family:
     has_native_head:  whether its own classification head reads one vector a text.
     loaded_as:        the class of transformers that loads the encoder.
     has_16_bits:      whether it computes under autocast.
+    writes_as:        the class of transformers that loads it with its language-model head; None: it writes nothing.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Family:
     has_native_head: bool = True
     loaded_as: str = "AutoModel"
     has_16_bits: bool = True
+    writes_as: str | None = None
 
 
 _RECORDS = (
@@ -87,13 +89,17 @@ _RECORDS = (
            keys_and_values=("k_lin", "v_lin"), feed_forward="hidden_dim"),
     Family("electra", behind=(), takes_prefix=True),
     Family("gpt2", blocks="h", behind=("ln_f",), attention_out="attn.c_proj", keys_and_values=("c_attn",),
-           feed_forward="n_inner", takes_prefix=True, has_native_head=False),
+           feed_forward="n_inner", takes_prefix=True, has_native_head=False, writes_as="AutoModelForCausalLM"),
     Family("llama", blocks="layers", behind=("norm",), attention_out="self_attn.o_proj",
-           keys_and_values=("k_proj", "v_proj"), takes_prefix=True, has_native_head=False),
+           keys_and_values=("k_proj", "v_proj"), takes_prefix=True, has_native_head=False,
+           writes_as="AutoModelForCausalLM"),
     Family("modernbert", blocks="layers", behind=("final_norm",), read_of_block=("attention_type",),
            attention_out="attn.Wo", keys_and_values=("Wqkv",)),
     Family("mpnet", hand_on=_in_tuple, attention_out="attention.attn.o", keys_and_values=("k", "v"),
            position_offset=2),
+    Family("qwen2", blocks="layers", behind=("norm",), attention_out="self_attn.o_proj",
+           keys_and_values=("k_proj", "v_proj"), takes_prefix=True, has_native_head=False,
+           writes_as="AutoModelForCausalLM"),
     Family("roberta", takes_prefix=True, position_offset=2),
     # The encoder half of T5 alone: the decoder has nothing to say about a label.
     Family("t5", blocks="encoder.block", behind=("encoder.final_layer_norm",), hand_on=_with_position_bias,

@@ -123,8 +123,10 @@ def put_on(linear: nn.Linear, solved: LinearMap) -> None:
             linear.bias.copy_(torch.from_numpy(solved.bias_K))
 
 
-class _Headed(nn.Module):
-    """What both shapes of a model do alike."""
+class Headed(nn.Module):
+    """What all shapes of a model do alike."""
+
+    writes = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +153,7 @@ class _Headed(nn.Module):
         return adapters.disabled(self)
 
 
-class PooledModel(_Headed):
+class PooledModel(Headed):
     """A pretrained encoder with a head of ours for each job.
 
     last_layers: the mean over the hidden states of so many of the last layers is what the heads read.
@@ -189,14 +191,14 @@ class PooledModel(_Headed):
         return self.head
 
     def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
-        _save(self.encoder, folder, labels)
+        save(self.encoder, folder, labels)
 
     def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
         head = self.head if job == MAIN else cast(HeadModule, self.more_heads[_known(job, self.more_heads)])
         n_tokens = inputs["input_ids"].shape[1]
         own = [inputs[name] for name in head.reads]
         without_own = {name: a for name, a in inputs.items() if name not in head.reads}
-        outputs, hidden, attentions = _encoded(self.encoder, without_own, want, self.last_layers > 1)
+        outputs, hidden, attentions = encoded(self.encoder, without_own, want, self.last_layers > 1)
         hidden_BTD = (outputs.last_hidden_state if self.last_layers == 1
                       else torch.stack(hidden[-self.last_layers:]).mean(0))
         if hidden_BTD.shape[1] != n_tokens:  # a prompt before the text is not pooled
@@ -205,7 +207,7 @@ class PooledModel(_Headed):
         return Outputs(head.out(features), features, hidden, attentions)
 
 
-class NativeModel(_Headed):
+class NativeModel(Headed):
     """A family's own classification model of transformers, as it is."""
 
     head = None
@@ -235,19 +237,19 @@ class NativeModel(_Headed):
         return nn.ModuleDict({name: m for name, m in children if name != self.model.base_model_prefix})
 
     def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
-        _save(self.model, folder, labels)
+        save(self.model, folder, labels)
 
     def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
         if job != MAIN:
             raise SpecError("head.pooling", f"\"native\" has no head for the job {shorten(job)}.",
                             "Use mean, first or max.")
         if "features" not in want:
-            outputs, hidden, attentions = _encoded(self.model, inputs, want)
+            outputs, hidden, attentions = encoded(self.model, inputs, want)
             return Outputs(outputs.logits, None, hidden, attentions)
         features: list[torch.Tensor] = []
         hook = self.output.register_forward_pre_hook(lambda _, args: features.append(args[0]))
         try:
-            outputs, hidden, attentions = _encoded(self.model, inputs, want)
+            outputs, hidden, attentions = encoded(self.model, inputs, want)
         finally:
             hook.remove()
         return Outputs(outputs.logits, features[-1], hidden, attentions)
@@ -260,13 +262,14 @@ def _known(job: str, heads: nn.ModuleDict) -> str:
     return job
 
 
-def _save(pretrained: Any, folder: Path, labels: Mapping[str, Any]) -> None:
+def save(pretrained: Any, folder: Path, labels: Mapping[str, Any]) -> None:
+    """Write a model of transformers, with `labels` in its configuration."""
     for key, value in labels.items():
         setattr(pretrained.config, key, {int(k): v for k, v in value.items()} if key == "id2label" else value)
     pretrained.save_pretrained(folder)
 
 
-def _encoded(module: nn.Module, inputs: Inputs, want: frozenset[str],
+def encoded(module: nn.Module, inputs: Inputs, want: frozenset[str],
              all_layers: bool = False) -> tuple[Any, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     """(what a module of transformers answers, hidden states, attentions); the latter () where nobody wants them."""
     extra = {name: True for name, is_wanted in (("output_hidden_states", all_layers or "hidden" in want),

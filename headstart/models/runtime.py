@@ -11,6 +11,7 @@ import torch
 
 from ..core.errors import ArtifactError
 from .device import by_halves, to_device
+from .stepping import TorchStepper
 
 if TYPE_CHECKING:
     from ..core.model import Model
@@ -36,6 +37,15 @@ class TorchRuntime:
     def _logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         logits: np.ndarray = self.model(to_device(inputs, self.device)).logits.float().cpu().numpy()
         return logits
+
+    def stepper(self) -> TorchStepper:
+        """What writes texts. Raises ArtifactError as `logits` does, and for a model that does not write."""
+        if os.getpid() != self.pid:
+            self._enter_child()
+        if not self.model.writes:
+            raise ArtifactError("predict", "this model writes no texts: it has no language-model head.",
+                                "Fit a task that writes, such as summarization.")
+        return TorchStepper(self.model, self.device)
 
     def _enter_child(self) -> None:
         """A fork copies one thread only: what waits for the others of torch's pool would wait for ever."""

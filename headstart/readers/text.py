@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ class TextReader:
 
     max_tokens: the longest window, special tokens included.
     has_types:  whether the model reads token_type_ids, which tell the two texts of a pair apart.
+    end_ids:    tokens that end a text, by the model's configuration; models that write need one.
     """
 
     modality: ClassVar[Literal["text"]] = "text"
@@ -31,6 +33,7 @@ class TextReader:
     max_tokens: int
     pad_id: int
     has_types: bool = False
+    end_ids: tuple[int, ...] = ()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -44,6 +47,54 @@ class TextReader:
             pieces = self.tokenizer.model.tokenize(UNHEARD_OF)
         is_known = self.tokenizer.model.token_to_id(UNHEARD_OF) is not None
         return None if is_known or len(pieces) != 1 else int(pieces[0].id)
+
+    @cached_property
+    def n_ids(self) -> int:
+        """One more than its highest token id."""
+        return int(max(self.tokenizer.get_vocab(with_added_tokens=True).values())) + 1
+
+    @cached_property
+    def described(self) -> str:
+        """Its tokenizer as tokenizer.json has it."""
+        return str(self.tokenizer.to_str())
+
+    @cached_property
+    def token_texts(self) -> tuple[str, ...]:
+        """What each token writes behind a letter, by its id, casefolded; special ones write nothing.
+
+        Cost  a second for a vocabulary of a hundred thousand.
+        """
+        before = self.ids("a")
+        n = len(self.text(before))
+        texts = self.tokenizer.decode_batch([[*before, i] for i in range(self.n_ids)], skip_special_tokens=True)
+        return tuple(text[n:].casefold() for text in texts)
+
+    @cached_property
+    def start_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts before every text."""
+        encoding = self.tokenizer.encode("a")
+        n = next((i for i, is_special in enumerate(encoding.special_tokens_mask) if not is_special), 0)
+        return tuple(encoding.ids[:n])
+
+    @cached_property
+    def _plain(self) -> Any:
+        """The tokenizer to which the name of a special token is text like any other: a row cannot end a prompt."""
+        from tokenizers import Tokenizer
+
+        plain = Tokenizer.from_str(self.tokenizer.to_str())
+        plain.encode_special_tokens = True
+        return plain
+
+    def ids(self, text: str, has_special: bool = False) -> list[int]:
+        """The tokens of a text, none added. has_special: whether the names of special tokens mean these tokens."""
+        tokenizer = self.tokenizer if has_special else self._plain
+        with library_errors("tokenizer", f"cannot read a text of {len(text):,} characters", ModelError, UNREADABLE):
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text that tokens stand for, special ones left out."""
+        with library_errors("tokenizer", f"cannot write {len(ids):,} tokens as text", ModelError, UNREADABLE):
+            return str(self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def which_tokens(self) -> tuple[np.ndarray, np.ndarray]:
         """(is_text_V, is_unknown_V): whether each id stands for a part of a text, and whether for an unknown part."""

@@ -9,8 +9,9 @@ from typing import Any
 from ..core.files import write_folder
 from ..core.scores import UnknownTokens
 from .page import markdown_page, write_study
-from .run import Headline, Section, unknown_table
-from .run import Table as Shown
+from .parts import Headline, Section
+from .parts import Table as Shown
+from .run import unknown_table
 from .wording import clean, cut, percent, unknown_warnings
 
 MAX_LISTED = 20  # of every kind of finding, on the page; counts are of all, and audit.json lists all suspects

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..core.comparison import Comparison, Size
 from . import drawing
 from .page import write_study
-from .run import Headline, Picture, Section, Table
+from .parts import Headline, Picture, Section, Table
 from .wording import MISSING, duration, in_words, percent, points
 from .wording import interval as in_brackets
 

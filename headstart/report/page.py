@@ -18,16 +18,8 @@ from ..core.errors import ArtifactError, MissingExtraError
 from ..core.files import write_file
 from ..core.scores import Scores
 from . import drawing
-from .run import (
-    Headline,
-    Section,
-    Table,
-    facts,
-    headline,
-    score_picture,
-    sections,
-    shown,
-)
+from .parts import Headline, Section, Table
+from .run import facts, headline, score_picture, sections, shown
 from .wording import clean, printable
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TypeGuard
 
 from ..core.scores import Cut, DataCounts, Details, Evaluation, Score, Scores, UnknownTokens
 from . import drawing
+from .parts import Headline, Picture, Section, Table
 from .wording import (
     MAX_TEXT_CHARS,
     MISSING,
@@ -44,47 +45,6 @@ PLAIN = {
     "undecided": "These test rows cannot tell whether starting from the pretrained model helped; more of them could.",
     "negative": "Something simpler did better on the same rows: use that, or change the Spec and fit again.",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of ready words. The first `n_words` columns hold words, the rest numbers.
-
-    main:   index of the row to set in bold. folded: the line to click on when the table is closed at first.
-    shares: for every number a share of one, drawn as a bar beside the last column or, with look "heat", as a shade.
-    """
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    n_words: int = 1
-    main: int = -1
-    look: str = ""
-    shares: Sequence[Sequence[float]] = ()
-    is_dense: bool = False
-    folded: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    caption: str
-    svg: str
-
-
-@dataclass(frozen=True)
-class Section:
-    name: str
-    title: str
-    lead: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
-    tables: Sequence[Table] = ()
-
-
-@dataclass(frozen=True)
-class Headline:
-    title: str
-    rest: str
-    plain: str
 
 
 def shown(scores: Scores) -> Scores:
@@ -143,7 +103,7 @@ def sections(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> list[Section
     hashes = {name: value for name, value in (("spec_sha256", scores.spec_sha256),
                                               ("backbone_sha256", scores.backbone_sha256)) if value}
     parts = [certificate(scores), learning(scores, steps), confusion(details), scatter(details), per_label(details),
-             groups(details), mistakes(details), truncation(scores), vocabulary(scores),
+             groups(details), mistakes(details), examples(details), truncation(scores), vocabulary(scores),
              data(scores.data, scores.n_folds),
              _amounts("cost", "Cost", "What this run took", cost if any(v is not None for v in cost.values()) else {}),
              _amounts("machine", "Machine and versions", "Where this run took place, and with what",
@@ -200,11 +160,18 @@ def certificate_table(scores: Scores, folded: str = "The same numbers as a table
                  main=0, folded=folded)
 
 
+def choosing_metric(scores: Scores) -> str:
+    """What checkpoints were chosen by: the metric, or the likelihood of a model that writes."""
+    is_there = any(scores.metric in entry.scores for entry in scores.curve)
+    return scores.metric if is_there or not scores.curve else next(iter(scores.curve[0].scores), scores.metric)
+
+
 def learning(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> Section | None:
     """Training loss by step, and the validation score of every evaluation with the best one marked."""
     losses = [(float(step["n"]), float(step["loss"])) for step in steps if _is_number(step.get("loss"))]
+    chosen_by = choosing_metric(scores)
     curve = [(float(entry.step), float(value), entry) for entry in scores.curve
-             if _is_number(value := entry.scores.get(scores.metric))]
+             if _is_number(value := entry.scores.get(chosen_by))]
     if not losses and not curve:
         return None
     x = drawing.Scale.around([0.0, *(at for at, _ in losses), *(at for at, _, _ in curve)], n_steps=6)
@@ -219,7 +186,7 @@ def learning(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> Section | No
         pictures.append(Picture("Training loss by step: smoothed, and faintly as measured", drawing.line_plot(
             "Training loss", words, drawing.thinned(smooth), "{:g}".format, x=x, faint=drawing.thinned(losses))))
     if curve:
-        n, metric = n_rows(scores.data.n_validation), in_words(scores.metric)
+        n, metric = n_rows(scores.data.n_validation), in_words(chosen_by)
         best = next((k for k, (_, _, entry) in enumerate(curve) if entry.is_best), len(curve) - 1)
         words = f"Best validation {metric}: {percent(curve[best][1])} at step {curve[best][0]:,.0f}, {n}."
         lead.append(words)
@@ -325,6 +292,29 @@ def mistakes(details: Details) -> Section | None:
     lead = ["Some of these may be mistakes in the labels: the first thing to look at."]
     title = "Most confident mistakes" if is_sure else "Largest errors"
     return Section("mistakes", title, lead, (), [table]) if rows else None
+
+
+def examples(details: Details) -> Section | None:
+    """Texts that were written, beside their sources and references."""
+    if not details.examples:
+        return None
+    has_before = any(example.before for example in details.examples)
+    rows = []
+    for example in details.examples:
+        is_same = example.before == example.written
+        before = ["as after training" if is_same else cut(example.before, MAX_TEXT_CHARS)] if has_before else []
+        rows.append((example.place, *(cut(text, MAX_TEXT_CHARS) for text in (example.source, example.reference)),
+                     *before, cut(example.written, MAX_TEXT_CHARS),
+                     MISSING if example.score is None else percent(example.score)))
+    n_same = sum(example.before == example.written for example in details.examples)
+    lead = ["The worst, the median and the best of the test rows, by the metric of each row alone."]
+    if has_before:
+        lead.append(f"Training changed {len(rows) - n_same} of these {len(rows)} texts.")
+    if isinstance(n_incomplete := details.other.get("n_incomplete"), int) and n_incomplete:
+        lead.append(f"{n_incomplete:,} of all texts reached task.decoding.max_new_tokens and end in the middle.")
+    columns = ("", "source", "reference", *(["before training"] if has_before else []), "written", "score")
+    table = Table("Texts side by side", columns, rows, n_words=len(columns) - 1, look="texts")
+    return Section("examples", "Texts side by side", lead, (), [table])
 
 
 def scatter(details: Details) -> Section | None:

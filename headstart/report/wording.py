@@ -17,7 +17,7 @@ WORDS = {"train_seconds": "training time", "total_seconds": "total time", "paddi
          "train_tokens_per_s": "training tokens per second", "peak_rss_mb": "peak memory", "artifact_bytes": "artifact",
          "n_trainable": "trainable weights", "n_steps": "optimizer steps",
          "evaluate_seconds": "evaluation time", "cpu": "CPU", "n_threads": "threads"}
-OWN_UNIT = ("rmse",)  # scores in the unit of the rows' own numbers
+OWN_UNIT = ("rmse", "perplexity", "length_ratio")  # scores that are no share: of the rows' own unit, or a ratio
 DIRECTIONS = {"LRO", "RLO", "LRE", "RLE", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 

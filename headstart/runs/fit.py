@@ -22,6 +22,7 @@ from ..core import files, machine, manifest
 from ..core.errors import DataError, Problem, RunFolderError, SpecError
 from ..core.files import write_file
 from ..core.method import Method
+from ..core.model import Model
 from ..core.outputs import LOCK, clear_work
 from ..core.progress import Progress
 from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores, UnknownTokens
@@ -37,6 +38,8 @@ from ..features.forward import CachedForward
 from ..features.store import folder_if_kept
 from ..models import adapters, masks, precision
 from ..models.backbone import Backbone, build_model, hub_id, load_backbone
+from ..models.chat import chat_format
+from ..models.stepping import bytes_needed
 from ..readers import vocabulary
 from ..report.model_card import model_card
 from ..report.page import write as write_report
@@ -154,6 +157,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     layer = language.layer(spec, origins, task, parts.train.rows)
     backbone = load_backbone(layer[1].get("backbone", spec.backbone), spec.data.max_tokens, method.plan.n_extra_tokens)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
+    task = fitted_to(backbone, task, parts)
+    check_memory(model, task, spec, backbone.reader.max_tokens)
     method.prepare(model)
     windows = {}
     for name in PARTS:
@@ -163,7 +168,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     unknown = unknown_tokens(task, parts, windows, backbone)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
-    is_trained = trains(method, task, len(parts.validation))
+    is_trained = trains(method, task, len(parts.validation)) and spec.train.epochs is None
     spec, origins = layers.resolve(
         layer, (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
         (f"chosen for {len(parts.train):,} rows", {"train": chosen} if is_trained else {}))
@@ -178,6 +183,32 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     forward = CachedForward(model, accelerate.device, spec.cache, progress)
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work,
                now.identity, stop, progress, unknown)
+
+
+def fitted_to(backbone: Backbone, task: Task, parts: Splits) -> Task:
+    """The task with what only the backbone tells. Raises DataError for rows whose gold does not fit into a window."""
+    if task.generation is None:
+        return task
+    task = task.fitted_to(backbone.reader, lambda: chat_format(backbone.folder))
+    problems = [Problem(table.where(i), what) for table in (parts.train, parts.validation, parts.test)
+                for i, what in task.check_read(table.rows, backbone.reader)]
+    if problems:
+        raise DataError.of(problems, "Nothing of a target is ever cut. Let windows be longer, such as --set "
+                           f"data.max_tokens={2 * backbone.reader.max_tokens}, or remove these rows.")
+    return task
+
+
+def check_memory(model: Model, task: Task, spec: Spec, max_tokens: int) -> None:
+    """Raise SpecError where texts would take more memory than there is: now, and not after hours of training."""
+    if task.generation is None:
+        return
+    needed = bytes_needed(model, task.generation, max_tokens, spec.evaluate.tokens_per_batch)
+    if needed > (there := machine.memory_bytes()):
+        raise SpecError("task.decoding.beams", f"is {task.generation.beams}: with evaluate.tokens_per_batch "
+                        f"{spec.evaluate.tokens_per_batch:,} and data.max_tokens {max_tokens:,}, writing would hold "
+                        f"{needed / 1e9:.1f} GB, and this machine has {there / 1e9:.1f} GB.",
+                        "Follow fewer beams, or write fewer texts at once: --set task.decoding.beams=1 --set "
+                        "evaluate.tokens_per_batch=4096")
 
 
 def cross_validated(parts: Splits, task: Task, method: Method) -> Splits:
@@ -257,9 +288,12 @@ def certify(job: Job, predictions: Sequence[Prediction],
     n_cut_N = {part: job.windows[part].n_cut_of_rows(len(job.rows(part))) for part in ("train", "test")}
     n_tokens = {part: int(job.windows[part].lengths_N.sum()) for part in n_cut_N}
     truncation = evidence.truncation(task, fitted, job.backbone.reader.max_tokens, n_cut_N, n_tokens)
+    if task.generation is not None and "before-training" in others:
+        predictions = [{**prediction, "before": before["text"]} for prediction, before in
+                       zip(predictions, others["before-training"], strict=True)]
     details = Details.from_json(task.details(predictions, rows))
     if not spec.data.keep_texts:
-        details = dataclasses.replace(details, mistakes=())
+        details = dataclasses.replace(details, mistakes=(), examples=())
     return dataclasses.replace(scores, details=details, truncation=truncation), {"fitted": fitted, **of_others}
 
 
@@ -327,8 +361,8 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
     native = job.task.head.native if job.model.head is None and not adapters.is_on(job.model) else None
     card = model_card(scores, spec_yaml, _example(job.task), spec.data.keep_texts, native)
     with files.write_folder(final) as folder:
-        rows = parts.validation.rows[: artifact.N_GOLDEN]
-        golden = rows if spec.data.keep_texts else job.task.made_up(rows[0])
+        rows = parts.validation.rows[: artifact.N_GOLDEN if job.task.generation is None else artifact.N_GOLDEN_TEXTS]
+        golden = rows if spec.data.keep_texts else job.task.made_up(rows[0])[: len(rows)]
         weights.save(folder, job.model, job.task, job.backbone, golden, job.method.plan.stores_backbone)
         measured = cost(job, learner, learned - began, time.perf_counter() - began)
         n_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
@@ -351,4 +385,5 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
 def _example(task: Task) -> Row:
     """A row of the task's own examples with no more than what it must read."""
     row = next((row for row in task.examples if row.keys() >= set(task.columns.required_inputs)), task.examples[0])
-    return {column: row.get(column, "another text") for column in task.columns.required_inputs}
+    columns = task.columns.required_inputs or [column for column in task.columns.inputs if column in row]
+    return {column: row.get(column, "another text") for column in columns}

@@ -1,4 +1,4 @@
-"""The backbone where none is named: by the script of the rows. What is chosen, or would be better, is said.
+"""The backbone where none is named: by the task and the script of its rows. What is chosen, or would be better, is said.
 
     layer(spec, origins, task, rows)  ("chosen: the rows are mostly Chinese", {"backbone": "e5-small-zh-en"})
 """
@@ -15,7 +15,7 @@ from ..models import shelf
 from ..readers.vocabulary import is_chinese
 from ..training.checkpoint import warn
 
-CHINESE = "e5-small-zh-en"
+CHINESE, WRITES = "e5-small-zh-en", "smollm2-135m"
 MAX_ROWS = 1000  # looked at, evenly spread: more would take seconds
 MIN_SHARE = 0.5
 
@@ -27,6 +27,8 @@ def layer(spec: Spec, origins: Origins, task: Task, rows: Sequence[Row]) -> tupl
     """
     if origins["backbone"] != DEFAULT:
         return "", {}
+    if task.generation is not None:
+        return f'chosen: "{task.name}" writes', {"backbone": WRITES}
     looked_at = rows[:: max(1, len(rows) // MAX_ROWS)]
     n_chinese = sum(is_chinese(task.text(row)) for row in looked_at)
     if n_chinese <= MIN_SHARE * len(looked_at):

@@ -44,7 +44,8 @@ class Layers:
         """
         options = {"method": methods.options_of(self.method), "task": tasks.options_of(self.task)}
         return resolve_layers((DEFAULT, options), (f"task {self.task.name}", self.task.defaults),
-                             (f"method {self.method.name}", self.method.defaults), *from_rows, *self.caller)
+                             (f"method {self.method.name}", self.method.defaults),
+                             (f"task {self.task.name}", self.task.overrides), *from_rows, *self.caller)
 
 
 def stack(caller: Sequence[Layer]) -> Layers:

@@ -23,6 +23,7 @@ from ..core import machine
 from ..core.errors import ArtifactError, MissingExtraError, shorten
 from ..core.task import Head
 from ..core.untrusted import check_regular, check_utf8
+from ..core.values import Stepper
 
 MAX_BYTES = 2**31 - 1  # what one protobuf message may hold
 MAX_FIELDS = 500_000  # of all messages of a graph's file; each of a model's blocks has some two thousand
@@ -116,6 +117,11 @@ class OnnxRuntime:
         if not np.isfinite(logits).all():
             raise ArtifactError(str(self.graphs["model"].path), "answers with nan or inf.", "Export the run again.")
         return logits
+
+    def stepper(self) -> Stepper:
+        """Raises ArtifactError: no graph writes texts yet."""
+        raise ArtifactError(str(self.graphs["model"].path), "is a graph of whole windows, and cannot write texts.",
+                            "Name the run that it was exported from.")
 
 
 def open_runtime(files: Mapping[str, Path], n_threads: int | None = None, head: Head | None = None) -> OnnxRuntime:

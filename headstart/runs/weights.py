@@ -20,7 +20,8 @@ except ImportError as error:
     raise MissingExtraError("opening a run's own weights", error.name or "torch", "train") from None
 
 from .. import methods
-from ..core import manifest
+from ..core import manifest, writing
+from ..core.decoding import written_ids
 from ..core.model import Model
 from ..core.predict import predict
 from ..core.reader import Reader
@@ -34,10 +35,12 @@ from ..models.backbone import Backbone, build_model, load_backbone
 from ..models.hub import TOKENIZER_FILES
 from ..models.precision import FP32, put_in
 from ..models.runtime import TorchRuntime
+from ..models.writing import WritingModel
 from .artifact import EXPORT
 
 # Where the head is ours, transformers would make one of its own, with random weights: one of no labels cannot answer.
 NO_LABELS: dict[str, Any] = {"id2label": {}, "label2id": {}, "problem_type": None}
+GOLDEN_TOKENS = 4096  # padded tokens of texts that are written together
 WEIGHTS, HEAD, ADAPTER = "model.safetensors", "head.safetensors", "adapter"
 
 
@@ -65,13 +68,14 @@ def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
                             "Name the run that it was exported from.")
     n_extra_tokens = methods.build(spec.method).plan.n_extra_tokens
     sha256 = manifest.read_manifest(folder).get(WEIGHTS)  # None: the weights are those of the backbone itself
-    if pooling_is_ours := spec.head.pooling != "native":
+    writes = task.head.kind == "language-model"
+    if pooling_is_ours := spec.head.pooling != "native" and not writes:
         _check_head(folder, task)  # before anything of its size is made
     backbone = load_backbone(str(folder.absolute()) if sha256 else spec.backbone, spec.data.max_tokens,
                               n_extra_tokens, sha256)
     if not sha256:
         _check_backbone(folder, backbone)
-    if not pooling_is_ours and task.n_outputs * backbone.config.hidden_size > MAX_NATIVE_HEAD:
+    if not pooling_is_ours and not writes and task.n_outputs * backbone.config.hidden_size > MAX_NATIVE_HEAD:
         raise ArtifactError(str(folder / "task.json"), f"has {task.n_outputs:,} labels; a native head of "
                             f"{backbone.config.hidden_size:,} numbers wide has at most "
                             f"{MAX_NATIVE_HEAD // backbone.config.hidden_size:,}.", "Copy the folder again.")
@@ -132,13 +136,14 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
     model = model.to("cpu")
     if adapters.is_on(model):
         adapters.save(model, folder / ADAPTER)
-        _save_config(blocks.base(model.encoder), folder)
+        _save_config(model.model if isinstance(model, WritingModel) else blocks.base(model.encoder), folder)
         if with_backbone:
             if len(backbone.weights) == 1:
                 shutil.copyfile(backbone.weights[0], folder / WEIGHTS)
             else:
                 save_file(backbone.tensors(), folder / WEIGHTS)
-        save_file(model.own_head().state_dict(), folder / HEAD)
+        if own := model.own_head().state_dict():
+            save_file(own, folder / HEAD)
     else:
         model.save_pretrained(folder, task.describe() if model.head is None else NO_LABELS)
         if model.head is not None:
@@ -153,11 +158,22 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
     blind = [task.without_gold(row) for row in golden]
     computed_in = model.precision
     model.set_precision(FP32)  # every machine can answer so
-    answers = list(predict(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu"))))
+    entries = _golden(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu")))
     model.set_precision(computed_in)
     with (folder / "golden.jsonl").open("w", encoding="utf-8") as file:
-        for row, answer in zip(blind, answers, strict=True):
-            file.write(json.dumps({"row": row, "prediction": answer}, ensure_ascii=False) + "\n")
+        for entry in entries:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _golden(task: Task, rows: Sequence[Row], reader: Reader, runtime: TorchRuntime) -> list[dict[str, Any]]:
+    """Rows with their answers; of a text also its tokens and how likely each was, for machines that round otherwise."""
+    if task.generation is None:
+        answers = predict(task, rows, reader, runtime)
+        return [{"row": row, "prediction": answer} for row, answer in zip(rows, answers, strict=True)]
+    windows = [window for i, row in enumerate(rows) for window in task.encode(i, row, reader)]
+    texts = writing.continuations(task, rows, windows, reader, runtime.stepper(), GOLDEN_TOKENS)
+    return [{"row": row, "prediction": writing.prediction(task, row, reader, text), "ids": written_ids(text),
+             "log_probabilities": text.log_probabilities} for row, text in zip(rows, texts, strict=True)]
 
 
 def _save_config(encoder: Any, folder: Path) -> None:

@@ -88,6 +88,10 @@ class Models:
 
     def _load(self, name: str) -> Served:
         artifact = load(self.folders[name], n_threads=self.n_threads)
+        if artifact.task.generation is not None:
+            raise ArtifactError(str(self.folders[name]), f'is of task "{artifact.task.name}", which writes texts token '
+                                "by token; only models that answer a text at once can be served so far.",
+                                f"Use it on the command line: headstart predict {self.folders[name]} ROWS")
         # Both of a capability: a text alone is enough, and a vector is the answer.
         width = 0
         if artifact.task.columns.required_inputs == ("text",):

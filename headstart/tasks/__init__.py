@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ..core import registry
 from ..core.errors import ArtifactError, SpecError, nearest, shorten
+from ..core.generation import Generation
 from ..core.task import Task
 from ..core.untrusted import instance
 from ..data.columns import normal_name
@@ -29,7 +31,14 @@ def build(options: Mapping[str, Any], where: str = "task") -> Task:
 
 def options_of(task: Task) -> dict[str, Any]:
     """The mapping that `build` takes back."""
-    return {"name": task.name, **{option: getattr(task, option) for option in task.options}}
+    values = {option: getattr(task, option) for option in task.options}
+    return {"name": task.name, **{option: _plain(asdict(value)) if isinstance(value, Generation) else value
+                                  for option, value in values.items()}}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As YAML and JSON have them: lists for tuples."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def restore(name: Any, values: Any, where: str = "task.json") -> Task:

@@ -11,10 +11,12 @@ from ..core.task import Task, finite_number, written_list
 from ..core.values import Row
 from ..data.columns import NUMBERS, normal_name
 from ..data.table import Table
-from . import by_columns
+from . import by_columns, find
 from .multi_label_classification import NO, YES
 from .text_classification import USUAL_LABEL
 from .text_regression import USUAL_SCORE
+from .writing.columns import infer_writing
+from .writing.task import WritingTask
 
 CLASSES, NUMBER, TAGS = "text-classification", "text-regression", "multi-label-classification"
 MAX_COLUMNS_SHOWN = 6
@@ -28,6 +30,9 @@ def infer(header: Sequence[str], rows: Sequence[Row], source: str) -> str | None
     each.
     """
     names = by_columns(header)
+    writes = all(issubclass(find(name), WritingTask) for name in names)  # none, too: columns called by languages
+    if writes and (task := infer_writing(header, rows, source)) is not None:
+        return task
     if len(names) > 1:
         raise _ambiguous(source, f"the columns could mean {' or '.join(names)}", [f"--task {name}" for name in names])
     if names and names[0] not in (CLASSES, TAGS):

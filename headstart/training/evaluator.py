@@ -8,13 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core import statistics
+from ..core import statistics, writing
+from ..core.likelihood import LikelihoodScoring
 from ..core.predict import ROWS_AT_ONCE, by_batches, decode
-from ..core.statistics import Difference
+from ..core.statistics import Difference, Scoring
 from ..core.task import Task
-from ..core.values import Prediction
+from ..core.values import IGNORE, Prediction
+from ..core.windows import by_length
 from ..models.device import by_halves
+from ..models.stepping import TorchStepper
 from .job import Job
+
+LOGIT_TOKENS = 1024  # of a batch whose targets' logits are held at once: 200 MB of a usual vocabulary, were all asked
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,14 @@ class Evaluator:
     job: Job
 
     def predictions(self, part: str, after_batch: Callable[[], None] = lambda: None) -> list[Prediction]:
-        """The answers to the rows of `part`, in order. after_batch: called after each forward pass; it may raise."""
+        """The answers to the rows of `part`, in order. after_batch: called after each forward pass; it may raise.
+
+        Of a task that writes: texts for the test rows, with how likely their own targets are; for others that alone.
+        """
+        if self.job.task.generation is not None:
+            likelihoods = self._likelihoods(part, after_batch)
+            texts = self._texts(part) if part == "test" else [{} for _ in likelihoods]
+            return [{**text, **likelihood} for text, likelihood in zip(texts, likelihoods, strict=True)]
         n_rows, windows, answers = len(self.job.rows(part)), self.job.windows[part], list[Prediction]()
         for start in range(0, n_rows, ROWS_AT_ONCE):
             stop = min(start + ROWS_AT_ONCE, n_rows)
@@ -49,6 +61,38 @@ class Evaluator:
 
         return by_halves(logits, inputs)
 
+    @torch.inference_mode()
+    def _likelihoods(self, part: str, after_batch: Callable[[], None]) -> list[Prediction]:
+        """The negative log-likelihood of each row's target, in nats, and its number of tokens. Nothing is written."""
+        job, windows = self.job, self.job.windows[part]
+        job.model.eval()
+        nats_N, n_tokens_N = np.zeros(len(windows)), np.zeros(len(windows), np.int64)
+        budget = min(job.spec.evaluate.tokens_per_batch, LOGIT_TOKENS)  # logits of targets are what takes memory here
+        for chosen in by_length(windows.sizes_N, np.arange(len(windows)), budget):
+            batch = windows.batch(chosen)
+            target = {name: torch.from_numpy(a).to(job.device) for name, a in batch.target.items()}
+            scores_MV, gold_M = job.task.aligned(job.forward(batch.inputs).logits, target)
+            nats_M = torch.nn.functional.cross_entropy(scores_MV.float(), gold_M, reduction="none").cpu().numpy()
+            n_tokens_N[chosen] = n_of_window = (batch.target["labels"] != IGNORE).sum(1)
+            nats_N[chosen] = [part_M.sum(dtype=np.float64) for part_M in np.split(nats_M, np.cumsum(n_of_window)[:-1])]
+            after_batch()
+        return [{"negative_log_likelihood": nats, "n_tokens": n_tokens}
+                for nats, n_tokens in zip(nats_N.tolist(), n_tokens_N.tolist(), strict=True)]
+
+    def _texts(self, part: str) -> list[Prediction]:
+        """What the model writes for each row, which it sees without its target."""
+        job, reader = self.job, self.job.backbone.reader
+        rows = list(map(job.task.without_gold, job.rows(part)))
+        windows = [window for i, row in enumerate(rows) for window in job.task.encode(i, row, reader)]
+        job.progress.begin(f"texts for {part} rows", len(rows), "rows")
+        return writing.predictions(job.task, rows, windows, reader, TorchStepper(job.model, job.device),
+                                   job.spec.evaluate.tokens_per_batch, job.progress.advance)
+
+    @property
+    def scoring(self) -> Scoring:
+        """What checkpoints are chosen by: the task, or how likely its targets are where it writes texts."""
+        return self.job.task if self.job.task.generation is None else LikelihoodScoring()
+
     def decode(self, part: str, logits: np.ndarray) -> list[Prediction]:
         """The answers that logits of all windows of `part` mean: a line a window or, from heads that read tokens, a
         token."""
@@ -72,14 +116,16 @@ class Evaluator:
         return [task.apply_threshold(prediction) for prediction in predictions]
 
     def outcomes(self, validation: Sequence[Prediction]) -> np.ndarray:
-        """Of answers to the validation rows, after calibration on them."""
+        """Of answers to the validation rows, after calibration on them; what `scoring` reads."""
+        if self.job.task.generation is not None:
+            return np.array([(answer["negative_log_likelihood"], answer["n_tokens"]) for answer in validation])
         return self.job.task.outcomes(self.calibrated_predictions(validation, validation), self.job.rows("validation"))
 
     def scores(self, validation: Sequence[Prediction]) -> dict[str, float]:
         """All scores of answers to the validation rows."""
-        return self.job.task.score(self.outcomes(validation))
+        return self.scoring.score(self.outcomes(validation))
 
     def difference(self, outcomes: np.ndarray, others: np.ndarray) -> Difference:
-        """In the task's metric, paired. Both: outcomes of the validation rows."""
+        """In the metric of `scoring`, paired. Both: outcomes of the validation rows."""
         evaluate, seed = self.job.spec.evaluate, self.job.spec.seed
-        return statistics.paired(self.job.task, [outcomes, others], evaluate.n_resamples, seed).difference(0, 1)
+        return statistics.paired(self.scoring, [outcomes, others], evaluate.n_resamples, seed).difference(0, 1)

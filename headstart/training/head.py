@@ -47,6 +47,9 @@ class HeadSolver:
         Cost  few validation rows: that of a head for each fold, too.
         """
         job, with_baselines = self.job, self.job.spec.evaluate.baselines
+        if job.task.generation is not None:
+            with job.model.as_pretrained():
+                return Solved({"before-training": self.evaluator.predictions("test")} if with_baselines else {})
         if not job.task.is_solvable:
             return Solved({"before-training": self.evaluator.calibrated_predictions(
                 *map(self.evaluator.predictions, ("validation", "test")))} if with_baselines else {})

@@ -195,7 +195,7 @@ class Learner:
         self.job.progress.advance(1, f"loss {step.loss:.3f}, {step.n_tokens / step.seconds:,.0f} tokens/s")
 
     def _evaluate_if_due(self, evaluate_at: dict[int, float]) -> bool:
-        state, metric = self.state, self.job.task.metric
+        state, metric = self.state, self.evaluator.scoring.metric
         at = state.step - state.began
         if at not in evaluate_at or any(entry["step"] == state.step for entry in state.curve):
             return False
@@ -237,7 +237,7 @@ class Learner:
 
         Source  Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT) and "Model soups".
         """
-        state, metric, progress = self.state, self.job.task.metric, self.job.progress
+        state, metric, progress = self.state, self.evaluator.scoring.metric, self.job.progress
         choices = candidates(first, state.best, state.mean, self.job.method.plan.average)
         scores = {FIRST: state.curve[0]["scores"][metric], TRAINED: state.best_score}
         for name in [name for name in choices if name not in scores]:
@@ -266,7 +266,7 @@ class Learner:
 
         This says nothing of proof: the certificate does, on the test rows.
         """
-        metric, n = self.job.task.metric, len(self.job.rows("validation"))
+        metric, n = self.evaluator.scoring.metric, len(self.job.rows("validation"))
         if kept == FIRST:
             return FIRST, f"no trained weights score better; {metric} {scores[FIRST]:.4f} on {n:,} validation rows"
         gain = self._difference(choices[kept](), choices[FIRST]())
@@ -319,7 +319,7 @@ class Learner:
 
     def _check_fits(self, saved: Checkpoint, path: Path) -> None:
         """Raise RunFolderError unless this job's weights and optimizer can take what a checkpoint holds."""
-        state, metric = saved.state, self.job.task.metric
+        state, metric = saved.state, self.evaluator.scoring.metric
         checkpoint.check_tensors("weights", saved.weights, self.moving)
         for name, tensors, is_there in (("best", state.best, state.best_step), ("mean", state.mean, state.n_mean)):
             if tensors or is_there:

@@ -19,7 +19,7 @@ from headstart.models.families import FAMILIES
 from headstart.models.heads import PoolHead
 from headstart.tasks.text_classification import TextClassification
 
-N_FAMILIES, N_ENTERED, N_TAKING_PREFIX, N_NATIVE = 14, 12, 7, 11
+N_FAMILIES, N_ENTERED, N_TAKING_PREFIX, N_NATIVE = 15, 13, 8, 11
 ADAPTED = ["lora", "ia3", "adapter", "bitfit", "dora", "prompt-tuning", "prefix-tuning"]
 CANNOT = {"bitfit": {"llama", "t5", "modernbert"},
           "prefix-tuning": {name for name, family in FAMILIES.items() if not family.takes_prefix}}

@@ -27,7 +27,7 @@ def rows_of(kind):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tiny.ANSWERING)
 def test_a_file_becomes_an_artifact_that_answers(name, method, backbone, tmp_path):
     kind = tasks.find(name)
     rows = rows_of(kind)

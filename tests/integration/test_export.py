@@ -28,7 +28,7 @@ from headstart.cli.app import app
 from headstart.core.errors import ArtifactError, DataError, ParityError, RunFolderError, SpecError
 from headstart.core.manifest import seal
 from headstart.core.progress import Progress
-from headstart.core.values import Runtime
+from headstart.core.values import Runtime, Stepper
 from headstart.exporters import fusions, graph, parity
 from headstart.exporters.export import in_32_bits
 from headstart.exporters.parity import Gate, Rows
@@ -38,7 +38,7 @@ from headstart.runs import artifact, runtime
 
 HEAVY = {"torch", "transformers", "yaml", "sklearn", "scipy", "onnx", "peft", "safetensors", "pandas", "pyarrow"}
 ROOT = Path(__file__).parent.parent.parent
-TASKS = tasks.names()
+TASKS = tiny.ANSWERING
 ADAPTED = ["lora", "ia3", "prefix-tuning", "prompt-tuning", "adapter"]
 
 
@@ -334,6 +334,9 @@ class Changed:
 
     def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         return self.change(inputs, self.original.logits(inputs))
+
+    def stepper(self) -> Stepper:
+        return self.original.stepper()
 
 
 def test_another_model_does_not_pass(backbone, tmp_path):

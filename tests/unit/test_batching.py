@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from headstart import tasks
+from headstart.core.values import Stepper
 from headstart.readers.text import TextReader
 from headstart.serve.batching import CALL_TOKENS, PADDED_TOKENS, PAIRS_PER_TOKEN, Batcher, groups
 from headstart.serve.measures import Measures
@@ -58,6 +59,9 @@ def test_clients_that_were_answered_together_are_answered_together_again():
             n_rows.append(len(inputs["input_ids"]))
             time.sleep(0.03)
             return np.zeros((n_rows[-1], 2))
+
+        def stepper(self) -> Stepper:
+            raise NotImplementedError
 
     kind = tasks.find("text-classification")
     reader = TextReader(Tokenizer(models.WordLevel({"?": 0}, "?")), 8, 0)

@@ -121,12 +121,13 @@ TITLES: Mapping[str, str] = {
 OF_TASK: Mapping[str, tuple[str, ...]] = {
     "translation": ("copy", "nearest", "word-table"), "summarization": ("lead-1", "lead-3", "text-rank", "nearest"),
     "dialogue": ("most-frequent", "nearest"), "text-generation": ("copy", "most-frequent", "nearest")}
+OF_ANY = ("copy", "most-frequent", "nearest")  # of a task that nobody here knows
 
 
 def names_for(task: str, rows: Sequence[Pair]) -> tuple[str, ...]:
     """The baselines of a task; with `title` where every row has one."""
     has_titles = bool(rows) and all(row.title.strip() for row in rows)
-    return (*OF_TASK[task], *(("title",) if has_titles and task == "summarization" else ()))
+    return (*OF_TASK.get(task, OF_ANY), *(("title",) if has_titles and task == "summarization" else ()))
 
 
 def _sentences(text: str) -> list[str]:

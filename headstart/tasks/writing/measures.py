@@ -177,7 +177,7 @@ class TokenF1:
 class Likelihood:
     """`likelihood`, the geometric mean of the probabilities of all target tokens, and `perplexity`, one over it.
 
-    Two tokenizers' values cannot be compared.
+    Of texts that no model wrote it has no scores. Two tokenizers' values cannot be compared.
     """
 
     width: ClassVar[int] = 2
@@ -188,7 +188,9 @@ class Likelihood:
 
     def scores(self, sums_C: np.ndarray, n: int) -> dict[str, float]:
         summed, n_tokens = map(float, sums_C)
-        nats = min(summed / n_tokens if n_tokens else math.inf, MAX_EXPONENT)
+        if not n_tokens:  # nobody asked how likely the targets are to it: it is no model
+            return {}
+        nats = min(summed / n_tokens, MAX_EXPONENT)
         return {"likelihood": math.exp(-nats), "perplexity": math.exp(nats)}
 
 

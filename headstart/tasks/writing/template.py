@@ -27,6 +27,11 @@ DEFAULTS: Mapping[str, str] = {
                    "{target_language}:",
     "summarization": "{document}\n\nSummary:", "dialogue": "{messages}\nassistant:", "text-generation": "{prompt}"}
 WITHOUT_LANGUAGES = "Translate.\nSource: {source}\nTranslation:"
+# For a model that was taught to hold chats: the user's message.
+IN_CHAT: Mapping[str, str] = {
+    "translation": "Translate from {source_language} to {target_language}:\n{source}",
+    "summarization": "Summarize in one short sentence:\n\n{document}", "dialogue": "{messages}",
+    "text-generation": "{prompt}"}
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,13 @@ class Template:
         parts = [(values[column], "") if column in values else (text, column) for text, column in self.parts]
         return type(self)(tuple(part for part in parts if any(part)))
 
+    def pieces(self, row: Mapping[str, Any], where: str = "") -> list[tuple[str, str]]:
+        """(text, the column it is from or "") of a row's prompt, in their order. Raises DataError as `render` does."""
+        return [(_written(row, column, where) if column else text, column) for text, column in self.parts]
+
     def render(self, row: Mapping[str, Any], where: str = "") -> str:
         """A row as a prompt. Raises DataError at `where` for a column that the row lacks."""
-        return "".join(_written(row, column, where) if column else text for text, column in self.parts)
+        return "".join(text for text, _ in self.pieces(row, where))
 
 
 def _written(row: Mapping[str, Any], column: str, where: str) -> str:
@@ -121,11 +130,16 @@ def _unbalanced(where: str, text: str, match: re.Match[str]) -> SpecError:
                      f"Close it, or write it twice where it is text: {match[0] * 2}")
 
 
-def default_template(task: str, source_language: str = "", target_language: str = "") -> Template:
-    """A task's template where none is set; a translation's names the languages that are known, by code or name."""
+def default_template(task: str, source_language: str = "", target_language: str = "", *,
+                     in_chat: bool = False) -> Template:
+    """A task's template where none is set; a translation's names the languages that are known, by code or name.
+
+    in_chat: the message of a user, in place of a text to be continued.
+    """
+    texts = IN_CHAT if in_chat else DEFAULTS
     if task != "translation":
-        return Template.parse(DEFAULTS[task])
+        return Template.parse(texts[task])
     if not (source_language and target_language):
-        return Template.parse(WITHOUT_LANGUAGES)
-    return Template.parse(DEFAULTS[task]).fill({"source_language": language_name(source_language),
+        return Template.parse("Translate:\n{source}" if in_chat else WITHOUT_LANGUAGES)
+    return Template.parse(texts[task]).fill({"source_language": language_name(source_language),
                                                 "target_language": language_name(target_language)})

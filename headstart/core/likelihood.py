@@ -1,0 +1,35 @@
+"""What chooses the checkpoint of a model that writes: how likely the targets are to it. Nothing is written for that.
+
+Shape suffixes: N rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+MAX_NATS = 700.0  # a token: e to this power is still a number
+
+
+@dataclass(frozen=True)
+class LikelihoodScoring:
+    """`likelihood`, the geometric mean of the probabilities of all target tokens, and `perplexity`, one over it.
+
+    Its outcomes are [N, 2]: the negative log-likelihood of a row's target in nats, and its number of tokens.
+    """
+
+    metric: ClassVar[str] = "likelihood"
+    lowest_score: ClassVar[float] = 0.0
+
+    def score(self, outcomes: np.ndarray) -> dict[str, float]:
+        """Of any multiset of rows."""
+        nats, n_tokens = map(float, outcomes.sum(0))
+        mean = min(nats / n_tokens, MAX_NATS) if n_tokens else MAX_NATS
+        return {"likelihood": math.exp(-mean), "perplexity": math.exp(mean)}
+
+    def correct(self, outcomes: np.ndarray) -> np.ndarray | None:
+        """None: it is no share of rows."""
+        return None

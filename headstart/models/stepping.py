@@ -1,0 +1,124 @@
+"""A WritingModel token by token, with a cache of keys and values.
+
+    state, logits_BV = TorchStepper(model, device).begin(inputs)
+    state, logits_BV = stepper.step(state, tokens_B, parents_B)
+
+Prompts are padded on the right, as windows are: no token sees what stands behind it, so a prompt gives the same hidden
+states in training, alone and in a batch. Tokens that are written stand behind the padding, which a mask hides, and
+have the positions that follow their own prompt's.
+
+Shape suffixes: B texts, T tokens, S tokens in the cache, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import blocks
+from .precision import DTYPES, autocast
+from .writing import PREDICTS, WritingModel
+
+if TYPE_CHECKING:
+    from ..core.generation import Generation
+    from ..core.model import Model
+
+
+@dataclass
+class _State:
+    """cache: keys and values. mask_BS: which of its tokens are real. next_B: the position of the next token."""
+
+    cache: Any
+    mask_BS: torch.Tensor
+    next_B: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TorchStepper:
+    """Steps of a model on its device; eval mode, no gradients. It is of the weights as they are when it begins.
+
+    In 16 bits it holds a copy of the weights in them: a step reads every weight once, and rounding them anew each time
+    would take longer than the step.
+    """
+
+    model: Model
+    device: torch.device
+
+    @torch.inference_mode()
+    def begin(self, inputs: dict[str, np.ndarray]) -> tuple[_State, np.ndarray]:
+        """Read prompts [B, T]."""
+        self.model.eval()
+        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items() if name != PREDICTS}
+        outputs: Any = self.model.encoder(**tensors, use_cache=True)
+        mask_BT, cache = tensors["attention_mask"], outputs.past_key_values
+        n_before = cache.get_seq_length() - mask_BT.shape[1]  # a prompt of the method's own, before each text
+        lengths_B = mask_BT.sum(1)
+        mask_BS = torch.cat([mask_BT.new_ones(len(mask_BT), n_before), mask_BT], 1)
+        hidden_BTD = outputs.last_hidden_state[:, -mask_BT.shape[1]:]
+        last_BD = hidden_BTD[torch.arange(len(lengths_B), device=self.device), lengths_B - 1]
+        return _State(cache, mask_BS, lengths_B + n_before), self._logits(last_BD)
+
+    @torch.inference_mode()
+    def step(self, state: _State, tokens_B: np.ndarray, parents_B: np.ndarray) -> tuple[_State, np.ndarray]:
+        """Read one more token of each text that goes on."""
+        cache, mask_BS, next_B = state.cache, state.mask_BS, state.next_B
+        if len(parents_B) != len(mask_BS) or (parents_B != np.arange(len(mask_BS))).any():
+            chosen = torch.from_numpy(np.asarray(parents_B, np.int64)).to(self.device)
+            cache.batch_select_indices(chosen)
+            mask_BS, next_B = mask_BS[chosen], next_B[chosen]
+        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), 1)], 1)
+        ids_B1 = torch.from_numpy(np.asarray(tokens_B, np.int64)).to(self.device)[:, None]
+        with autocast(self.model.precision, self.device.type):
+            outputs: Any = self._stepped(input_ids=ids_B1, attention_mask=mask_BS, position_ids=next_B[:, None],
+                                         past_key_values=cache, use_cache=True)
+        return _State(cache, mask_BS, next_B + 1), self._logits(outputs.last_hidden_state[:, -1])
+
+    def _logits(self, hidden_BD: torch.Tensor) -> np.ndarray:
+        if self._rounded_output is None:
+            logits_BV = cast(WritingModel, self.model).logits(hidden_BD.float())
+        else:
+            logits_BV = torch.nn.functional.linear(hidden_BD.to(self._rounded_output.dtype), self._rounded_output)
+        return np.asarray(logits_BV.float().cpu().numpy())
+
+    @cached_property
+    def _stepped(self) -> nn.Module:
+        """The pretrained model itself (peft would put its prompt before each step again), rounded in 16 bits."""
+        model, dtype = blocks.base(self.model.encoder), DTYPES.get(self.model.precision.name)
+        if dtype is None:
+            return model
+        inside = [p for block in blocks.of(model) for p in block.parameters() if p.ndim == 2]
+        return _exchanged(model, {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in inside})
+
+    @cached_property
+    def _rounded_output(self) -> torch.Tensor | None:
+        """The output's weight in 16 bits; None in 32."""
+        dtype = DTYPES.get(self.model.precision.name)
+        return None if dtype is None else self.model.output.weight.detach().to(dtype)
+
+
+def _exchanged(module: nn.Module, weights: dict[int, nn.Parameter]) -> nn.Module:
+    """A twin of `module` with some weights exchanged, by the ids of its own; it shares all others."""
+    twin = copy.copy(module)
+    twin._modules = {name: child and _exchanged(child, weights) for name, child in module._modules.items()}
+    twin._parameters = {name: p if p is None else weights.get(id(p), p) for name, p in module._parameters.items()}
+    return twin
+
+
+def bytes_needed(model: Model, how: Generation, max_tokens: int, tokens_per_batch: int) -> int:
+    """What writing holds at most beside the weights: keys and values of a batch, and logits of its texts, in bytes.
+
+    tokens_per_batch: of prompts and all that is written, each beam counted; a lone text may take more.
+    """
+    config: Any = cast(Any, blocks.base(model.encoder)).config
+    n_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = n_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    n_tokens = max(tokens_per_batch, max_tokens * how.beams)
+    n_texts = max(how.beams, tokens_per_batch // how.max_new_tokens)
+    # Twice: keys and values are copied when a token is put behind them. Four times: logits, log-probabilities, limits.
+    return 4 * int(2 * 2 * config.num_hidden_layers * width * n_tokens + 4 * config.vocab_size * n_texts)

@@ -1,0 +1,68 @@
+"""translation: a text in another language, measured by chrF and BLEU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Literal, Self
+
+from ..core.task import Columns
+from ..core.values import Row
+from .writing import columns, overlap
+from .writing.measures import Length, Likelihood, Measure
+from .writing.overlap import Bleu, Chrf
+from .writing.pairs import Pair
+from .writing.task import N_TEXTS, WritingTask
+from .writing.template import Template, default_template
+
+
+@dataclass(frozen=True)
+class Translation(WritingTask):
+    """A source text in another language.
+
+    source_language, target_language: by code or name; they find columns that are called so, and stand in the prompt.
+    metric:         what the verdict is of.
+    bleu_tokenizer: how BLEU cuts the targets into words.
+    """
+
+    name: ClassVar = "translation"
+    source: ClassVar = "source"
+    target: ClassVar = "target"
+    options: ClassVar[tuple[str, ...]] = (*WritingTask.options, "source_language", "target_language", "metric")
+    examples: ClassVar = (
+        {"source": "The dog sleeps.", "target": "Der Hund schläft."},
+        {"source": "A child eats bread.", "target": "Ein Kind isst Brot."},
+        {"source": "The house is old.", "target": "Das Haus ist alt."},
+    )
+
+    source_language: str = ""
+    target_language: str = ""
+    metric: Literal["chrf", "bleu"] = "chrf"
+    bleu_tokenizer: Literal["13a", "zh", "char"] = "13a"
+
+    @cached_property
+    def columns(self) -> Columns:
+        return columns.translation(self.source_language, self.target_language)
+
+    def normalized(self, row: Row) -> tuple[Row, str]:
+        return columns.normal_translation(row, self.source_language, self.target_language), ""
+
+    def check(self, row: Row) -> str | None:
+        return columns.flaw_of_translation(row)
+
+    def pair(self, row: Row) -> Pair:
+        return columns.pair_of(row, "source", "target")
+
+    def own_template(self, in_chat: bool) -> Template:
+        return default_template(self.name, self.source_language, self.target_language, in_chat=in_chat)
+
+    def learn(self, rows: Sequence[Row]) -> Self:
+        learned = super().learn(rows)
+        texts = [target for row in rows[:N_TEXTS] for target in self.pair(row).targets]
+        return replace(learned, bleu_tokenizer=overlap.tokenizer_of(texts))
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        bleu = Bleu(self.bleu_tokenizer)
+        return (*((bleu, Chrf()) if self.metric == "bleu" else (Chrf(), bleu)), Length(), Likelihood())

@@ -1,0 +1,259 @@
+"""What every task that writes does alike: prompt and target as one window, texts as answers, measures, baselines.
+
+A window of a causal model is prompt + target; `predicts` is 1 where the next token is one of the target's, so logits of
+a prompt are never computed. Only the prompt is ever cut, and counted; a target that does not fit is a complaint.
+
+Shape suffixes: B windows, T tokens, M target tokens of a batch, V vocabulary, N rows, C numbers a row.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from ...core.errors import SpecError, shorten
+from ...core.generation import Generation
+from ...core.reader import ChatFormat, Reader
+from ...core.task import Architecture, Head, Task
+from ...core.values import IGNORE, Prediction, Row, Window
+from . import measures
+from .baselines import BASELINES, TITLES, names_for
+from .control import Control
+from .measures import Measure, Written
+from .pairs import Pair, check_pairs
+from .rouge import tokenizer_of
+from .template import Template, default_template
+
+if TYPE_CHECKING:
+    import torch
+
+MIN_SOURCE_TOKENS = 16  # of a prompt that are read whatever else wants room
+N_EXAMPLES = 4  # texts shown of each place: worst, median, best
+N_TEXTS = 2_000  # targets that tell how words are told apart
+
+
+@dataclass(frozen=True)
+class WritingTask(Task):
+    """Abstract: a text for a row.
+
+    template:    the prompt, with columns in braces; "": the task's own.
+    chat:        whether the prompt stands in the model's own chat format, where it has one.
+    decoding:    how texts are written.
+    prompt:      the template that is used.               chat_format: what stands around it; None: nothing.
+    ends_with:   the tokens that end a text; the first one is learned.
+    tokenizer:   how texts are cut into words where they are measured.
+    """
+
+    needs_windows: ClassVar = False
+    architectures: ClassVar[tuple[Architecture, ...]] = ("causal",)
+    options: ClassVar[tuple[str, ...]] = ("template", "chat", "decoding")
+    baseline_titles: ClassVar = TITLES
+    source: ClassVar[str]
+    target: ClassVar[str]
+
+    template: str = ""
+    chat: bool = True
+    decoding: Generation = field(default_factory=Generation)
+    prompt: str = ""
+    chat_format: ChatFormat | None = None
+    ends_with: tuple[int, ...] = ()
+    tokenizer: Literal["rouge-score", "words"] = "rouge-score"
+
+    # ------------------------------------------------------------------------------------------- what a task says
+
+    @property
+    @abc.abstractmethod
+    def measures(self) -> tuple[Measure, ...]:
+        """What its texts are measured by; the first one's scores order the examples of a report."""
+
+    @abc.abstractmethod
+    def pair(self, row: Row) -> Pair:
+        """A sound row as what is read and what may be written."""
+
+    def own_template(self, in_chat: bool) -> Template:
+        """The prompt where none is set. in_chat: of a model that was taught to hold chats."""
+        return default_template(self.name, in_chat=in_chat)
+
+    # --------------------------------------------------------------------------------------------------- settings
+
+    @property
+    def generation(self) -> Generation:
+        return self.decoding
+
+    @property
+    def head(self) -> Head:
+        return Head("language-model", 0, "AutoModelForCausalLM")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"data": {"max_tokens": 512}, "evaluate": {"tokens_per_batch": 4096},
+                "train": {"tokens_per_batch": 2048, "tokens_per_micro_batch": 1024, "epochs": 3}}
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        return {"train": {"label_smoothing": 0.0}}  # a share for each of fifty thousand tokens makes no text better
+
+    def check_backbone(self, architecture: Architecture, width: int) -> None:
+        if architecture not in self.architectures:
+            raise SpecError("backbone", f'is an {architecture}, which writes nothing; task "{self.name}" needs a '
+                            "causal language model.", "Name one, of the family llama, gpt2 or qwen2, or take the "
+                            "shelf's: headstart models get smollm2-135m, then --backbone smollm2-135m")
+
+    def learn(self, rows: Sequence[Row]) -> Self:
+        template = Template.parse(self.template) if self.template else self.own_template(False)
+        template.check([*self.columns.rules, *(column for row in rows[:1] for column in row)], self.columns.gold)
+        pairs = list(map(self.pair, rows))
+        check_pairs(pairs, self.source, self.target)
+        texts = [target for pair in pairs[:N_TEXTS] for target in pair.targets]
+        return replace(self, tokenizer=tokenizer_of(texts), prompt=str(template))
+
+    def flaw_of_learned(self) -> str | None:
+        try:
+            Template.parse(self.prompt)
+        except SpecError as error:
+            return f"prompt {error.what.rstrip('.')}"
+        return f"ends_with is {shorten(self.ends_with)}" if any(i < 0 for i in self.ends_with) else None
+
+    def fitted_to(self, reader: Reader, chat_format: Callable[[], ChatFormat | None]) -> Self:
+        """With the model's own chat format, and a prompt that suits it."""
+        chat = chat_format() if self.chat else None
+        ends = list(reader.end_ids)
+        if chat is not None:
+            before = reader.ids(chat.end.strip(), has_special=True)[:1]
+            ends = [*(i for i in before if not reader.text([i])), *ends]
+        if not ends:
+            raise SpecError("backbone", "names no token that ends a text (eos_token_id in its config.json is empty), "
+                            "so no text would ever end.", "Take the model's whole folder, or another model.")
+        prompt = self.prompt if self.template else str(self.own_template(chat is not None))
+        fitted = replace(self, prompt=prompt, chat_format=chat, ends_with=tuple(dict.fromkeys(ends)))
+        n_fixed = fitted._n_fixed(reader)
+        if n_fixed + MIN_SOURCE_TOKENS + fitted._reserve(reader) > reader.max_tokens:
+            raise SpecError("task.template", f"takes {n_fixed:,} tokens of every window of {reader.max_tokens:,}, and "
+                            f"{fitted._reserve(reader):,} are for what is written: nothing is left for a row.",
+                            f"Shorten it, or --set data.max_tokens={n_fixed + 4 * self.decoding.max_new_tokens}")
+        return fitted
+
+    def ends(self, reader: Reader) -> frozenset[int]:
+        return frozenset(self.ends_with or reader.end_ids)
+
+    # ---------------------------------------------------------------------------------------------------- windows
+
+    def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
+        target = self.target_ids(row, reader)
+        room = reader.max_tokens - max(len(target), self._reserve(reader))
+        prompt, n_cut = self.prompt_ids(row, reader, max(1, room))
+        prompt = prompt or [reader.pad_id]
+        n_before, notes = len(prompt) - 1, {"n_cut_tokens": n_cut}
+        if not target:
+            return [Window(i, {"input_ids": prompt, "predicts": [0] * n_before + [1]}, {}, notes)]
+        # The last token is only ever predicted; nothing follows it.
+        inputs = {"input_ids": prompt + target[:-1], "predicts": [0] * n_before + [1] * len(target)}
+        return [Window(i, inputs, {"labels": [IGNORE] * n_before + target}, notes)]
+
+    def target_ids(self, row: Row, reader: Reader) -> list[int]:
+        """What is learned of a row, with the token that ends it; [] when predicting."""
+        targets = self.pair(row).targets
+        if not targets:
+            return []
+        end = next(iter(self.ends_with or reader.end_ids), None)
+        return [*reader.ids(self._lead + targets[0].strip()), *([] if end is None else [end])]
+
+    @property
+    def _lead(self) -> str:
+        """A blank where the prompt ends in a word or a sign: tokens of running text begin with it."""
+        return "" if self.chat_format is not None or self.prompt[-1:].isspace() or not self.prompt else " "
+
+    def prompt_ids(self, row: Row, reader: Reader, room: int) -> tuple[list[int], int]:
+        """(the prompt's tokens, how many were cut): the source gives way first, from its end, then other columns."""
+        template = Template.parse(self.prompt) if self.prompt else self.own_template(False)
+        pieces = [(column, reader.ids(text, has_special=not column)) for text, column in template.pieces(row)]
+        pieces = [("", list(ids)) for ids in (self._before(reader),)] + pieces + [("", self._behind(reader))]
+        n_over = max(0, sum(len(ids) for _, ids in pieces) - room)
+        n_cut = 0
+        for k in sorted(range(len(pieces)), key=lambda k: (pieces[k][0] != self.source, -len(pieces[k][1]))):
+            column, ids = pieces[k]
+            n = min(len(ids), n_over - n_cut) if column else 0
+            pieces[k] = (column, ids[: len(ids) - n])
+            n_cut += n
+        return [i for _, ids in pieces for i in ids], n_cut
+
+    def _before(self, reader: Reader) -> list[int]:
+        chat = self.chat_format
+        return list(reader.start_ids) if chat is None else reader.ids(chat.first, has_special=True)
+
+    def _behind(self, reader: Reader) -> list[int]:
+        chat = self.chat_format
+        return [] if chat is None else reader.ids(chat.to_reply, has_special=True)
+
+    def _n_fixed(self, reader: Reader) -> int:
+        """Tokens of a prompt that are the same for every row."""
+        parts = [text for text, column in Template.parse(self.prompt).parts if not column]
+        return len(self._before(reader)) + len(self._behind(reader)) + sum(
+            len(reader.ids(text, has_special=True)) for text in parts)
+
+    def _reserve(self, reader: Reader) -> int:
+        """Tokens of a window that are kept for what is written."""
+        return min(self.decoding.max_new_tokens, reader.max_tokens // 2)
+
+    def check_read(self, rows: Sequence[Row], reader: Reader) -> list[tuple[int, str]]:
+        room = reader.max_tokens - self._n_fixed(reader) - MIN_SOURCE_TOKENS
+        lengths = [len(self.target_ids(row, reader)) for row in rows]
+        return [(i, f'"{self.target}" takes {n:,} tokens; beside the prompt {room:,} fit into a window of '
+                    f"{reader.max_tokens:,}") for i, n in enumerate(lengths) if n > room]
+
+    def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """logits_MV, and labels_M of the same tokens: both go row by row."""
+        labels_BT = target["labels"]
+        return logits, labels_BT[labels_BT != IGNORE]
+
+    # ---------------------------------------------------------------------------------------------------- answers
+
+    def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
+        raise NotImplementedError("its answers are written: core/writing.py")
+
+    def written(self, row: Row, text: str, is_complete: bool) -> Prediction:
+        for stop in self.decoding.stop:
+            text = text.partition(stop)[0]
+        return {"text": text.strip(), "is_complete": is_complete}
+
+    def _written(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Iterator[Written]:
+        for prediction, row in zip(predictions, rows, strict=True):
+            pair, control = self.pair(row), Control.of(row.get("control"))
+            yield Written(prediction.get("text", ""), pair.targets, pair.source,
+                          prediction.get("negative_log_likelihood", 0.0), prediction.get("n_tokens", 0),
+                          control if isinstance(control, Control) else None)
+
+    def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
+        """[N, 1 + C]: see measures.outcomes."""
+        return measures.outcomes(self.measures, self._written(predictions, rows))
+
+    def score(self, outcomes: np.ndarray) -> dict[str, float]:
+        return measures.scores(self.measures, outcomes)
+
+    def baselines(self, train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row],
+                  seed: int) -> Iterator[tuple[str, list[Prediction]]]:
+        learned, to_answer = list(map(self.pair, train)), list(map(self.pair, map(self.without_gold, test)))
+        for name in names_for(self.name, to_answer):
+            texts = BASELINES[name](learned, to_answer, seed)
+            yield name, [{"text": text} for text in texts]
+
+    def details(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
+        """Texts side by side: the worst, those about the median, the best. JSON values."""
+        measure, name = self.measures[0], self.metric
+        written = list(self._written(predictions, rows))
+        values = [measure.scores(np.asarray(measure.outcomes(of_row), np.float64), 1).get(name, 0.0)
+                  for of_row in written]
+        order = sorted(range(len(written)), key=lambda i: (values[i], i))
+        n, half = min(N_EXAMPLES, (len(order) + 2) // 3), len(order) // 2
+        places = {"worst": order[:n], "median": order[max(0, half - n // 2):][:n], "best": order[::-1][:n]}
+        cut = sum(not prediction.get("is_complete", True) for prediction in predictions)
+        examples = [{"place": place, "source": written[i].source, "reference": " | ".join(written[i].references),
+                     "written": written[i].text, "before": str(predictions[i].get("before", "")),
+                     "score": round(values[i], 6)} for place, chosen in places.items() for i in chosen]
+        return {"examples": examples,
+                "n_incomplete": cut, "signatures": [m.signature for m in self.measures],
+                **measures.distinct(of_row.text for of_row in written)}

@@ -1,0 +1,199 @@
+"""What cannot be learned, read or written by a task that writes: each is an error in four parts, with a way out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import tiny
+
+import headstart
+from headstart import tasks
+from headstart.core import writing
+from headstart.core.errors import ArtifactError, DataError, HeadstartError, ModelError, SpecError
+from headstart.core.manifest import seal
+from headstart.exporters.export import export
+from headstart.models import backbone as backbones
+from headstart.models.chat import chat_format
+from headstart.tasks.writing.task import WritingTask
+
+STORIES = tiny.stories(60)
+
+
+def fit(rows, model, tmp_path, task=None, **more):
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    task = {"name": "summarization", "decoding": {"max_new_tokens": 8}, **(task or {})}
+    data = {"max_tokens": 64, "train": str(source), **more.pop("data", {})}
+    return headstart.fit({"task": task, "backbone": str(model), "method": "lora", "data": data,
+                          "train": {"epochs": 1, "tokens_per_batch": 512}, "evaluate": {"n_resamples": 100}, **more},
+                         out=tmp_path / "run")
+
+
+def refused(kind, *args, **more) -> HeadstartError:
+    with pytest.raises(kind) as raised:
+        fit(*args, **more)
+    assert raised.value.fix
+    return raised.value
+
+
+def test_an_empty_target(language_model, tmp_path):
+    error = refused(DataError, [*STORIES, {"document": "a room", "summary": " "}], language_model, tmp_path)
+    assert '"summary" is empty' in str(error)
+    assert "61" in str(error)
+
+
+def test_a_target_that_does_not_fit(language_model, tmp_path):
+    long = {"document": "a room", "summary": "lovely " * 100}
+    error = refused(DataError, [*STORIES, long], language_model, tmp_path)
+    assert '"summary" takes' in str(error)
+    assert "data.max_tokens=128" in error.fix
+    fitted = fit([*STORIES, long], language_model, tmp_path, data={"max_tokens": 256})  # what to do works
+    assert fitted.reader.max_tokens == 256
+
+
+def test_a_target_that_is_the_source(language_model, tmp_path):
+    rows = [{**row, "summary": row["document"]} for row in STORIES]
+    error = refused(DataError, rows, language_model, tmp_path)
+    assert 'equals "document" in all' in str(error)
+    assert "--set data.columns.summary=NAME" in error.fix
+
+
+def test_only_a_single_target(language_model, tmp_path):
+    error = refused(DataError, [{**row, "summary": "it was"} for row in STORIES], language_model, tmp_path)
+    assert "two different" in str(error)
+
+
+def test_a_template_with_an_unknown_column_or_the_answer(language_model, tmp_path):
+    error = refused(SpecError, STORIES, language_model, tmp_path, task={"template": "Shorten {documnt}:"})
+    assert "documnt" in str(error)
+    assert "document" in str(error)
+    error = refused(SpecError, STORIES, language_model, tmp_path, task={"template": "{document} {summary}"})
+    assert "holds the answer" in str(error)
+
+
+def test_a_template_that_leaves_no_room(language_model, tmp_path):
+    error = refused(SpecError, STORIES, language_model, tmp_path, task={"template": "lovely " * 80 + "{document}"})
+    assert "nothing is left for a row" in str(error)
+
+
+def test_chats_without_a_reply_or_with_two(language_model, tmp_path):
+    user, reply = {"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}
+    task = {"name": "dialogue"}
+    error = refused(DataError, [{"messages": [user]}] * 20, language_model, tmp_path, task=task)
+    assert "reply" in str(error)
+    error = refused(DataError, [{"messages": [user, reply, reply]}] * 20, language_model, tmp_path, task=task)
+    assert "in a row" in str(error)
+
+
+def test_an_encoder_for_a_task_that_writes(backbone, tmp_path):
+    error = refused(SpecError, STORIES, backbone, tmp_path)
+    assert "is an encoder, which writes nothing" in str(error)
+    assert "--backbone" in error.fix
+
+
+def test_a_model_without_a_language_model_head(tmp_path):
+    model = tiny.backbone(tmp_path / "model", "llama")
+    error = refused(ModelError, STORIES, model, tmp_path)
+    assert "no language-model head" in str(error)
+    assert "AutoModelForCausalLM" in error.fix
+
+
+def test_a_model_without_an_end(tmp_path):
+    model = tiny.backbone(tmp_path / "model", "llama", writes=True, eos_token_id=None)
+    error = refused(SpecError, STORIES, model, tmp_path)
+    assert "no token that ends a text" in str(error)
+
+
+def test_a_linear_probe_has_nothing_to_move(language_model, tmp_path):
+    error = refused(SpecError, STORIES, language_model, tmp_path, method="linear-probe")
+    assert "nothing would move" in str(error)
+    assert "lora" in error.fix
+
+
+@pytest.mark.parametrize("decoding", [{"max_new_tokens": 0}, {"beams": 2, "temperature": 1.0}, {"top_p": 0},
+                                      {"beam": 2}, {"stop": [""]}])
+def test_decoding_that_cannot_be(decoding, language_model, tmp_path):
+    error = refused(SpecError, STORIES, language_model, tmp_path, task={"decoding": decoding})
+    assert "decoding" in str(error)
+
+
+def test_a_chat_template_that_fails_or_changes_messages(tmp_path):
+    model = tiny.backbone(tmp_path / "model", "llama", writes=True, tie_word_embeddings=True)
+    for template, words in (("{% for m in messages %}{{ m.nothing.at.all }}{% endfor %}", "cannot be rendered"),
+                            ("{{ messages[0]['content'] | upper }}", "does not write a message's text"),
+                            ("{% if %}", "cannot be rendered")):
+        (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), "utf-8")
+        error = refused(ModelError, STORIES, model, tmp_path)
+        assert words in str(error)
+        assert "task.chat=false" in error.fix
+    fit(STORIES, model, tmp_path, task={"chat": False})  # what to do works
+
+
+def test_a_row_cannot_end_a_prompt(tmp_path):
+    folder = tiny.chat(tiny.backbone(tmp_path / "model", "llama", writes=True, tie_word_embeddings=True))
+    loaded = backbones.load_backbone(str(folder), 128)
+    task = tasks.build({"name": "summarization"}).learn(STORIES).fitted_to(loaded.reader, lambda: chat_format(folder))
+    assert isinstance(task, WritingTask)
+    assert task.chat_format is not None
+    window, = task.encode(0, {"document": "a [SEP] room [CLS]"}, loaded.reader)
+    ids = window.inputs["input_ids"]
+    specials = [loaded.reader.tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]")]
+    assert [i for i in ids if i in specials] == [specials[0], specials[1], specials[0]]  # those of the format alone
+    assert "a [SEP] room [CLS]" in loaded.reader.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def test_only_the_prompt_is_cut_and_counted(language_model):
+    loaded = backbones.load_backbone(str(language_model), 64)
+    task = tasks.build({"name": "summarization", "decoding": {"max_new_tokens": 8}}).learn(STORIES)
+    assert isinstance(task, WritingTask)
+    row = {"document": "the film was really lovely " * 30, "summary": "it was lovely"}
+    window, = task.encode(0, row, loaded.reader)
+    assert len(window) <= 64
+    assert window.notes["n_cut_tokens"] > 0
+    labels = [i for i in window.target["labels"] if i >= 0]
+    assert labels == task.target_ids(row, loaded.reader)
+    blind, = task.encode(0, {"document": row["document"]}, loaded.reader)
+    assert blind.inputs["input_ids"] == window.inputs["input_ids"][: len(blind)]  # the same prompt with and without
+    assert loaded.reader.text(blind.inputs["input_ids"]).endswith("Summary:")
+
+
+def test_export_and_serve_say_that_they_cannot_yet(language_model, tmp_path):
+    run = fit(STORIES, language_model, tmp_path)
+    with pytest.raises(SpecError, match="writes texts, token by token") as raised:
+        export(run.folder)
+    assert "headstart predict" in raised.value.fix
+
+
+def test_more_beams_than_memory_are_refused_before_anything_is_trained(language_model, tmp_path):
+    more = {"evaluate": {"tokens_per_batch": 10_000_000, "n_resamples": 100}}
+    model = tiny.backbone(tmp_path / "wide", "llama", writes=True, hidden_size=1024, num_hidden_layers=8,
+                          intermediate_size=8, tie_word_embeddings=True)
+    error = refused(SpecError, STORIES, model, tmp_path, task={"decoding": {"max_new_tokens": 1, "beams": 64}}, **more)
+    assert "writing would hold" in str(error)
+    assert not (tmp_path / "run.partial" / "checkpoints").exists()
+
+
+def test_golden_texts_stand_near_ties_and_no_more(language_model, tmp_path):
+    run = fit(STORIES, language_model, tmp_path)
+    path = run.folder / "golden.jsonl"
+    entries = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    ids = [*entries[0]["ids"][:1], 9]  # another text, and how likely it is: as another machine would choose at a tie
+    tied = {**entries[0], "prediction": {"text": "another", "is_complete": False}, "ids": ids,
+            "log_probabilities": writing.log_probabilities(run.task, entries[0]["row"], ids, run.reader, run.runtime)}
+
+    def load_with(entry):
+        path.write_text("".join(json.dumps(line) + "\n" for line in [entry, *entries[1:]]), "utf-8")
+        seal(run.folder)
+        return headstart.load(run.folder)
+
+    assert load_with(tied).task == run.task
+    tied["log_probabilities"][1] += 0.01
+    with pytest.raises(ArtifactError, match="golden input 1 was answered"):
+        load_with(tied)
+    odd_entries: list[dict[str, Any]] = [
+        {"ids": [10**9, 1]}, {"ids": ["a", 1]}, {"ids": []}, {"log_probabilities": None}]
+    for odd in odd_entries:
+        with pytest.raises(ArtifactError, match="golden input 1 was answered"):
+            load_with({**tied, **odd})
