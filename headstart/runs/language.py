@@ -1,4 +1,4 @@
-"""The backbone where none is named: by the task and the script of its rows. What is chosen, or would be better, is said.
+"""The backbone where none is named: by the task and its rows' script. What is chosen, or would be better, is said.
 
     layer(spec, origins, task, rows)  ("chosen: the rows are mostly Chinese", {"backbone": "e5-small-zh-en"})
 """
