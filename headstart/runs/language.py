@@ -28,6 +28,7 @@ def layer(spec: Spec, origins: Origins, task: Task, rows: Sequence[Row]) -> tupl
     if origins["backbone"] != DEFAULT:
         return "", {}
     if task.generation is not None:
+        warn(f'backbone: {WRITES}, for none is named and "{task.name}" writes. To say otherwise: --backbone NAME')
         return f'chosen: "{task.name}" writes', {"backbone": WRITES}
     looked_at = rows[:: max(1, len(rows) // MAX_ROWS)]
     n_chinese = sum(is_chinese(task.text(row)) for row in looked_at)

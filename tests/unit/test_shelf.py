@@ -28,6 +28,7 @@ from headstart.models import fetch, wheels
 from headstart.models import shelf as shelf_file
 from headstart.models.shelf import SHIPPED, WEIGHTS
 from headstart.runs import language
+from headstart.tasks.summarization import Summarization
 from headstart.tasks.text_classification import TextClassification
 
 NO_RIGHTS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
@@ -468,3 +469,10 @@ def test_the_real_models_fit(models, tmp_path, cli, reviews):
     rows = tiny.write_csv(tmp_path / "zh.csv", zh_rows(60))
     cli("fit", rows, "--out", tmp_path / "zh", "--method", "linear-probe")
     assert "backbone: e5-small-zh-en  # chosen: the rows are mostly Chinese" in (tmp_path / "zh/spec.yaml").read_text()
+
+
+def test_a_task_that_writes_takes_the_model_that_does_and_says_so(capsys):
+    spec, origins = resolve_layers(("x", {"data": {"train": "x.csv"}, "task": "summarization"}))
+    origin, values = language.layer(spec, origins, Summarization(), [{"document": "It rained.", "summary": "Rain."}])
+    assert (origin, values) == ('chosen: "summarization" writes', {"backbone": "smollm2-135m"})
+    assert 'backbone: smollm2-135m, for none is named and "summarization" writes.' in capsys.readouterr().err
