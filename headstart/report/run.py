@@ -312,6 +312,8 @@ def examples(details: Details) -> Section | None:
         lead.append(f"Training changed {len(rows) - n_same} of these {len(rows)} texts.")
     if isinstance(n_incomplete := details.other.get("n_incomplete"), int) and n_incomplete:
         lead.append(f"{n_incomplete:,} of all texts reached task.decoding.max_new_tokens and end in the middle.")
+    if isinstance(signatures := details.other.get("signatures"), Sequence):
+        lead.append(f"Measured by: {', '.join(map(str, signatures))}.")
     columns = ("", "source", "reference", *(["before training"] if has_before else []), "written", "score")
     table = Table("Texts side by side", columns, rows, n_words=len(columns) - 1, look="texts")
     return Section("examples", "Texts side by side", lead, (), [table])

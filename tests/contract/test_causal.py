@@ -364,3 +364,13 @@ def test_every_task_that_writes_fits_and_answers(task, folders, tmp_path, monkey
     names: dict[str, Any] = {}
     exec(code.replace("FOLDER", "run").replace("artifact.predict", "answers = artifact.predict"), names)
     assert "text" in names["answers"][0]
+
+
+def test_without_texts_no_file_of_an_artifact_holds_one(folders, stories, tmp_path):
+    run = headstart.fit(spec(stories, folders["gpt2"], method="lora", data={"keep_texts": False}), out=tmp_path / "run")
+    texts = [text for row in tiny.stories(80) for text in row.values() if len(text) > 12]
+    files = [path for path in run.folder.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    for path in files:
+        content = path.read_bytes()
+        assert not [text for text in texts if text.encode() in content], path.name

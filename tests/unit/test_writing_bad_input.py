@@ -159,8 +159,11 @@ def test_only_the_prompt_is_cut_and_counted(language_model):
     assert loaded.reader.text(blind.inputs["input_ids"]).endswith("Summary:")
 
 
-def test_export_and_serve_say_that_they_cannot_yet(language_model, tmp_path):
+def test_export_and_serve_say_that_they_cannot_yet(language_model, tmp_path, cli):
     run = fit(STORIES, language_model, tmp_path)
+    _, stderr = cli("serve", run.folder, "--port", "0", rc=2)
+    assert "which writes texts token by token" in stderr
+    assert "headstart predict" in stderr
     with pytest.raises(SpecError, match="writes texts, token by token") as raised:
         export(run.folder)
     assert "headstart predict" in raised.value.fix

@@ -25,6 +25,7 @@ from .sentences import words
 
 Mask = Callable[[Sequence[int]], np.ndarray]
 
+STOPS = (".", "!", "?", "…", "。", "！", "？")
 SLACK_TOKENS = 2  # before keywords are forced: the end token, and a sign before it
 
 
@@ -62,6 +63,11 @@ class _Tokens:
     def joins_V(self) -> np.ndarray:
         """Whether a token goes on with the word before it, and begins no other."""
         return np.array([text.isascii() and text.isalnum() for text in self.texts])
+
+    @cached_property
+    def is_stop_V(self) -> np.ndarray:
+        """Whether a token ends a sentence and does nothing else."""
+        return np.array([text in STOPS for text in self.texts])
 
     @cached_property
     def goes_on_V(self) -> np.ndarray:
@@ -160,6 +166,9 @@ class _Allowed:
         if text[-1:].isalnum():
             adds_V[self.tokens.joins_V] = 0
         is_allowed_V &= adds_V <= max(0, n_left)
+        if n_left <= 0:  # what is left to write is the end of a word, and of a sentence
+            is_word_V = self.tokens.joins_V if text[-1:].isalnum() else np.zeros_like(is_allowed_V)
+            is_allowed_V &= is_word_V | (self.tokens.is_stop_V & (text[-1:] not in STOPS))
 
     def _that_write(self, phrase: str, text: str) -> np.ndarray:
         """Whether each token would write an excluded keyword, or the end of one that has begun."""
