@@ -5,15 +5,19 @@ What an artifact keeps is the text; the template itself, which is a program, is 
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ..core.errors import ModelError
+from ..core.errors import ModelError, shorten
 from ..core.reader import ChatFormat
-from ..core.untrusted import library_errors, read_json, read_text
+from ..core.untrusted import read_json, read_text
 
 MAX_TEMPLATE_BYTES = 100_000
+MAX_S = 60.0  # of a busy machine; the process itself has seconds of a processor
 FILE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
 SYSTEM, USER, REPLY, SECOND = (f"@@headstart-{name}@@" for name in ("system", "user", "reply", "second"))
 FIX = "Write the prompt yourself: --set task.chat=false, and task.template if the default is not what you want."
@@ -22,37 +26,54 @@ FIX = "Write the prompt yourself: --set task.chat=false, and task.template if th
 def chat_format(folder: Path) -> ChatFormat | None:
     """How the model in `folder` holds a chat; None where it has no chat template.
 
-    Raises  ModelError for a template that fails, or does not write messages as they are.
+    Raises  ModelError for a template that fails, takes too long, or does not write messages as they are.
+    Cost    some seconds: a process of its own runs the template, under limits.
     """
     template, where = _template(folder)
     if not template:
         return None
-    user, reply, second = ({"role": role, "content": text} for role, text in (
-        ("user", USER), ("assistant", REPLY), ("user", SECOND)))
-
-    def rendered(messages: list[dict[str, str]], *marks: str, is_open: bool = False) -> list[str]:
-        """What stands before, between and behind the marks."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        with library_errors(where, "cannot be rendered", ModelError, FIX):
-            text: Any = render_jinja_template([messages], chat_template=template, add_generation_prompt=is_open,
-                                              **_special_tokens(folder))
-        parts, rest = [], str(text[0][0] if isinstance(text, tuple) else text[0])
-        for mark in marks:
-            before, came, rest = rest.partition(mark)
-            if not came:
-                raise ModelError(where, "does not write a message's text as it is.", FIX)
-            parts.append(before)
-        return [*parts, rest]
-
-    first, to_reply = rendered([user], USER, is_open=True)
-    _, to_assistant, end = rendered([user, reply], USER, REPLY)
-    _, _, to_user, _ = rendered([user, reply, second], USER, REPLY, SECOND)
+    system, user, reply, second = ({"role": role, "content": text} for role, text in (
+        ("system", SYSTEM), ("user", USER), ("assistant", REPLY), ("user", SECOND)))
+    texts = _rendered(template, _special_tokens(folder), [
+        ([user], True), ([user, reply], False), ([user, reply, second], False), ([system, user], False)], where)
+    first, to_reply = _around(texts[0], where, USER)
+    _, to_assistant, end = _around(texts[1], where, USER, REPLY)
+    _, _, to_user, _ = _around(texts[2], where, USER, REPLY, SECOND)
     try:
-        system, after_system, _ = rendered([{"role": "system", "content": SYSTEM}, user], SYSTEM, USER)
+        before, after_system, _ = _around(texts[3], where, SYSTEM, USER)
     except ModelError:  # some templates have no place for one: it is put before the user's message
-        system, after_system = first, "\n\n"
-    return ChatFormat(first, system, after_system, to_assistant, to_user, to_reply, end)
+        before, after_system = first, "\n\n"
+    return ChatFormat(first, before, after_system, to_assistant, to_user, to_reply, end)
+
+
+def _rendered(template: str, tokens: dict[str, str], chats: Sequence[tuple[list[dict[str, str]], bool]],
+              where: str) -> list[dict[str, str]]:
+    """What the template makes of each chat: its "text", or the "error"."""
+    request = json.dumps({"template": template, "tokens": tokens, "chats": chats})
+    try:
+        ended = subprocess.run([sys.executable, "-I", str(Path(__file__).with_name("chat_renderer.py"))], input=request,
+                               capture_output=True, text=True, timeout=MAX_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ModelError(where, f"is a template that runs for more than {MAX_S:g} seconds.", FIX) from None
+    if ended.returncode:
+        raise ModelError(where, "is a template that takes more time or memory than one may.", FIX)
+    answers: list[dict[str, str]] = json.loads(ended.stdout)
+    return answers
+
+
+def _around(answer: dict[str, str], where: str, *marks: str) -> list[str]:
+    """What stands before, between and behind the marks."""
+    if "error" in answer:
+        raise ModelError(where, f"cannot be rendered: {shorten(answer['error'])}.", FIX)
+    parts, rest = [], answer["text"]
+    if len(rest) > MAX_TEMPLATE_BYTES:
+        raise ModelError(where, f"writes {len(rest):,} characters around a few words.", FIX)
+    for mark in marks:
+        before, came, rest = rest.partition(mark)
+        if not came:
+            raise ModelError(where, "does not write a message's text as it is.", FIX)
+        parts.append(before)
+    return [*parts, rest]
 
 
 def _template(folder: Path) -> tuple[str, str]:

@@ -119,6 +119,24 @@ def test_decoding_that_cannot_be(decoding, language_model, tmp_path):
     assert "decoding" in str(error)
 
 
+HOSTILE_TEMPLATES = {
+    "for ever": ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+                 "more time or memory"),
+    "all memory": ("{% set n = namespace(x='a' * 999) %}{% for i in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}",
+                   "cannot be rendered|more time or memory"),
+    "a long answer": ("{{ messages[0]['content'] }}{{ 'a' * 999999 }}", "writes 1,000,017 characters"),
+    "the inside of Python": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "cannot be rendered: .*unsafe"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_TEMPLATES)
+def test_a_chat_template_is_a_program_that_runs_under_limits(tmp_path, kind):
+    template, message = HOSTILE_TEMPLATES[kind]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), "utf-8")
+    with pytest.raises(ModelError, match=message):
+        chat_format(tmp_path)
+
+
 def test_a_chat_template_that_fails_or_changes_messages(tmp_path):
     model = tiny.backbone(tmp_path / "model", "llama", writes=True, tie_word_embeddings=True)
     for template, words in (("{% for m in messages %}{{ m.nothing.at.all }}{% endfor %}", "cannot be rendered"),
