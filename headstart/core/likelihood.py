@@ -23,6 +23,7 @@ class LikelihoodScoring:
 
     metric: ClassVar[str] = "likelihood"
     lowest_score: ClassVar[float] = 0.0
+    gives_parts: ClassVar[bool] = True
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         """Of any multiset of rows."""

@@ -27,6 +27,10 @@ class Scoring(Protocol):
     def lowest_score(self) -> float:
         """What no system can fall below."""
 
+    @property
+    def gives_parts(self) -> bool:
+        """Whether a row can be right in part, so that a score varies less than a share of rows does."""
+
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         """All scores of some rows."""
 
@@ -39,6 +43,7 @@ Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 ONE_SIDED_Z = NormalDist().inv_cdf(CONFIDENCE)
 POWER = 0.8  # the chance that a real gain is proven: the usual one
 MIN_RESAMPLED_ROWS = 30  # with fewer, resamples of a score do not say enough about its spread to prove a difference
+PARTS_ROWS = 30  # from so many on, scores of rows that are right in part may vary less than shares
 LIKELY_ERRORS = 0.5  # a gain of so many standard errors is likely enough to ship: bench/results/guard.md
 FOLDS_INFLATION = 1.6  # of the variance of a score by cross-validation: any two folds learn from mostly the same rows
 POISSON_LOW = (0.051293, 0.355362, 0.817691)  # lower 95 % limits of a mean of which 1, 2 or 3 were counted
@@ -81,6 +86,7 @@ class Paired:
     lowest:    the score that no system can fall below, such as 0 or, for a correlation, -1.
     n_folds:   of a cross-validation in which the rows were answered; 0 where they were held out. Answers of folds are
                not independent, since any two folds learned from mostly the same rows: that widens intervals.
+    gives_parts: as of `Scoring`.
     right_SN:  whether each row is answered right, where the score is the share of such rows; means of several systems
                lie between 0 and 1. None for other scores, which have scores_SR of the same resamples of the rows.
     """
@@ -91,6 +97,7 @@ class Paired:
     right_SN: np.ndarray | None
     scores_SR: np.ndarray | None
     n_folds: int = 0
+    gives_parts: bool = False
 
     def interval(self, s: int) -> tuple[float, float]:
         """Of the score of system `s`."""
@@ -105,7 +112,8 @@ class Paired:
 
     def _interval(self, value: float, deviation: float) -> tuple[float, float]:
         times = inflation(self.n_folds)
-        return score_interval(value, deviation * math.sqrt(times), max(1, int(self.n / times)), self.lowest)
+        return score_interval(value, deviation * math.sqrt(times), max(1, int(self.n / times)), self.lowest,
+                              gives_parts=self.gives_parts)
 
     def difference(self, a: int, b: int) -> Difference:
         """System `a` minus system `b`."""
@@ -131,7 +139,7 @@ class Paired:
             return np.asarray(summed / np.reshape(lengths, (-1, *[1] * (values.ndim - 1))))
 
         right_SN, scores_SR = (None if values is None else mean(values) for values in (self.right_SN, self.scores_SR))
-        return Paired(mean(self.values_S), self.n, self.lowest, right_SN, scores_SR, self.n_folds)
+        return Paired(mean(self.values_S), self.n, self.lowest, right_SN, scores_SR, self.n_folds, self.gives_parts)
 
 
 def inflation(n_folds: int) -> float:
@@ -156,7 +164,8 @@ def paired(task: Scoring, systems: Sequence[np.ndarray], n_resamples: int, seed:
     right = [right_N for outcomes in systems if (right_N := task.correct(outcomes)) is not None]
     if len(right) == len(systems):
         return Paired(values_S, n, task.lowest_score, np.array(right, np.float64), None, n_folds)
-    return Paired(values_S, n, task.lowest_score, None, bootstrap(score, systems, n_resamples, seed), n_folds)
+    return Paired(values_S, n, task.lowest_score, None, bootstrap(score, systems, n_resamples, seed), n_folds,
+                  task.gives_parts)
 
 
 def bootstrap(score: Callable[[np.ndarray], float], systems: Sequence[np.ndarray], n_resamples: int,
@@ -194,11 +203,14 @@ def share_interval(n_right: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def score_interval(value: float, deviation: float, n: int, lowest: float = 0.0) -> tuple[float, float]:
+def score_interval(value: float, deviation: float, n: int, lowest: float = 0.0, *,
+                   gives_parts: bool = False) -> tuple[float, float]:
     """(low, high) of a score between `lowest` and 1. deviation: of its resamples.
 
     A share of as many rows as would vary like it, and never of more than there are: where no resample differs, as
-    when every row is answered right, the rows still bound what could have been seen.
+    when every row is answered right, the rows still bound what could have been seen. Where
+    rows are right in part (gives_parts), it may vary as that of more rows does, the more of them there are: resamples
+    of few know too little of what is rare.
 
     Source  Korn & Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts".
     """
@@ -207,6 +219,7 @@ def score_interval(value: float, deviation: float, n: int, lowest: float = 0.0) 
     if not 0 <= share <= 1:  # a score of its own range
         return value - _t(n) * deviation * width, value + _t(n) * deviation * width
     most = n / (1 - (value * n / (n + 2)) ** 2) if lowest < 0 else n  # a correlation varies less, the larger it is
+    most *= max(1, n / PARTS_ROWS) if gives_parts else 1
     rows = min(most, share * (1 - share) / deviation**2) if deviation else most
     low, high = _wilson(share, max(1.0, rows), _t(n))
     return lowest + width * low, lowest + width * high

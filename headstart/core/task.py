@@ -97,6 +97,7 @@ class Task(abc.ABC):
     options: ClassVar[tuple[str, ...]] = ()  # the fields that a Spec may set: task: {name: ..., stride: 64}
     architectures: ClassVar[tuple[Architecture, ...]] = ("encoder",)  # the backbones that can answer it
     keeps_rows_whole: ClassVar[bool] = False  # whether a row's windows must stand in one batch: the loss compares them
+    gives_parts: ClassVar[bool] = False  # whether a row can be right in part: a score varies less than a share then
     compares_rows: ClassVar[bool] = False  # whether the loss compares a batch's rows: it cannot be summed in pieces
     needs_windows: ClassVar[bool] = True  # whether `decode` looks at windows and not only at their logits
     baseline_titles: ClassVar[Mapping[str, str]] = {}  # name -> its words in a verdict and a report

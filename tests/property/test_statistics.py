@@ -224,3 +224,13 @@ def test_every_gain_is_paired_and_has_an_interval():
         assert low <= gain.difference <= high
         assert 0 <= gain.p <= 1
         assert gain.difference == pytest.approx(scores.fitted.value - scores.baselines[name].value)
+
+
+def test_scores_of_rows_that_are_right_in_part_may_vary_less_than_shares_once_rows_are_many():
+    few, many = ((score_interval(0.3, 0.01, n, gives_parts=parts) for parts in (False, True)) for n in (20, 900))
+    as_share, in_part = few
+    assert in_part == as_share  # resamples of few rows know too little
+    as_share, in_part = many
+    assert in_part == pytest.approx((0.3 - 1.96 * 0.01, 0.3 + 1.96 * 0.01), abs=1e-3)
+    assert as_share[0] < in_part[0] - 0.005
+    assert in_part[1] + 0.005 < as_share[1]

@@ -49,6 +49,7 @@ class WritingTask(Task):
     """
 
     needs_windows: ClassVar = False
+    gives_parts: ClassVar = True
     architectures: ClassVar[tuple[Architecture, ...]] = ("causal",)
     options: ClassVar[tuple[str, ...]] = ("template", "chat", "decoding")
     baseline_titles: ClassVar = TITLES
