@@ -227,7 +227,7 @@ def test_every_gain_is_paired_and_has_an_interval():
 
 
 def test_scores_of_rows_that_are_right_in_part_may_vary_less_than_shares_once_rows_are_many():
-    few, many = ((score_interval(0.3, 0.01, n, gives_parts=parts) for parts in (False, True)) for n in (20, 900))
+    few, many = ([score_interval(0.3, 0.01, n, gives_parts=parts) for parts in (False, True)] for n in (20, 900))
     as_share, in_part = few
     assert in_part == as_share  # resamples of few rows know too little
     as_share, in_part = many

@@ -113,6 +113,7 @@ class Translating:
 
     metric = "bleu"
     lowest_score = 0.0
+    gives_parts = True
 
     def score(self, outcomes):
         return measures.scores([Bleu(), Chrf()], outcomes)
