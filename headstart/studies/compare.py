@@ -94,6 +94,7 @@ def compare(spec_or_path: str | Path | Mapping[str, Any], wanted: Sequence[str],
     progress, out = progress or Progress(quiet=True), Path(out)
     layers = [resolve.first_layer(spec_or_path), *layers]
     spec, origins, _ = resolve.resolve(layers)
+    layers = [(origins["task.name"], {"task": spec.task["name"]}), *layers]  # cells read files of our own names
     for text in wanted:
         resolve.resolve([*layers, ("--methods", {"method": parse_method(text)})])
     if len(set(wanted)) < len(wanted) or not wanted:

@@ -148,6 +148,19 @@ def test_a_cell_that_fails_says_which(spec, tmp_path):
         compare(spec, ["fine-tuning:last_blocks=7"], out=tmp_path / "a", jobs=ForkedJobs())
 
 
+def test_a_task_that_the_columns_mean_is_that_of_every_cell(backbone, tmp_path):
+    rows = [{"sentence1": f"the room was lovely {i}", "sentence2": f"a dull film {i % 7}", "score": i % 5 / 2}
+            for i in range(60)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    settings = {"backbone": str(backbone), "evaluate": {"n_resamples": 100}, "task": {"pooling_of_nothing": 1}}
+    with pytest.raises(SpecError, match='pooling_of_nothing.* "text-regression"'):  # an option is the inferred task's
+        compare(str(path), ["linear-probe"], seeds=1, out=tmp_path / "out", layers=[("test", settings)])
+    del settings["task"]
+    result = compare(str(path), ["linear-probe"], seeds=1, out=tmp_path / "out", layers=[("test", settings)])
+    assert result["metric"] == "spearman"
+
+
 def test_compare_and_cache_on_the_command_line(cli, backbone, reviews, tmp_path):
     stdout, _ = cli("compare", reviews, "--methods", "linear-probe", "--seeds", 1, "--out", tmp_path / "out", "--set",
                     f"backbone={backbone}", "--set", "evaluate.n_resamples=100", "--json")
