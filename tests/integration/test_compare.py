@@ -154,7 +154,7 @@ def test_a_task_that_the_columns_mean_is_that_of_every_cell(backbone, tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     settings = {"backbone": str(backbone), "evaluate": {"n_resamples": 100}, "task": {"pooling_of_nothing": 1}}
-    with pytest.raises(SpecError, match='pooling_of_nothing.* "text-regression"'):  # an option is the inferred task's
+    with pytest.raises(SpecError, match=r'pooling_of_nothing.* "text-regression"'):  # an option is the inferred task's
         compare(str(path), ["linear-probe"], seeds=1, out=tmp_path / "out", layers=[("test", settings)])
     del settings["task"]
     result = compare(str(path), ["linear-probe"], seeds=1, out=tmp_path / "out", layers=[("test", settings)])
