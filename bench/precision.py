@@ -51,7 +51,7 @@ def measure(name: str, **cell: Any) -> dict[str, Any]:
         return speed.loops(rows, precision=cell["precision"])
     from bench import peers
 
-    settings = {"bf16": True, "use_cpu": True} if cell["precision"] == "bf16" else {}  # else it refuses
+    settings: dict[str, Any] = {"bf16": True, "use_cpu": True} if cell["precision"] == "bf16" else {}  # else it refuses
     with tempfile.TemporaryDirectory() as folder:
         return peers.trainer(rows, Path(folder), n_warm_up=speed.N_WARM_UP, **settings)[1]
 
