@@ -14,9 +14,18 @@ import numpy as np
 MAX_NATS = 700.0  # a token: e to this power is still a number
 
 
+def likelihood(nats: float, n_tokens: float) -> dict[str, float]:
+    """`likelihood`, the geometric mean of the probabilities of all target tokens, and `perplexity`, one over it.
+
+    nats: the negative log-likelihood of `n_tokens` in sum.
+    """
+    mean = min(nats / n_tokens, MAX_NATS) if n_tokens else MAX_NATS
+    return {"likelihood": math.exp(-mean), "perplexity": math.exp(mean)}
+
+
 @dataclass(frozen=True)
 class LikelihoodScoring:
-    """`likelihood`, the geometric mean of the probabilities of all target tokens, and `perplexity`, one over it.
+    """The scores of `likelihood`, by which a checkpoint is chosen.
 
     Its outcomes are [N, 2]: the negative log-likelihood of a row's target in nats, and its number of tokens.
     """
@@ -27,9 +36,7 @@ class LikelihoodScoring:
 
     def score(self, outcomes: np.ndarray) -> dict[str, float]:
         """Of any multiset of rows."""
-        nats, n_tokens = map(float, outcomes.sum(0))
-        mean = min(nats / n_tokens, MAX_NATS) if n_tokens else MAX_NATS
-        return {"likelihood": math.exp(-mean), "perplexity": math.exp(mean)}
+        return likelihood(*map(float, outcomes.sum(0)))
 
     def correct(self, outcomes: np.ndarray) -> np.ndarray | None:
         """None: it is no share of rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
@@ -54,6 +55,7 @@ def int8_instructions() -> str:
     return next(filter(has, ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp")), "")
 
 
+@functools.cache
 def _cpuinfo() -> list[tuple[str, str]]:
     """What Linux says of the first processor; [] elsewhere."""
     try:

@@ -191,7 +191,7 @@ class PooledModel(Headed):
         return self.head
 
     def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
-        save(self.encoder, folder, labels)
+        _save(self.encoder, folder, labels)
 
     def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
         head = self.head if job == MAIN else cast(HeadModule, self.more_heads[_known(job, self.more_heads)])
@@ -207,37 +207,45 @@ class PooledModel(Headed):
         return Outputs(head.out(features), features, hidden, attentions)
 
 
-class NativeModel(Headed):
-    """A family's own classification model of transformers, as it is."""
+class WholeModel(Headed):
+    """A model of transformers whose head is its own."""
 
     head = None
-    signature = "NoneType native 1"
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.per_token = "TokenClassification" in type(model).__name__
 
     @property
     def encoder(self) -> nn.Module:
         return cast(nn.Module, self.model.base_model)
-
-    @property
-    def output(self) -> nn.Linear:
-        # Not of all modules: CamemBERT and XLM-RoBERTa hold their classifier before their encoder.
-        return [m for m in self.own_head().modules() if isinstance(m, nn.Linear)][-1]
 
     def set_encoder(self, encoder: nn.Module) -> None:
         setattr(self.model, str(self.model.base_model_prefix), encoder)
         self.revision += 1
         self.set_precision(self.precision)
 
+    def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
+        _save(self.model, folder, labels)
+
+
+class NativeModel(WholeModel):
+    """A family's own classification model of transformers, as it is."""
+
+    signature = "NoneType native 1"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.per_token = "TokenClassification" in type(model).__name__
+
+    @property
+    def output(self) -> nn.Linear:
+        # Not of all modules: CamemBERT and XLM-RoBERTa hold their classifier before their encoder.
+        return [m for m in self.own_head().modules() if isinstance(m, nn.Linear)][-1]
+
     def own_head(self) -> nn.Module:
         children = self.model.named_children()
         return nn.ModuleDict({name: m for name, m in children if name != self.model.base_model_prefix})
-
-    def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
-        save(self.model, folder, labels)
 
     def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
         if job != MAIN:
@@ -262,7 +270,7 @@ def _known(job: str, heads: nn.ModuleDict) -> str:
     return job
 
 
-def save(pretrained: Any, folder: Path, labels: Mapping[str, Any]) -> None:
+def _save(pretrained: Any, folder: Path, labels: Mapping[str, Any]) -> None:
     """Write a model of transformers, with `labels` in its configuration."""
     for key, value in labels.items():
         setattr(pretrained.config, key, {int(k): v for k, v in value.items()} if key == "id2label" else value)

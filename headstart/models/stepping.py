@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from . import blocks
+from .device import to_device
 from .precision import DTYPES, autocast
 from .writing import PREDICTS, WritingModel
 
@@ -54,7 +55,7 @@ class TorchStepper:
     def begin(self, inputs: dict[str, np.ndarray]) -> tuple[_State, np.ndarray]:
         """Read prompts [B, T]."""
         self.model.eval()
-        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in inputs.items() if name != PREDICTS}
+        tensors = to_device({name: a for name, a in inputs.items() if name != PREDICTS}, self.device)
         outputs: Any = self.model.encoder(**tensors, use_cache=True)
         mask_BT, cache = tensors["attention_mask"], outputs.past_key_values
         n_before = cache.get_seq_length() - mask_BT.shape[1]  # a prompt of the method's own, before each text

@@ -18,7 +18,7 @@ from torch import nn
 from ..core.errors import ModelError, SpecError, shorten
 from ..core.model import MAIN, Inputs
 from ..core.values import Outputs
-from .heads import NOTHING, Headed, encoded, save
+from .heads import NOTHING, WholeModel, encoded
 from .precision import autocast
 from .tensors import Entry
 
@@ -26,43 +26,29 @@ PREDICTS = "predicts"  # the input that is 1 where the next token is asked for
 OUTPUT_WEIGHT = "lm_head.weight"
 
 
-class WritingModel(Headed):
+class WritingModel(WholeModel):
     """A causal language model of transformers: inputs with `predicts` [B, T] to logits_MV, row by row.
 
     Its output layer is frozen, and with it an embedding that shares its weight.
     """
 
-    head = None
     per_token = False
     writes = True
     signature = "language model"
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.output.requires_grad_(False)
-
-    @property
-    def encoder(self) -> nn.Module:
-        return cast(nn.Module, self.model.base_model)
 
     @property
     def output(self) -> nn.Linear:
         return cast(nn.Linear, self.model.lm_head)
-
-    def set_encoder(self, encoder: nn.Module) -> None:
-        setattr(self.model, str(self.model.base_model_prefix), encoder)
-        self.revision += 1
-        self.set_precision(self.precision)
 
     def below_output(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())  # with an embedding that is the output, too: features depend on it
 
     def own_head(self) -> nn.Module:
         return nn.ModuleDict()  # what it answers with is the pretrained model's own
-
-    def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
-        save(self.model, folder, labels)
 
     def logits(self, hidden_MD: torch.Tensor) -> torch.Tensor:
         """Logits of the next token, [M, V] float32; the product is computed in the encoder's precision."""

@@ -25,6 +25,7 @@ from ..core.method import Method
 from ..core.model import Model
 from ..core.outputs import LOCK, clear_work
 from ..core.progress import Progress
+from ..core.reader import Reader
 from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores, UnknownTokens
 from ..core.spec import DEFAULT, Origins, Spec, leaves, to_yaml
 from ..core.task import Task
@@ -160,11 +161,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     task = fitted_to(backbone, task, parts)
     check_memory(model, task, spec, backbone.reader.max_tokens)
     method.prepare(model)
-    windows = {}
-    for name in PARTS:
-        encoded = (w for i, row in enumerate(getattr(parts, name).rows) for w in task.encode(i, row, backbone.reader))
-        windows[name] = store(encoded, work / "windows" / name, backbone.reader.pad_id, task.keeps_rows_whole,
-                              with_notes=task.needs_windows and (name != "train" or bool(parts.fold_N)))
+    windows = encoded(task, parts, backbone.reader, work / "windows")
     unknown = unknown_tokens(task, parts, windows, backbone)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
@@ -183,6 +180,16 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     forward = CachedForward(model, accelerate.device, spec.cache, progress)
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work,
                now.identity, stop, progress, unknown)
+
+
+def encoded(task: Task, parts: Splits, reader: Reader, folder: Path) -> dict[str, WindowStore]:
+    """The windows of each of PARTS, stored in `folder`; with notes where `decode` reads them."""
+    windows = {}
+    for name in PARTS:
+        of_part = (w for i, row in enumerate(getattr(parts, name).rows) for w in task.encode(i, row, reader))
+        windows[name] = store(of_part, folder / name, reader.pad_id, task.keeps_rows_whole,
+                              with_notes=task.needs_windows and (name != "train" or bool(parts.fold_N)))
+    return windows
 
 
 def fitted_to(backbone: Backbone, task: Task, parts: Splits) -> Task:

@@ -15,7 +15,7 @@ from ..core.statistics import Difference, Scoring
 from ..core.task import Task
 from ..core.values import IGNORE, Prediction
 from ..core.windows import by_length
-from ..models.device import by_halves
+from ..models.device import by_halves, to_device
 from ..models.stepping import TorchStepper
 from .job import Job
 
@@ -70,8 +70,7 @@ class Evaluator:
         budget = min(job.spec.evaluate.tokens_per_batch, LOGIT_TOKENS)  # logits of targets are what takes memory here
         for chosen in by_length(windows.sizes_N, np.arange(len(windows)), budget):
             batch = windows.batch(chosen)
-            target = {name: torch.from_numpy(a).to(job.device) for name, a in batch.target.items()}
-            scores_MV, gold_M = job.task.aligned(job.forward(batch.inputs).logits, target)
+            scores_MV, gold_M = job.task.aligned(job.forward(batch.inputs).logits, to_device(batch.target, job.device))
             nats_M = torch.nn.functional.cross_entropy(scores_MV.float(), gold_M, reduction="none").cpu().numpy()
             n_tokens_N[chosen] = n_of_window = (batch.target["labels"] != IGNORE).sum(1)
             nats_N[chosen] = [part_M.sum(dtype=np.float64) for part_M in np.split(nats_M, np.cumsum(n_of_window)[:-1])]

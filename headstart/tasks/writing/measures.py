@@ -16,7 +16,6 @@ Shape suffixes: N rows, C numbers a row.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,11 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from ...core.likelihood import likelihood
 from ...core.task import N_MISTAKES_SHOWN
 from ..question_answering.squad import compare
 from .control import Control
 from .sentences import words
-
-MAX_EXPONENT = 700.0  # of e, in float64: a perplexity stays a number
 
 
 @dataclass(frozen=True)
@@ -187,11 +185,9 @@ class Likelihood:
         return written.negative_log_likelihood, written.n_tokens
 
     def scores(self, sums_C: np.ndarray, n: int) -> dict[str, float]:
-        summed, n_tokens = map(float, sums_C)
-        if not n_tokens:  # nobody asked how likely the targets are to it: it is no model
-            return {}
-        nats = min(summed / n_tokens, MAX_EXPONENT)
-        return {"likelihood": math.exp(-nats), "perplexity": math.exp(nats)}
+        nats, n_tokens = map(float, sums_C)
+        # Without tokens nobody asked how likely the targets are to it: it is no model.
+        return likelihood(nats, n_tokens) if n_tokens else {}
 
 
 @dataclass(frozen=True)
