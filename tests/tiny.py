@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from headstart import tasks
 from headstart.models.precision import bf16_instructions
+from headstart.training import loop
 
 # What this machine computes in: 16 bits are not emulated.
 PRECISIONS = ["fp32", pytest.param("bf16", marks=pytest.mark.skipif(
@@ -54,6 +56,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
               "intermediate_size": 48, "bos_token_id": 2, "eos_token_id": 3},
     "t5": {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64, "pad_token_id": 0},
 }
+
+
+def descend(model: Any, groups: list[dict[str, Any]], loss: Callable[[], tuple[Any, Any]],
+            n_steps: int) -> tuple[list[float], set[int]]:
+    """Steps of AdamW on one batch: the mean loss before each, and the ids of the weights that a gradient reached.
+
+    loss: (sum, count) of the batch as the model is now.
+    """
+    optimizer, losses, reached = loop.optimizer("adamw", groups), [], set[int]()
+    for _ in range(n_steps):
+        summed, count = loss()
+        (summed / count).backward()
+        reached = {id(p) for p in model.parameters() if p.grad is not None}
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(summed.item() / float(count))
+    return losses, reached
 
 
 def backbone(folder: Path, family: str = "bert", seed: int = 0, writes: bool = False, **config: Any) -> Path:

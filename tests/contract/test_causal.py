@@ -30,7 +30,6 @@ from headstart.models.runtime import TorchRuntime
 from headstart.models.stepping import TorchStepper
 from headstart.runs.weights import open_model
 from headstart.tasks.writing.task import WritingTask
-from headstart.training import loop
 
 CPU = torch.device("cpu")
 CAUSAL = sorted(name for name, family in FAMILIES.items() if family.writes_as)
@@ -159,15 +158,7 @@ def test_its_loss_falls_and_only_the_weights_in_groups_move(family, method_name,
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     groups = method.groups(model, 3e-3, 0.01)
     moving = {id(p) for group in groups for p in group["params"]}
-    optimizer = loop.optimizer("adamw", groups)
-    losses = []
-    for _ in range(25):
-        summed, count = method.loss(task, model(inputs), target)
-        (summed / count).backward()
-        reached = {id(p) for p in model.parameters() if p.grad is not None}
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(summed.item() / float(count))
+    losses, reached = tiny.descend(model, groups, lambda: method.loss(task, model(inputs), target), 25)
     assert losses[-1] < losses[0]
     assert moving
     assert reached == moving
