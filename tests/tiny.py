@@ -57,6 +57,46 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64, "pad_token_id": 0},
 }
 
+# Those that are of use with their decoder alone; T5 is among the others, too.
+_BART: dict[str, Any] = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+                         "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 48, "pad_token_id": 0,
+                         "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+SEQ2SEQ: dict[str, dict[str, Any]] = {
+    "bart": {**_BART, "forced_eos_token_id": None},
+    "encoder-decoder": {},
+    "marian": {**_BART, "init_std": 0.5, "decoder_start_token_id": 0, "forced_eos_token_id": None},
+    "mbart": {**_BART, "scale_embedding": True, "forced_eos_token_id": None},
+    "t5": {**FAMILIES["t5"], "num_decoder_layers": 2, "eos_token_id": 3, "decoder_start_token_id": 0},
+}
+
+
+def seq2seq(folder: Path, family: str, seed: int = 0, **config: Any) -> Path:
+    """Write a tiny random encoder-decoder of `family` and its tokenizer to `folder`."""
+    import torch
+    import transformers
+    from tokenizers import processors
+
+    tokenizer = byte_tokenizer()
+    # An output that stays as it is must be able to tell tokens apart.
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 260}
+    torch.manual_seed(seed)
+    if family == "encoder-decoder":
+        bert = {**sizes, **FAMILIES["bert"], "initializer_range": 0.2, "pad_token_id": 0, **config}
+        parts = [transformers.BertConfig(**bert), transformers.BertConfig(**bert, is_decoder=True,
+                                                                          add_cross_attention=True)]
+        joined = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
+            *parts, decoder_start_token_id=2, eos_token_id=3, pad_token_id=0)
+        model = transformers.EncoderDecoderModel(joined)
+    else:
+        spread = {"initializer_factor": 4.0} if family == "t5" else {"init_std": 0.2}
+        settings = transformers.CONFIG_MAPPING[family](**{**sizes, **spread, **SEQ2SEQ[family], **config})
+        model = transformers.AutoModelForSeq2SeqLM.from_config(settings)
+    model.save_pretrained(folder)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", pair="$A $B [SEP]", special_tokens=[("[SEP]", 3)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
 
 def descend(model: Any, groups: list[dict[str, Any]], loss: Callable[[], tuple[Any, Any]],
             n_steps: int) -> tuple[list[float], set[int]]:
@@ -110,8 +150,8 @@ def byte_tokenizer() -> Any:
     """A tokenizer that can write any text; words of `stories` and of the tasks' examples take few tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    examples = [value for name in tasks.names() for row in tasks.find(name).examples for value in row.values()
-                if tasks.build({"name": name}).generation is not None and isinstance(value, str)]
+    examples = [value for name in tasks.names() if name not in ANSWERING for row in tasks.find(name).examples
+                for value in row.values() if isinstance(value, str)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -70,6 +70,18 @@ class Reader(Protocol):
         """What the tokenizer puts before every text."""
 
     @property
+    def close_ids(self) -> Sequence[int]:
+        """What the tokenizer puts behind every text."""
+
+    @property
+    def begin_ids(self) -> Sequence[int]:
+        """What a decoder's text begins with; () where a text goes on from what is read."""
+
+    @property
+    def target(self) -> Reader:
+        """How what is written becomes tokens: as what is read does, but where a decoder has its own vocabulary."""
+
+    @property
     def end_ids(self) -> Sequence[int]:
         """The tokens that end a text for this backbone; () where it has none."""
 

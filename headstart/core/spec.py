@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 from pydantic import Field
@@ -96,6 +96,18 @@ class HeadSpec(_Part):
         "mean", description="how hidden states become one vector; native: the family's own head in transformers")
 
 
+class EncoderDecoderSpec(_Part):
+    """A model that writes, made of an encoder and a decoder beside it with a vocabulary of its own."""
+
+    encoder: str = Field(description="a name, a folder or a hub id of a pretrained encoder")
+    decoder: str | None = Field(
+        None, description="a pretrained encoder of the family bert whose lowest blocks begin the decoder; absent: new "
+        "blocks")
+    blocks: int = Field(3, ge=1, le=48, description="of the decoder")
+    vocabulary: int = Field(
+        8_000, ge=300, le=200_000, description="tokens of the target vocabulary, learned from the train rows, at most")
+
+
 class TrainSpec(_Part):
     """How the weights are moved. A field that is not set takes the method's own default."""
 
@@ -147,6 +159,9 @@ class Spec(_Part):
     task: dict[str, Any] = Field({"name": "text-classification"},
                                  description="the kind of question, with options such as metric: macro_f1")
     backbone: str = Field("minilm-l6", description="a name, a folder or a hub id of a pretrained model")
+    encoder_decoder: EncoderDecoderSpec | None = Field(
+        None, description="in place of backbone, for tasks that write: {encoder: NAME, decoder: NAME, blocks: 3, "
+        "vocabulary: 8000}; a decoder is put beside an encoder")
     method: dict[str, Any] = Field({"name": "auto"}, description="how knowledge is carried over, with options")
     head: HeadSpec = HeadSpec()
     data: DataSpec
@@ -233,10 +248,16 @@ def _explain(error: pydantic.ValidationError, origins: Origins) -> SpecError:
     return SpecError("", "\n".join(lines), "All fields with their defaults: headstart fit --help-spec")
 
 
+def _part_of(annotation: Any) -> type[pydantic.BaseModel] | None:
+    """The part of a Spec that a field holds, also one that may be absent; None of a field that is a plain value."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)), None)
+
+
 def _part_at(path: tuple[Any, ...]) -> type[pydantic.BaseModel]:
     part: type[pydantic.BaseModel] = Spec
     for name in path:
-        part = part.model_fields[name].annotation  # type: ignore[assignment]
+        part = _part_of(part.model_fields[name].annotation) or part
     return part
 
 
@@ -351,10 +372,11 @@ def reference() -> str:
 
     def write(part: type[pydantic.BaseModel], indent: str) -> None:
         for name, field in part.model_fields.items():
-            inner = field.annotation
-            if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
-                lines.append(f"{indent}{name}:")
-                write(inner, indent + "  ")
+            inner = _part_of(field.annotation)
+            if inner is not None:
+                lines.append(f"{indent}{name}:" if field.default is not None else
+                             f"{indent}{name}: null  # {field.description}; its fields:")
+                write(inner, indent + ("  " if field.default is not None else "#   "))
             else:
                 value = "REQUIRED" if field.is_required() else _scalar(field.default)
                 lines.append(f"{indent}{name}: {value}  # {field.description}")

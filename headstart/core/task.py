@@ -270,6 +270,14 @@ class Task(abc.ABC):
         """The answer that a text written for a row is. is_complete: whether it ended before max_new_tokens."""
         raise NotImplementedError
 
+    def targets_of(self, row: Row) -> Sequence[str]:
+        """The texts that may be written for a row; () of a task that does not write."""
+        return ()
+
+    def continued(self, prompt: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+        """The inputs of a window whose text goes on with `ids`, each of which is asked for; `prompt` is without."""
+        raise NotImplementedError
+
     def ends(self, reader: Reader) -> frozenset[int]:
         """The tokens that end a text of this task."""
         return frozenset(reader.end_ids)

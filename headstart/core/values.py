@@ -18,6 +18,8 @@ Row = dict[str, Any]  # one record of the user's file: column -> value
 Prediction = dict[str, Any]  # one answer, as the user sees it
 
 IGNORE = -100  # a target value that no loss reads
+PREDICTS = "predicts"  # the input of a model that writes that is 1 where the next token is asked for, else 0
+DECODER_IDS = "decoder_input_ids"  # what stands written already, of a model that reads with an encoder of its own
 
 # The ids written so far -> which tokens may come next, [V] bool; None: all.
 Constraint = Callable[[Sequence[int]], np.ndarray | None]

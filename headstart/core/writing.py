@@ -10,7 +10,7 @@ from .decoding import Continuation, log_softmax, write
 from .generation import Generation
 from .reader import Reader
 from .task import Task
-from .values import Prediction, Row, Runtime, Stepper, Window, collate
+from .values import DECODER_IDS, Prediction, Row, Runtime, Stepper, Window, collate
 from .windows import by_length
 
 STOP_TOKENS = 64  # of the end of a text that are looked at for a text that stops it
@@ -25,7 +25,7 @@ def predictions(task: Task, rows: Sequence[Row], windows: Sequence[Window], read
 
 def prediction(task: Task, row: Row, reader: Reader, written: Continuation) -> Prediction:
     """The answer that a continuation of a row's prompt is."""
-    return task.written(row, reader.text(written.ids), written.is_complete)
+    return task.written(row, reader.target.text(written.ids), written.is_complete)
 
 
 def continuations(task: Task, rows: Sequence[Row], windows: Sequence[Window], reader: Reader, stepper: Stepper,
@@ -34,16 +34,17 @@ def continuations(task: Task, rows: Sequence[Row], windows: Sequence[Window], re
 
     tokens_per_batch: of prompts and of all that may be written, each beam counted.
     """
-    how = generation_of(task)
+    how, target = generation_of(task), reader.target
     lengths_N = np.fromiter((len(window) for window in windows), np.int64, len(windows))
-    limits = [max(1, min(how.max_new_tokens, reader.max_tokens - len(window))) for window in windows]
+    limits = [max(1, min(how.max_new_tokens, target.max_tokens - len(window.inputs.get(DECODER_IDS, window))))
+              for window in windows]
     sizes_N = (lengths_N + np.asarray(limits, np.int64)) * how.beams
     done: dict[int, Continuation] = {}
     for chosen in by_length(sizes_N, np.arange(len(windows)), tokens_per_batch):
         inputs = {name: [windows[i].inputs[name] for i in chosen] for name in windows[chosen[0]].inputs}
-        texts = write(stepper, collate(inputs, {}, reader.pad_id).inputs, how, ends=task.ends(reader),
-                      limits_B=[limits[i] for i in chosen], is_stopped=_stop(how, reader),
-                      constraints_B=[task.constraint(rows[i], reader) for i in chosen])
+        texts = write(stepper, collate(inputs, {}, reader.pad_id).inputs, how, ends=task.ends(target),
+                      limits_B=[limits[i] for i in chosen], is_stopped=_stop(how, target),
+                      constraints_B=[task.constraint(rows[i], target) for i in chosen])
         done |= dict(zip(chosen.tolist(), texts, strict=True))
         each(len(chosen))
     return [done[i] for i in range(len(windows))]
@@ -64,8 +65,6 @@ def _stop(how: Generation, reader: Reader) -> Callable[[Sequence[int]], bool] | 
 def log_probabilities(task: Task, row: Row, ids: Sequence[int], reader: Reader, runtime: Runtime) -> list[float]:
     """Of each of `ids`, were they written behind the row's prompt: read in one pass, nothing is written."""
     window, = task.encode(0, task.without_gold(row), reader)
-    n_prompt, behind = len(window), list(ids[:-1])
-    inputs = {"input_ids": [[*window.inputs["input_ids"], *behind]],
-              "predicts": [[0] * (n_prompt - 1) + [1] * len(ids)]}
+    inputs = {name: [values] for name, values in task.continued(window.inputs, ids).items()}
     log_p_MV = log_softmax(runtime.logits(collate(inputs, {}, reader.pad_id).inputs))
     return [float(log_p_V[i]) for log_p_V, i in zip(log_p_MV, ids, strict=True)]

@@ -33,7 +33,7 @@ from ..core.windows import WindowStore, by_length
 from ..models import adapters, blocks
 from ..models.device import by_halves, to_device
 from .resident import Resident, free_bytes
-from .store import ActivationStore, folder, key_of, keys_of, limit_bytes, make_room
+from .store import WRITTEN, ActivationStore, folder, key_of, keys_of, limit_bytes, make_room
 
 SEGMENT_TOKENS = 250_000  # windows that are computed and published together: what a kill can cost
 FEATURES = "features"  # the store of what flows into the model's last linear layer
@@ -53,8 +53,8 @@ class _Windows:
         self.keys_N = np.fromiter((key_of(self._fields(i)) for i in range(len(self.owner_N))), np.uint64)
 
     def _fields(self, i: int) -> dict[str, np.ndarray]:
-        store = self.stores[self.owner_N[i]]
-        return {name: field.of(self.place_N[i]) for name, field in store.inputs.items()}
+        fields = self.stores[self.owner_N[i]].inputs
+        return {name: field.of(self.place_N[i]) for name, field in fields.items() if name not in WRITTEN}
 
     def inputs(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         """The windows numbered `chosen` as a padded batch."""
@@ -320,11 +320,9 @@ class CachedForward:
         """The name of the store of each depth: a hash of all weights that take part, and of how they are used."""
         model = blocks.base(self.model.encoder)
         layers = blocks.of(self.model.encoder)
-        inside = {id(p) for layer in layers for p in layer.parameters()}
         digest = hashlib.sha256(_how(model, self.model.precision))
-        for p in model.parameters():
-            if id(p) not in inside:
-                digest.update(_bytes(p))
+        for p in (*blocks.below(model, 0), *(p for part in blocks.behind(model) for p in part.parameters())):
+            digest.update(_bytes(p))
         out = {}
         for n, layer in enumerate(layers, 1):
             for p in layer.parameters():

@@ -29,6 +29,7 @@ from ..core.errors import SpecError, shorten
 from ..core.places import cache_folder
 from ..core.progress import Progress
 from ..core.untrusted import check_regular
+from ..core.values import DECODER_IDS, PREDICTS
 
 LIMIT_BYTES = 10_000_000_000  # of all stores together; HEADSTART_CACHE_BYTES says otherwise
 FREE_BYTES = 1_000_000_000  # of the disk, left alone
@@ -263,6 +264,9 @@ def _index_header(n: int) -> bytes:
     return header.getvalue()
 
 
+WRITTEN = frozenset({PREDICTS, DECODER_IDS})  # of a window's inputs, those that frozen blocks do not see
+
+
 def keys_of(inputs: dict[str, np.ndarray]) -> np.ndarray:
     """The key of each window of a padded batch, [B] uint64."""
     mask_BT, arrays = inputs.get("attention_mask"), {k: a for k, a in inputs.items() if k != "attention_mask"}
@@ -277,9 +281,9 @@ def keys_of(inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 def key_of(inputs: dict[str, np.ndarray]) -> int:
     """64 bits of a hash of a window's inputs, padding left away: of each the name, the numbers and, but for lists of
-    whole numbers, their kind and shape."""
+    whole numbers, their kind and shape. What a window says of what is written counts for nothing that is stored."""
     digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(inputs):
+    for name in sorted(inputs.keys() - WRITTEN):
         value = np.asarray(inputs[name])
         if value.ndim == 1 and value.dtype.kind in "iu":
             digest.update(name.encode() + np.ascontiguousarray(value, np.int32).tobytes())

@@ -38,5 +38,8 @@ class Auto(Method):
             return
         from ..models import blocks
 
+        if blocks.new_weights(model.encoder):
+            STEPS.prepare(model)
+            return
         n = len(blocks.of(model.encoder))
         replace(STEPS, last_blocks=max(1, n // SHARE_THAT_WRITES) if n else None).prepare(model)

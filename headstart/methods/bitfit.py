@@ -26,6 +26,9 @@ class BitFit(Method):
     defaults: ClassVar = {"train": {"lr": 1e-3, "dropout": 0.0}}
 
     def prepare(self, model: Model) -> None:
+        from ..models import adapters
+
+        adapters.check_taught(model)
         trainable = {id(p) for p in model.encoder.parameters() if p.requires_grad}  # a pooler nobody reads is not
         model.encoder.requires_grad_(False)
         biases = [p for name, p in model.encoder.named_parameters()

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,7 +43,9 @@ class FineTuning(Method):
 
     head_first:        solve the head on frozen features, then move the rest.
     freeze_embeddings: leave the token embeddings as they are.
-    last_blocks:       move only this many of the upper blocks.
+    last_blocks:       move only this many of the upper blocks; a decoder's stand above those of its encoder.
+    encoder:           of a model with a decoder, what moves beside that: nothing (frozen), the upper third of the
+                       encoder's blocks (last_blocks), or all of it. Absent: frozen where the decoder is new, else all.
     layer_decay:       each block learns at this share of the rate of the block above it; 1 is one rate for all.
     gradual:           the top block first, one more every epoch.
     l2_sp:             pull of the backbone's weights towards the pretrained ones, times half their squared distance.
@@ -59,6 +61,7 @@ class FineTuning(Method):
     head_first: bool = True
     freeze_embeddings: bool = True
     last_blocks: Annotated[int, Field(ge=1)] | None = None
+    encoder: Literal["frozen", "last_blocks", "all"] | None = None
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     gradual: bool = False
     l2_sp: Annotated[float, Field(ge=0)] = 0.0
@@ -91,14 +94,33 @@ class FineTuning(Method):
         if (self.last_blocks or 0) > n:
             raise SpecError("method.last_blocks", f"is {self.last_blocks}, but the backbone has {n} blocks.",
                             f"Choose 1 to {n}.")
+        self._freeze_encoder(model)
         if self.last_blocks is not None:
             blocks.freeze(model.encoder, n - self.last_blocks)
         if model.writes and not self.freeze_embeddings and self.last_blocks is None and any(
-                p is model.output.weight for p in blocks.base(model.encoder).parameters()):
+                p is model.output.weight and not p.requires_grad for p in blocks.base(model.encoder).parameters()):
             raise SpecError("method.freeze_embeddings", "is false, but this model's embedding is its output layer, "
                             "too, which stays as it is.", "Leave it out.")
         if self.freeze_embeddings or self.last_blocks is not None:
             blocks.base(model.encoder).get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
+
+    def _freeze_encoder(self, model: Model) -> None:
+        from ..models import blocks
+
+        if blocks.decoder(model.encoder) is None:
+            if self.encoder is not None:
+                raise SpecError("method.encoder", "is for a model with a decoder beside its encoder, and this backbone "
+                                "has none.", "Leave it out, or use last_blocks.")
+            return
+        n = blocks.n_entered(model.encoder)
+        moves = self.encoder or ("frozen" if blocks.new_weights(model.encoder) and self.last_blocks is None else "all")
+        if not n and moves == "last_blocks":
+            raise SpecError("method.encoder", "is last_blocks, and the encoder's blocks cannot be told apart.",
+                            "Use frozen or all.")
+        if moves == "frozen":
+            blocks.base(model.encoder).encoder.requires_grad_(False)  # type: ignore[union-attr]
+        elif moves == "last_blocks":
+            blocks.freeze(model.encoder, n - max(1, n // 3))
 
     def depths(self, model: Model, epochs: int) -> list[int]:
         from ..models import blocks

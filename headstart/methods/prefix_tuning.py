@@ -32,10 +32,15 @@ class PrefixTuning(SoftPrompt):
         from ..models import blocks, families
 
         family = blocks.family_of(model.encoder)
-        if not family.takes_prefix:
+        has_decoder = blocks.decoder(model.encoder) is not None
+        if not family.takes_prefix and not has_decoder:
             raise SpecError("method.name", "\"prefix-tuning\" needs attention that takes past keys and values; that "
                             f"of {family.name} does not.",
                             f"It can be had with: {families.names(lambda f: f.takes_prefix)}. "
                             "Or use lora, ia3, adapter, bitfit or fine-tuning.")
+        if has_decoder:
+            n_layers, n_heads, width = blocks.cache_sizes(model.encoder)
+            self.wrap(model, "PrefixTuningConfig", n_heads * width, n_heads, n_layers)
+            return
         sizes: Any = blocks.base(model.encoder).config
         self.wrap(model, "PrefixTuningConfig", sizes.hidden_size, sizes.num_attention_heads, sizes.num_hidden_layers)

@@ -64,8 +64,11 @@ def named(layers: dict[str, nn.Module], targets: Sequence[str] | None) -> list[s
 def feed_forward_out(layers: dict[str, nn.Module], encoder: nn.Module) -> list[str]:
     """Of linear layers of `encoder`, those that end a block's feed-forward part: they read its inner width."""
     config: Any = blocks.base(encoder).config
-    width = getattr(config, families.of(config).feed_forward) or 4 * int(config.hidden_size)  # GPT-2's may be None
-    return [name for name, m in layers.items() if m.weight.shape[1 if isinstance(m, nn.Linear) else 0] == width]  # type: ignore[index, union-attr]
+    widths = {getattr(config, families.of(config).feed_forward) or 4 * int(config.hidden_size)}  # GPT-2's may be None
+    if (decoder := blocks.decoder(encoder)) is not None:
+        above: Any = decoder.config
+        widths.add(getattr(above, "decoder_ffn_dim", None) or getattr(above, families.of(above).feed_forward))
+    return [name for name, m in layers.items() if m.weight.shape[1 if isinstance(m, nn.Linear) else 0] in widths]  # type: ignore[index, union-attr]
 
 
 def wrap(model: Model, kind: str, **options: Any) -> None:
@@ -73,10 +76,18 @@ def wrap(model: Model, kind: str, **options: Any) -> None:
 
     kind: the name of peft's configuration, such as "LoraConfig"; options: its own.
     """
+    check_taught(model)
     config = getattr(peft(), kind)(task_type="FEATURE_EXTRACTION", **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's and transformers' talk among themselves
         model.set_encoder(peft().get_peft_model(cast(Any, model.encoder), config))
+
+
+def check_taught(model: Model) -> None:
+    """Raise SpecError for a model with weights that no pretraining has seen: all methods but one would freeze them."""
+    if blocks.new_weights(model.encoder):
+        raise SpecError("method.name", "would leave a decoder's new vocabulary as it was drawn.",
+                        "Use fine-tuning; with encoder: frozen only the decoder moves.")
 
 
 def peft() -> Any:
@@ -159,13 +170,20 @@ def places(encoder: nn.Module, both: bool, last_blocks: int | None) -> list[str]
 
 def insert(model: Model, names: Sequence[str], size: int) -> None:
     """Put a bottleneck behind each of the linear layers called `names`; the backbone freezes."""
+    check_taught(model)
     encoder = blocks.base(model.encoder)
     encoder.requires_grad_(False)
-    width = int(cast(Any, encoder).config.hidden_size)
     for name in names:
         parent, _, last = name.rpartition(".")
-        setattr(encoder.get_submodule(parent), last, Bottleneck(encoder.get_submodule(name), width, size))
+        linear = encoder.get_submodule(name)
+        setattr(encoder.get_submodule(parent), last, Bottleneck(linear, _width(linear), size))
     model.revision += 1
+
+
+def _width(linear: nn.Module) -> int:
+    """D of what a linear layer gives."""
+    weight = cast(torch.Tensor, linear.weight)
+    return int(weight.shape[0 if isinstance(linear, nn.Linear) else 1])
 
 
 def is_on(model: Model) -> bool:
@@ -229,12 +247,13 @@ def restore(model: Model, folder: Path) -> None:
         return
     names: Any = described.get("places")
     size: Any = described.get("size")
-    if not _are_names(names, layers) or not _is_size(size):
+    if not _are_names(names, layers) or not layers.keys() >= {*names} or not _is_size(size):
         raise ArtifactError(str(config_file), f"puts bottlenecks of {shorten(size)} behind {shorten(names)}; wanted "
                             f"are 1 to {MAX_SIZE:,} behind linear layers of the backbone.", REFIT)
-    width = int(cast(Any, blocks.base(model.encoder)).config.hidden_size)
-    parts = {"down.weight": (size, width), "down.bias": (size,), "up.weight": (width, size), "up.bias": (width,)}
-    _check_shapes(shapes, {f"{name}.{part}": shape for name in names for part, shape in parts.items()}, weights)
+    wanted = {f"{name}.{part}": shape for name in names for width in (_width(layers[name]),)
+              for part, shape in (("down.weight", (size, width)), ("down.bias", (size,)), ("up.weight", (width, size)),
+                                  ("up.bias", (width,)))}
+    _check_shapes(shapes, wanted, weights)
     insert(model, names, size)
     tensors = load_file(weights)
     for name in names:
@@ -269,9 +288,10 @@ def _is_size(value: Any) -> bool:
 
 
 def _are_names(value: Any, layers: Mapping[str, nn.Module]) -> bool:
-    """Whether `value` lists linear layers of the backbone, each once."""
-    return (isinstance(value, list) and all(isinstance(name, str) and name in layers for name in value)
-            and len(set(value)) == len(value) > 0)
+    """Whether `value` lists linear layers of the backbone, each once, or ends of their names: peft shortens long lists."""
+    return (isinstance(value, list) and len(set(map(str, value))) == len(value) > 0 and all(
+        isinstance(name, str) and any(layer == name or layer.endswith(f".{name}") for layer in layers)
+        for name in value))
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[Any, ...]], path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -32,9 +32,12 @@ except ImportError as error:
 
 from ..core.model import Model
 from ..core.task import Architecture, Head
+from .encoder_decoder import Seq2SeqModel
+from .families import ENCODER_DECODER
 from .heads import NativeModel, PooledModel, build_head
 from .writing import WritingModel, check_output_weight
 
+TARGET_TOKENIZER = "target_tokenizer.json"  # of a decoder that has a vocabulary of its own
 VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 MAX_TOKENIZER_CONFIG_BYTES = 5_000_000
 MIN_TOKENS = 4  # of a window: the special tokens of a pair alone take as many
@@ -53,7 +56,10 @@ class HasHead(Protocol):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A checked model folder. `config` holds only what its family knows; `sha256` is of the weights."""
+    """A checked model folder. `config` holds only what its family knows; `sha256` is of the weights.
+
+    new: names of an encoder-decoder's weights, or beginnings of them, that no pretraining has seen.
+    """
 
     name: str
     folder: Path
@@ -61,6 +67,12 @@ class Backbone:
     reader: TextReader
     sha256: str
     weights: Sequence[Path]
+    new: tuple[str, ...] = ()
+
+    @property
+    def read_by(self) -> transformers.PretrainedConfig:
+        """The configuration of what reads: the encoder's, where there are two."""
+        return of_encoder(self.config)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All weights by their names in the files, which they are mapped from."""
@@ -119,11 +131,26 @@ def _from_hub(name: str) -> Path:
     raise ModelError(f"backbone {name}", f"is not on this machine: {why}", f"Fetch it: headstart models get {name}")
 
 
+def of_encoder(config: transformers.PretrainedConfig) -> transformers.PretrainedConfig:
+    """The encoder's part of a configuration of two models; any other one as it is."""
+    return config.encoder if config.model_type == ENCODER_DECODER else config
+
+
 def _config(folder: Path) -> transformers.PretrainedConfig:
     values, path = trust.read_config(folder), folder / "config.json"
+    if values["model_type"] == ENCODER_DECODER:
+        encoder, decoder = (_checked(part, path) for part in trust.parts_of(values, path))
+        ids = {key: value for key, value in values.items() if key in trust.IDS_OF_BOTH}
+        trust.check_values(ids, {}, ACT2FN, path)
+        return transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder, **ids)  # type: ignore[no-any-return]
+    return _checked(values, path)
+
+
+def _checked(values: dict[str, Any], path: Path) -> transformers.PretrainedConfig:
+    """A configuration of what its family knows of `values`, which were checked."""
     kind = transformers.CONFIG_MAPPING[values["model_type"]]
     defaults = kind().to_dict()
-    allowed = {*defaults, *families.FORMER_KEYS, *trust.LABELS, *trust.ONLY_CHECKED}
+    allowed = {*defaults, *families.FORMER_KEYS, *trust.LABELS, *trust.ONLY_CHECKED, *trust.IDS_OF_BOTH}
     known = {key: value for key, value in values.items() if key in allowed and value != {}}  # {}: a run's, of no labels
     trust.check_values(known, defaults, ACT2FN, path)
     with library_errors(str(path), "is not accepted", ModelError, trust.FIX):
@@ -133,7 +160,42 @@ def _config(folder: Path) -> transformers.PretrainedConfig:
 
 
 def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int, n_extra_tokens: int) -> TextReader:
-    path = folder / "tokenizer.json"
+    """How the model reads and, where a decoder writes beside its encoder, how it writes."""
+    reader = _reader_of(folder, of_encoder(config), "tokenizer.json", max_tokens, n_extra_tokens)
+    if families.of(config).decoder_blocks is None:
+        return reader
+    written_by = config.decoder if config.model_type == ENCODER_DECODER else config
+    n_ids = getattr(config, "decoder_vocab_size", None) or written_by.vocab_size
+    ends, begins = _end_ids(config, n_ids), begin_ids(folder, config, reader, n_ids)
+    if not os.path.lexists(folder / TARGET_TOKENIZER):
+        return replace(reader, end_ids=ends, begin_ids=begins)
+    target = _reader_of(folder, written_by, TARGET_TOKENIZER, max_tokens, n_extra_tokens)
+    return replace(reader, begin_ids=begins, of_target=replace(target, end_ids=ends))
+
+
+def begin_ids(folder: Path, config: transformers.PretrainedConfig, reader: TextReader, n_ids: int) -> tuple[int, ...]:
+    """What a decoder's text begins with: the token that transformers shifts in, and what stands before every target.
+
+    n_ids: V, of what is written.
+    """
+    path = folder / "generation_config.json"
+    there = read_json(path, ModelError, MAX_TOKENIZER_CONFIG_BYTES) if os.path.lexists(path) else {}
+    start, forced = (there.get(name) if getattr(config, name, None) is None else getattr(config, name)
+                     for name in ("decoder_start_token_id", "forced_bos_token_id"))
+    if start is None and config.model_type == "t5":
+        start = config.pad_token_id  # as transformers does
+    before = [forced] if forced is not None else [*reader.start_ids] if config.model_type != ENCODER_DECODER else []
+    ids: tuple[Any, ...] = (start, *(i for i in before if i != start))
+    if not all(type(i) is int and 0 <= i < n_ids for i in ids):
+        raise ModelError(str(folder / "config.json"), f"lets a text begin with the tokens {shorten(list(ids))} "
+                         f"(decoder_start_token_id, forced_bos_token_id); wanted are ids below {n_ids:,}.",
+                         "Set decoder_start_token_id to the token that its decoder was taught to begin with.")
+    return ids
+
+
+def _reader_of(folder: Path, config: transformers.PretrainedConfig, name: str, max_tokens: int,
+               n_extra_tokens: int) -> TextReader:
+    path = folder / name
     if os.path.lexists(path):
         tokenizer = read_tokenizer(path, config.vocab_size, ModelError)
     else:
@@ -144,7 +206,7 @@ def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int
                          f"{config.vocab_size:,} rows (vocab_size).",
                          "Take tokenizer.json from where the weights are from.")
     n_types = int(getattr(config, "type_vocab_size", 0) or 0)
-    types = tokenizer.encode("a", "a").type_ids if n_types > 1 else []
+    types = tokenizer.encode("a", "a").type_ids if n_types > 1 and name != TARGET_TOKENIZER else []
     if types and max(types) >= n_types:
         raise ModelError(str(path), f"gives a pair's texts the types {sorted(set(types))}, but the model has {n_types}"
                          " (type_vocab_size).", "Tokenizer and weights are of different models; take both from one.")
@@ -156,14 +218,14 @@ def _reader(folder: Path, config: transformers.PretrainedConfig, max_tokens: int
     if pad_id is None or pad_id < 0:
         pad_id = 0  # the attention mask hides it; any row of the embedding will do
     return TextReader(tokenizer, max(tokenizer.num_special_tokens_to_add(True), min(max_tokens, longest)), pad_id,
-                      n_types > 1, _end_ids(config))
+                      n_types > 1, _end_ids(config, config.vocab_size))
 
 
-def _end_ids(config: transformers.PretrainedConfig) -> tuple[int, ...]:
+def _end_ids(config: transformers.PretrainedConfig, n_ids: int) -> tuple[int, ...]:
     """The tokens that end a text; () of a configuration that names none."""
     value = config.eos_token_id
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    return tuple(i for i in ids if 0 <= i < config.vocab_size)
+    return tuple(i for i in ids if 0 <= i < n_ids)
 
 
 def _converted(folder: Path, config: transformers.PretrainedConfig) -> str:
@@ -208,14 +270,19 @@ def build_model(backbone: Backbone, task: HasHead, pooling: str, seed: int, drop
 
 
 def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:
-    family, width = families.of(backbone.config), backbone.config.hidden_size
+    family, width = families.of(backbone.config), backbone.read_by.hidden_size
     torch.manual_seed(seed)
+    has_decoder = family.decoder_blocks is not None
     if task.head.kind == "language-model":
-        task.check_backbone("causal" if family.writes_as else "encoder", width)
+        task.check_backbone("encoder-decoder" if has_decoder else "causal" if family.writes_as else "encoder", width)
+        if has_decoder:
+            return Seq2SeqModel(_pretrained(getattr(transformers, str(family.writes_as)), backbone, {}), family,
+                                backbone.new)
         entries = {name: entry for path in backbone.weights for name, entry in tensors.read_header(path).items()}
         check_output_weight(backbone.config, entries, backbone.folder)
         return WritingModel(_pretrained(getattr(transformers, str(family.writes_as)), backbone, {}))
-    task.check_backbone("encoder", width)  # decoders are read as encoders, T5 by its encoder
+    # Decoders are read as encoders, T5 by its encoder.
+    task.check_backbone("encoder" if family.loaded_as else "encoder-decoder", width)
     if pooling == "native":
         if not family.has_native_head:
             raise SpecError("head.pooling", f'"native" is not for {family.name}: its own head does not read one '
@@ -223,8 +290,12 @@ def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Mo
         if task.head.native is None:
             raise SpecError("head.pooling", f'"native" is not for "{task.name}".', "Use mean, first or max.")
         return NativeModel(_pretrained(getattr(transformers, task.head.native), backbone, task.describe()))
-    encoder = _pretrained(getattr(transformers, family.loaded_as), backbone, {})
-    return PooledModel(encoder, build_head(task.head, backbone.config.hidden_size, pooling))
+    return PooledModel(load_encoder(backbone), build_head(task.head, backbone.config.hidden_size, pooling))
+
+
+def load_encoder(backbone: Backbone) -> nn.Module:
+    """The encoder of transformers alone, in fp32 and eval mode."""
+    return _pretrained(getattr(transformers, str(families.of(backbone.config).loaded_as)), backbone, {})
 
 
 def _pretrained(auto: Any, backbone: Backbone, describe: dict[str, Any]) -> nn.Module:
@@ -234,7 +305,9 @@ def _pretrained(auto: Any, backbone: Backbone, describe: dict[str, Any]) -> nn.M
     """
     path = backbone.weights[0]
     entries = {name: entry for path in backbone.weights for name, entry in tensors.read_header(path).items()}
-    trust.check_sizes(backbone.config, entries, backbone.folder / "config.json")
+    for part in (backbone.config,) if backbone.read_by is backbone.config else (
+            backbone.config.encoder, backbone.config.decoder):
+        trust.check_sizes(part, entries, backbone.folder / "config.json")
     config = type(backbone.config).from_dict({**backbone.config.to_dict(), **describe})
     kind = getattr(auto, "_model_mapping", {type(config): auto})[type(config)]
     with _loading(backbone), torch.device("meta"):
@@ -264,10 +337,12 @@ def _loading(backbone: Backbone) -> Iterator[None]:
 @torch.inference_mode()
 def _check_output(model: Any, backbone: Backbone) -> None:
     """Raise ModelError unless the encoder makes finite vectors of two tokens, as wide as it says."""
-    ids_BT = torch.tensor([[0, backbone.config.vocab_size - 1]])
+    read_by = backbone.read_by
+    ids_BT = torch.tensor([[0, read_by.vocab_size - 1]])
+    reads = model.base_model.encoder if hasattr(model.base_model, "decoder") else model.base_model
     with _loading(backbone):
-        hidden_BTD = model.base_model(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).last_hidden_state
-    wanted = (1, 2, backbone.config.hidden_size)
+        hidden_BTD = reads(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).last_hidden_state
+    wanted = (1, 2, read_by.hidden_size)
     if tuple(hidden_BTD.shape) != wanted or not bool(torch.isfinite(hidden_BTD).all()):
         raise ModelError(str(backbone.folder), f"computes {list(hidden_BTD.shape)} numbers of two tokens, some of them "
                          f"not finite; wanted are {list(wanted)}, all finite.", trust.FIX)

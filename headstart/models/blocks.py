@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core.model import MAIN, Inputs, Model
-from ..core.values import Outputs
+from ..core.values import PREDICTS, Outputs
 from . import families
 from .families import Family
 
@@ -27,38 +27,82 @@ def base(encoder: nn.Module) -> nn.Module:
 
 
 def of(encoder: nn.Module) -> list[nn.Module]:
-    """The blocks of `encoder`, bottom-up; [] where its family cannot be entered in the middle."""
+    """The blocks of `encoder`, bottom-up, a decoder's above those of its encoder; [] where its family cannot be entered
+    in the middle."""
     model, family = base(encoder), family_of(encoder)
     names = {name for name, _ in model.named_modules()}
     if family.blocks is None or family.unless in names:
         return []
-    return list(cast(nn.ModuleList, model.get_submodule(family.blocks)))
+    lists = (family.blocks, *([family.decoder_blocks] if decoder(encoder) is not None else []))
+    return [block for name in lists for block in cast(nn.ModuleList, model.get_submodule(str(name)))]
 
 
 def family_of(encoder: nn.Module) -> Family:
     """What is known of the architecture of `encoder`."""
-    return families.of(base(encoder).config)
+    model = base(encoder)
+    return cast(Family, getattr(model, "family", None)) or families.of(model.config)
+
+
+def decoder(encoder: nn.Module) -> nn.Module | None:
+    """What reads the encoder's hidden states beside a text of its own; None where there is none."""
+    model = base(encoder)
+    return cast(nn.Module, model.decoder) if hasattr(model, "decoder") else None
+
+
+def cache_sizes(encoder: nn.Module) -> tuple[int, int, int]:
+    """(layers, heads, numbers a head) of the keys and values that are kept of what is written."""
+    config: Any = getattr(decoder(encoder), "config", None) or base(encoder).config
+    layers, heads = (getattr(config, f"decoder_{name}", None) or getattr(config, f"num_{other}")
+                     for name, other in (("layers", "hidden_layers"), ("attention_heads", "attention_heads")))
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return layers, getattr(config, "num_key_value_heads", None) or heads, width
+
+
+def n_entered(encoder: nn.Module) -> int:
+    """How many of the blocks, from below, can be computed once: behind an encoder's last, a decoder goes on from it."""
+    above = decoder(encoder)
+    inside = {id(module) for module in above.modules()} if above is not None else set()
+    return sum(id(block) not in inside for block in of(encoder))
 
 
 def n_frozen(encoder: nn.Module) -> int:
     """How many of the lowest blocks are a constant function of the text: nothing in them or below them moves."""
     if any(p.requires_grad for p in below(encoder, 0)):
         return 0
-    layers = of(encoder)
+    layers = of(encoder)[: n_entered(encoder)]
     moving = (i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters()))
     return next(moving, len(layers))
 
 
 def below(encoder: nn.Module, n: int) -> list[nn.Parameter]:
-    """The weights that the lowest `n` blocks' answer depends on: theirs, and those below and around all blocks."""
-    above = {id(p) for part in (*of(encoder)[n:], *behind(encoder)) for p in part.parameters()}
+    """The weights that the lowest `n` blocks' answer depends on: theirs, and those below and around all blocks.
+
+    Of an encoder with a decoder: what is around the decoder's blocks counts only where one of these is among them.
+    """
+    parts = [*of(encoder)[n:], *behind(encoder)]
+    above = {id(p) for part in parts for p in part.parameters()}
+    writer = decoder(encoder)
+    if writer is None:
+        return [p for p in encoder.parameters() if id(p) not in above]
+    of_decoder = {id(p) for p in writer.parameters()}
+    read = {id(p) for p in cast(nn.Module, base(encoder).encoder).parameters()}  # an embedding may be both's
+    if n <= n_entered(encoder):
+        above |= of_decoder - read
     return [p for p in encoder.parameters() if id(p) not in above]
 
 
 def freeze(encoder: nn.Module, n: int) -> None:
-    """Freeze the lowest `n` blocks and what is below them; all else stays as it is."""
+    """Freeze the lowest `n` blocks and what is below them; all else, and what was never trained, stays as it is."""
+    new = {id(p) for p in new_weights(encoder)}
     for p in below(encoder, n) if n else ():
-        p.requires_grad_(False)
+        if id(p) not in new:
+            p.requires_grad_(False)
+
+
+def new_weights(encoder: nn.Module) -> list[nn.Parameter]:
+    """Weights that no pretraining has seen, such as those of a target vocabulary that was just made."""
+    names = cast("tuple[str, ...]", getattr(base(encoder), "new", ()))
+    return [p for name, p in base(encoder).named_parameters() if name.startswith(names)] if names else []
 
 
 def behind(encoder: nn.Module) -> list[nn.Module]:
@@ -102,7 +146,8 @@ class Span:
         return outputs
 
     def hidden(self, inputs: Inputs, hidden_BTD: torch.Tensor | None = None) -> torch.Tensor:
-        """What the last block of the span computes, [B, T, D]."""
+        """What the last block of the span computes, [B, T, D]. Nothing that is written is asked for meanwhile."""
+        inputs = {name: a for name, a in inputs.items() if name != PREDICTS}
         seen: list[torch.Tensor] = []
         hook = self.last.register_forward_hook(
             lambda _module, _inputs, output: seen.append(output[0] if isinstance(output, tuple) else output))

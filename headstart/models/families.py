@@ -8,7 +8,7 @@ To add a family, write its record here and a tiny configuration into tests/tiny.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def _with_position_bias(block: Any, hidden_BTD: torch.Tensor, rest: tuple[Any, .
     return hidden_BTD, bias, None
 
 
+ENCODER_DECODER = "encoder-decoder"  # what transformers calls a model of two that were trained apart
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture family, by the names that transformers gives its modules and configuration.
@@ -55,9 +58,10 @@ class Family:
     takes_prefix:     whether its attention takes past keys and values.
     position_offset:  rows of the position table that no token uses: position ids begin behind the padding id.
     has_native_head:  whether its own classification head reads one vector a text.
-    loaded_as:        the class of transformers that loads the encoder.
+    loaded_as:        the class of transformers that loads the encoder; None: it is of no use without its decoder.
     has_16_bits:      whether it computes under autocast.
     writes_as:        the class of transformers that loads it with its language-model head; None: it writes nothing.
+    decoder_blocks:   the list of the blocks of a decoder that reads what the encoder computes; None: it has none.
     """
 
     name: str
@@ -72,13 +76,18 @@ class Family:
     takes_prefix: bool = False
     position_offset: int = 0
     has_native_head: bool = True
-    loaded_as: str = "AutoModel"
+    loaded_as: str | None = "AutoModel"
     has_16_bits: bool = True
     writes_as: str | None = None
+    decoder_blocks: str | None = None
 
 
 _RECORDS = (
     Family("albert", blocks=None, attention_out="attention.dense"),  # its blocks share their weights
+    Family("bart", blocks="encoder.layers", behind=(), attention_out="self_attn.out_proj",
+           keys_and_values=("k_proj", "v_proj"), feed_forward="encoder_ffn_dim", takes_prefix=True,
+           has_native_head=False, loaded_as=None, writes_as="BartForConditionalGeneration",
+           decoder_blocks="decoder.layers"),
     Family("bert", takes_prefix=True),
     Family("camembert", takes_prefix=True, position_offset=2),
     # It masks with the lowest float of 32 bits, which 16 bits cannot hold.
@@ -88,11 +97,21 @@ _RECORDS = (
     Family("distilbert", blocks="transformer.layer", behind=(), attention_out="attention.out_lin",
            keys_and_values=("k_lin", "v_lin"), feed_forward="hidden_dim"),
     Family("electra", behind=(), takes_prefix=True),
+    # An encoder and a decoder, each of a family of its own: see `joined`.
+    Family(ENCODER_DECODER, blocks=None, has_native_head=False, takes_prefix=True, loaded_as=None,
+           writes_as="EncoderDecoderModel", decoder_blocks="decoder.encoder.layer"),
     Family("gpt2", blocks="h", behind=("ln_f",), attention_out="attn.c_proj", keys_and_values=("c_attn",),
            feed_forward="n_inner", takes_prefix=True, has_native_head=False, writes_as="AutoModelForCausalLM"),
     Family("llama", blocks="layers", behind=("norm",), attention_out="self_attn.o_proj",
            keys_and_values=("k_proj", "v_proj"), takes_prefix=True, has_native_head=False,
            writes_as="AutoModelForCausalLM"),
+    Family("marian", blocks="encoder.layers", behind=(), attention_out="self_attn.out_proj",
+           keys_and_values=("k_proj", "v_proj"), feed_forward="encoder_ffn_dim", takes_prefix=True,
+           has_native_head=False, loaded_as=None, writes_as="MarianMTModel", decoder_blocks="decoder.layers"),
+    Family("mbart", blocks="encoder.layers", behind=("encoder.layer_norm", "decoder.layer_norm"),
+           attention_out="self_attn.out_proj", keys_and_values=("k_proj", "v_proj"), feed_forward="encoder_ffn_dim",
+           takes_prefix=True, has_native_head=False, loaded_as=None, writes_as="MBartForConditionalGeneration",
+           decoder_blocks="decoder.layers"),
     Family("modernbert", blocks="layers", behind=("final_norm",), read_of_block=("attention_type",),
            attention_out="attn.Wo", keys_and_values=("Wqkv",)),
     Family("mpnet", hand_on=_in_tuple, attention_out="attention.attn.o", keys_and_values=("k", "v"),
@@ -101,10 +120,11 @@ _RECORDS = (
            keys_and_values=("k_proj", "v_proj"), takes_prefix=True, has_native_head=False,
            writes_as="AutoModelForCausalLM"),
     Family("roberta", takes_prefix=True, position_offset=2),
-    # The encoder half of T5 alone: the decoder has nothing to say about a label.
-    Family("t5", blocks="encoder.block", behind=("encoder.final_layer_norm",), hand_on=_with_position_bias,
-           attention_out="SelfAttention.o", keys_and_values=("k", "v"), feed_forward="d_ff", has_native_head=False,
-           loaded_as="T5EncoderModel"),
+    # About a label the decoder has nothing to say: T5's encoder half alone answers then.
+    Family("t5", blocks="encoder.block", behind=("encoder.final_layer_norm", "decoder.final_layer_norm"),
+           hand_on=_with_position_bias, attention_out="SelfAttention.o", keys_and_values=("k", "v"),
+           feed_forward="d_ff", has_native_head=False, loaded_as="T5EncoderModel",
+           writes_as="T5ForConditionalGeneration", decoder_blocks="decoder.block"),
     Family("xlm-roberta", takes_prefix=True, position_offset=2),
 )
 # What older versions of transformers wrote into config.json in the place of rope_parameters and layer_types.
@@ -115,6 +135,17 @@ FAMILIES = {family.name: family for family in _RECORDS}
 def of(config: Any) -> Family:
     """The family of a transformers configuration."""
     return FAMILIES[config.model_type]
+
+
+def joined(encoder: Family) -> Family:
+    """The family of a model whose encoder is of the family `encoder` and whose decoder is of BERT's."""
+    blocks = encoder.blocks and f"encoder.{encoder.blocks}"
+    unless = encoder.unless and f"encoder.{encoder.unless}"
+    keys_and_values = dict.fromkeys((*encoder.keys_and_values, *FAMILIES["bert"].keys_and_values))
+    return replace(FAMILIES[ENCODER_DECODER], blocks=blocks, unless=unless, hand_on=encoder.hand_on,
+                   behind=tuple(f"encoder.{name}" for name in encoder.behind), read_of_block=encoder.read_of_block,
+                   attention_out=encoder.attention_out, keys_and_values=tuple(keys_and_values),
+                   feed_forward=encoder.feed_forward, has_16_bits=encoder.has_16_bits)
 
 
 def names(has: Callable[[Family], Any]) -> str:

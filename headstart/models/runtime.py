@@ -11,10 +11,11 @@ import torch
 
 from ..core.errors import ArtifactError
 from .device import by_halves, to_device
-from .stepping import TorchStepper
+from .stepping import stepper_of
 
 if TYPE_CHECKING:
     from ..core.model import Model
+    from ..core.values import Stepper
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class TorchRuntime:
         logits: np.ndarray = self.model(to_device(inputs, self.device)).logits.float().cpu().numpy()
         return logits
 
-    def stepper(self) -> TorchStepper:
+    def stepper(self) -> Stepper:
         """What writes texts. Raises ArtifactError as `logits` does, and for a model that does not write."""
         if os.getpid() != self.pid:
             self._enter_child()
         if not self.model.writes:
             raise ArtifactError("predict", "this model writes no texts: it has no language-model head.",
                                 "Fit a task that writes, such as summarization.")
-        return TorchStepper(self.model, self.device)
+        return stepper_of(self.model, self.device)
 
     def _enter_child(self) -> None:
         """A fork copies one thread only: what waits for the others of torch's pool would wait for ever."""

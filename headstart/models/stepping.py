@@ -1,6 +1,6 @@
-"""A WritingModel token by token, with a cache of keys and values.
+"""A model that writes, token by token, with a cache of keys and values.
 
-    state, logits_BV = TorchStepper(model, device).begin(inputs)
+    state, logits_BV = stepper_of(model, device).begin(inputs)
     state, logits_BV = stepper.step(state, tokens_B, parents_B)
 
 Prompts are padded on the right, as windows are: no token sees what stands behind it, so a prompt gives the same hidden
@@ -21,14 +21,22 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..core.values import PREDICTS
 from . import blocks
 from .device import to_device
+from .encoder_decoder import EncoderDecoder, Seq2SeqModel
 from .precision import DTYPES, autocast
-from .writing import PREDICTS, WritingModel
+from .writing import WritingModel
 
 if TYPE_CHECKING:
     from ..core.generation import Generation
     from ..core.model import Model
+    from ..core.values import Stepper
+
+
+def stepper_of(model: Model, device: torch.device) -> Stepper:
+    """What writes with `model`, which is on `device`."""
+    return Seq2SeqStepper(model, device) if isinstance(model, Seq2SeqModel) else TorchStepper(model, device)
 
 
 @dataclass
@@ -103,6 +111,49 @@ class TorchStepper:
         return None if dtype is None else self.model.output.weight.detach().to(dtype)
 
 
+@dataclass
+class _Written:
+    """cache: keys and values of what is written, and of what was read: hidden_BSD and which of it is real."""
+
+    cache: Any
+    hidden_BSD: torch.Tensor
+    mask_BS: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Seq2SeqStepper:
+    """Steps of an encoder-decoder: the encoder reads once, then the decoder writes. Eval mode, no gradients."""
+
+    model: Seq2SeqModel
+    device: torch.device
+
+    @torch.inference_mode()
+    def begin(self, inputs: dict[str, np.ndarray]) -> tuple[_Written, np.ndarray]:
+        """Read texts [B, S], and what each begins with, [B, T]: equally long ones."""
+        self.model.eval()
+        tensors = to_device({name: a for name, a in inputs.items() if name != PREDICTS}, self.device)
+        outputs = self.model.encoder(**tensors, use_cache=True)
+        hidden_BSD, mask_BS = outputs.encoder_hidden_state, outputs.encoder_mask
+        return _Written(outputs.past_key_values, hidden_BSD, mask_BS), self._logits(outputs.last_hidden_state[:, -1])
+
+    @torch.inference_mode()
+    def step(self, state: _Written, tokens_B: np.ndarray, parents_B: np.ndarray) -> tuple[_Written, np.ndarray]:
+        """Read one more token of each text that goes on."""
+        if len(parents_B) != len(state.mask_BS) or (parents_B != np.arange(len(state.mask_BS))).any():
+            chosen = torch.from_numpy(np.asarray(parents_B, np.int64)).to(self.device)
+            for cache in (state.cache.self_attention_cache, state.cache.cross_attention_cache):
+                cache.batch_select_indices(chosen)
+            state = _Written(state.cache, state.hidden_BSD[chosen], state.mask_BS[chosen])
+        ids_B1 = torch.from_numpy(np.asarray(tokens_B, np.int64)).to(self.device)[:, None]
+        with autocast(self.model.precision, self.device.type):
+            outputs = cast(EncoderDecoder, blocks.base(self.model.encoder)).write(
+                ids_B1, state.hidden_BSD, state.mask_BS, state.cache)
+        return state, self._logits(outputs.last_hidden_state[:, -1])
+
+    def _logits(self, hidden_BD: torch.Tensor) -> np.ndarray:
+        return np.asarray(self.model.logits(self.model.features(hidden_BD)).cpu().numpy())
+
+
 def _exchanged(module: nn.Module, weights: dict[int, nn.Parameter]) -> nn.Module:
     """A twin of `module` with some weights exchanged, by the ids of its own; it shares all others."""
     twin = copy.copy(module)
@@ -116,10 +167,9 @@ def bytes_needed(model: Model, how: Generation, max_tokens: int, tokens_per_batc
 
     tokens_per_batch: of prompts and all that is written, each beam counted; a lone text may take more.
     """
-    config: Any = cast(Any, blocks.base(model.encoder)).config
-    n_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = n_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    n_layers, n_heads, width = blocks.cache_sizes(model.encoder)
     n_tokens = max(tokens_per_batch, max_tokens * how.beams)
     n_texts = max(how.beams, tokens_per_batch // how.max_new_tokens)
     # Twice: keys and values are copied when a token is put behind them. Four times: logits, log-probabilities, limits.
-    return 4 * int(2 * 2 * config.num_hidden_layers * width * n_tokens + 4 * config.vocab_size * n_texts)
+    n_logits = model.output.out_features * n_texts
+    return 4 * int(2 * 2 * n_layers * n_heads * width * n_tokens + 4 * n_logits)

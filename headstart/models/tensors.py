@@ -24,6 +24,7 @@ MAX_HEADER_BYTES = 10_000_000  # of the largest models: a few hundred thousand
 MAX_DIMENSIONS = 8
 WEIGHT_DTYPES = ("BF16", "F16", "F32", "F64")
 DAMAGED = "The file is damaged or of another model; fetch it again."
+POOLER = re.compile(r"(encoder\.)?pooler\.")
 BUFFERS = re.compile(r"(.*\.)?(position_ids|token_type_ids|(.*_)?inv_freq|attn\.(masked_)?bias)")  # of old versions
 
 
@@ -93,8 +94,10 @@ def check_fit(model: Any, entries: Mapping[str, Entry], path: Path) -> None:
     shared: dict[int, list[str]] = {}  # weights that have several names: one of them is enough
     for name, weight in weights.items():
         shared.setdefault(id(weight), []).append(name)
+    computed = getattr(model, "_keys_to_ignore_on_load_missing", None) or []  # such as Marian's table of positions
+    computed = [key.removeprefix(f"{model.base_model_prefix}.") for key in computed]
     missing = [names[0] for names in shared.values()
-               if not any(name in in_file or name.startswith("pooler.") for name in names)]
+               if not any(name in in_file or name in computed or POOLER.match(name) for name in names)]
     read = [name for name in shapes if name in in_file]
     ignored = getattr(encoder, "_keys_to_ignore_on_load_unexpected", None) or []
     parts = {name for name, _ in encoder.named_children()} - {"pooler"}

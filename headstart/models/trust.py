@@ -30,6 +30,7 @@ MAX_SIZE = 1_000_000  # no honest width or vocabulary of a text encoder is large
 MAX_LAYERS = 256  # twice those of the deepest there is
 MAX_LABELS = 100_000
 MAX_ROPE = 1e9
+IDS_OF_BOTH = ("decoder_start_token_id", "forced_bos_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
 LABELS = ("id2label", "label2id", "problem_type")  # of the model's own head; any family may have them
 ONLY_CHECKED = ("dtype", "torch_dtype", "position_embedding_type")  # weights are read in fp32
 SHARD = re.compile(r"model-[0-9a-z-]{1,40}\.safetensors")
@@ -56,6 +57,21 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(str(path), f'model_type {shorten(family)} is not a supported encoder; '
                          + nearest(str(family), FAMILIES), "Take a model of one of these families.")
     return config
+
+
+def parts_of(values: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configurations of an encoder and of a decoder that were trained apart, each of a family that can be that."""
+    parts = []
+    for name in ("encoder", "decoder"):
+        part = values.get(name)
+        family = FAMILIES.get(str(part.get("model_type"))) if isinstance(part, dict) else None
+        if part is None or family is None or (family.name != "bert" if name == "decoder" else (
+                family.decoder_blocks is not None or family.writes_as is not None)):
+            raise ModelError(str(path), f"has the {name} {shorten(part)}; wanted is the configuration of "
+                             f"{'a decoder of the family bert' if name == 'decoder' else 'an encoder'}.",
+                             "Take a model saved by EncoderDecoderModel of two such parts.")
+        parts.append(part)
+    return parts[0], parts[1]
 
 
 def _keys(value: Any) -> list[str]:

@@ -17,12 +17,11 @@ from torch import nn
 
 from ..core.errors import ModelError, SpecError, shorten
 from ..core.model import MAIN, Inputs
-from ..core.values import Outputs
+from ..core.values import PREDICTS, Outputs
 from .heads import NOTHING, WholeModel, encoded
 from .precision import autocast
 from .tensors import Entry
 
-PREDICTS = "predicts"  # the input that is 1 where the next token is asked for
 OUTPUT_WEIGHT = "lm_head.weight"
 
 
@@ -60,11 +59,12 @@ class WritingModel(WholeModel):
         if job != MAIN:
             raise SpecError("task", f"a model that writes has no head for the job {shorten(job)}.",
                             "Fit each task by itself.")
-        predicts_BT = inputs[PREDICTS]
+        predicts_BT = inputs.get(PREDICTS)
         without_own = {name: a for name, a in inputs.items() if name != PREDICTS}
         outputs, hidden, attentions = encoded(self.encoder, {**without_own, "use_cache": False}, want)  # type: ignore[dict-item]
-        n_tokens = predicts_BT.shape[1]  # before them may stand a prompt that no text holds
-        features_MD = outputs.last_hidden_state[:, -n_tokens:][predicts_BT == 1]
+        n_tokens = inputs["input_ids"].shape[1]  # before them may stand a prompt that no text holds
+        features_MD = outputs.last_hidden_state.flatten(0, 1)[:0] if predicts_BT is None else (
+            outputs.last_hidden_state[:, -n_tokens:][predicts_BT == 1])
         return Outputs(self.logits(features_MD), features_MD, tuple(h_BTD[:, -n_tokens:] for h_BTD in hidden),
                        attentions)
 

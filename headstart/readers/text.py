@@ -26,6 +26,8 @@ class TextReader:
     max_tokens: the longest window, special tokens included.
     has_types:  whether the model reads token_type_ids, which tell the two texts of a pair apart.
     end_ids:    tokens that end a text, by the model's configuration; models that write need one.
+    begin_ids:  what a decoder's text begins with; () where there is none.
+    of_target:  how what is written becomes tokens, where that differs.
     """
 
     modality: ClassVar[Literal["text"]] = "text"
@@ -34,6 +36,13 @@ class TextReader:
     pad_id: int
     has_types: bool = False
     end_ids: tuple[int, ...] = ()
+    begin_ids: tuple[int, ...] = ()
+    of_target: TextReader | None = None
+
+    @property
+    def target(self) -> TextReader:
+        """How what is written becomes tokens."""
+        return self.of_target or self
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -75,6 +84,13 @@ class TextReader:
         encoding = self.tokenizer.encode("a")
         n = next((i for i, is_special in enumerate(encoding.special_tokens_mask) if not is_special), 0)
         return tuple(encoding.ids[:n])
+
+    @cached_property
+    def close_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts behind every text."""
+        encoding = self.tokenizer.encode("a")
+        n = next((i for i, is_special in enumerate(encoding.special_tokens_mask[::-1]) if not is_special), 0)
+        return tuple(encoding.ids[len(encoding.ids) - n :])
 
     @cached_property
     def _plain(self) -> Any:

@@ -22,7 +22,6 @@ from ..core import files, machine, manifest
 from ..core.errors import DataError, Problem, RunFolderError, SpecError
 from ..core.files import write_file
 from ..core.method import Method
-from ..core.model import Model
 from ..core.outputs import LOCK, clear_work
 from ..core.progress import Progress
 from ..core.reader import Reader
@@ -38,9 +37,7 @@ from ..data.table import read_splits
 from ..features.forward import CachedForward
 from ..features.store import folder_if_kept
 from ..models import adapters, masks, precision
-from ..models.backbone import Backbone, build_model, hub_id, load_backbone
-from ..models.chat import chat_format
-from ..models.stepping import bytes_needed
+from ..models.backbone import Backbone, build_model, hub_id
 from ..readers import vocabulary
 from ..report.model_card import model_card
 from ..report.page import write as write_report
@@ -54,7 +51,7 @@ from ..training.head import HeadSolver
 from ..training.job import PARTS, Job, accelerator, trains
 from ..training.learner import Learner
 from ..training.signals import Stop, signals
-from . import artifact, evidence, language, resolve, weights
+from . import artifact, backbones, evidence, resolve, weights
 from .artifact import Artifact
 from .folder import opened, remove, sources_of, work_of
 from .request import changed, check_same, request
@@ -155,11 +152,10 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         if problems:
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, progress)
-    layer = language.layer(spec, origins, task, parts.train.rows)
-    backbone = load_backbone(layer[1].get("backbone", spec.backbone), spec.data.max_tokens, method.plan.n_extra_tokens)
+    layer, backbone = backbones.load(spec, origins, task, parts.train.rows, method, work)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
-    task = fitted_to(backbone, task, parts)
-    check_memory(model, task, spec, backbone.reader.max_tokens)
+    task = backbones.fitted_to(backbone, task, parts)
+    backbones.check_memory(model, task, spec, backbone.reader.max_tokens)
     method.prepare(model)
     windows = encoded(task, parts, backbone.reader, work / "windows")
     unknown = unknown_tokens(task, parts, windows, backbone)
@@ -190,32 +186,6 @@ def encoded(task: Task, parts: Splits, reader: Reader, folder: Path) -> dict[str
         windows[name] = store(of_part, folder / name, reader.pad_id, task.keeps_rows_whole,
                               with_notes=task.needs_windows and (name != "train" or bool(parts.fold_N)))
     return windows
-
-
-def fitted_to(backbone: Backbone, task: Task, parts: Splits) -> Task:
-    """The task with what only the backbone tells. Raises DataError for rows whose gold does not fit into a window."""
-    if task.generation is None:
-        return task
-    task = task.fitted_to(backbone.reader, lambda: chat_format(backbone.folder))
-    problems = [Problem(table.where(i), what) for table in (parts.train, parts.validation, parts.test)
-                for i, what in task.check_read(table.rows, backbone.reader)]
-    if problems:
-        raise DataError.of(problems, "Nothing of a target is ever cut. Let windows be longer, such as --set "
-                           f"data.max_tokens={2 * backbone.reader.max_tokens}, or remove these rows.")
-    return task
-
-
-def check_memory(model: Model, task: Task, spec: Spec, max_tokens: int) -> None:
-    """Raise SpecError where texts would take more memory than there is: now, and not after hours of training."""
-    if task.generation is None:
-        return
-    needed = bytes_needed(model, task.generation, max_tokens, spec.evaluate.tokens_per_batch)
-    if needed > (there := machine.memory_bytes()):
-        raise SpecError("task.decoding.beams", f"is {task.generation.beams}: with evaluate.tokens_per_batch "
-                        f"{spec.evaluate.tokens_per_batch:,} and data.max_tokens {max_tokens:,}, writing would hold "
-                        f"{needed / 1e9:.1f} GB, and this machine has {there / 1e9:.1f} GB.",
-                        "Follow fewer beams, or write fewer texts at once: --set task.decoding.beams=1 --set "
-                        "evaluate.tokens_per_batch=4096")
 
 
 def cross_validated(parts: Splits, task: Task, method: Method) -> Splits:
@@ -352,8 +322,8 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
     """
     spec, parts = job.spec, job.splits
     scores = dataclasses.replace(
-        scores, task=job.task.name, backbone=spec.backbone, method=job.method.name,
-        base_model=hub_id(spec.backbone), head=spec.head.model_dump(),
+        scores, task=job.task.name, backbone=job.backbone.name, method=job.method.name,
+        base_model=None if spec.encoder_decoder else hub_id(spec.backbone), head=spec.head.model_dump(),
         curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
         kept=learner.kept if learner else untrained(job, scores), outcomes_of=list(outcomes),
         unknown_tokens=job.unknown_tokens,

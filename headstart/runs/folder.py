@@ -19,7 +19,8 @@ from ..core.outputs import check_output, check_work, clear_work, work_folder
 from ..core.spec import Spec
 from ..training.checkpoint import checkpoints
 
-WORK = ("request.json", "asked.json", "spec.yaml", "steps.jsonl", "windows", "features-*.bin", "checkpoint-*",
+BACKBONE = "backbone"  # a model that was put together for the run
+WORK = ("request.json", "asked.json", "spec.yaml", "steps.jsonl", "windows", BACKBONE, "features-*.bin", "checkpoint-*",
         "damaged-*")  # what lies in it; asked.json: of an older version
 
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..core.errors import ArtifactError, MissingExtraError, ModelError, shorten
 
@@ -31,11 +31,10 @@ from ..core.untrusted import parse_json, read_json, read_text
 from ..core.values import Row
 from ..features.store import folder_if_kept
 from ..models import adapters, blocks, tensors
-from ..models.backbone import Backbone, build_model, load_backbone
+from ..models.backbone import TARGET_TOKENIZER, Backbone, build_model, load_backbone
 from ..models.hub import TOKENIZER_FILES
 from ..models.precision import FP32, put_in
 from ..models.runtime import TorchRuntime
-from ..models.writing import WritingModel
 from .artifact import EXPORT
 
 # Where the head is ours, transformers would make one of its own, with random weights: one of no labels cannot answer.
@@ -136,7 +135,7 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
     model = model.to("cpu")
     if adapters.is_on(model):
         adapters.save(model, folder / ADAPTER)
-        _save_config(model.model if isinstance(model, WritingModel) else blocks.base(model.encoder), folder)
+        _save_config(cast(Any, model).model if model.writes else blocks.base(model.encoder), folder)
         if with_backbone:
             if len(backbone.weights) == 1:
                 shutil.copyfile(backbone.weights[0], folder / WEIGHTS)
@@ -153,6 +152,8 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
         if (text := _text_to_copy(backbone, name)) is not None:
             (folder / name).write_text(text, "utf-8")
     backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))
+    if backbone.reader.of_target is not None:
+        backbone.reader.of_target.tokenizer.save(str(folder / TARGET_TOKENIZER))
     described = {"format": manifest.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
     (folder / "task.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
     blind = [task.without_gold(row) for row in golden]

@@ -14,7 +14,7 @@ from .writing.measures import Length, Likelihood, Measure
 from .writing.overlap import Bleu, Chrf
 from .writing.pairs import Pair
 from .writing.task import N_TEXTS, WritingTask
-from .writing.template import Template, default_template
+from .writing.template import Kind, Template, default_template
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Translation(WritingTask):
     def pair(self, row: Row) -> Pair:
         return columns.pair_of(row, "source", "target")
 
-    def own_template(self, in_chat: bool) -> Template:
-        return default_template(self.name, self.source_language, self.target_language, in_chat=in_chat)
+    def own_template(self, kind: Kind) -> Template:
+        return default_template(self.name, self.source_language, self.target_language, kind=kind)
 
     def learn(self, rows: Sequence[Row]) -> Self:
         learned = super().learn(rows)

@@ -16,7 +16,7 @@ from ..core.task import Task
 from ..core.values import IGNORE, Prediction
 from ..core.windows import by_length
 from ..models.device import by_halves, to_device
-from ..models.stepping import TorchStepper
+from ..models.stepping import stepper_of
 from .job import Job
 
 LOGIT_TOKENS = 1024  # of a batch whose targets' logits are held at once: 200 MB of a usual vocabulary, were all asked
@@ -84,7 +84,7 @@ class Evaluator:
         rows = list(map(job.task.without_gold, job.rows(part)))
         windows = [window for i, row in enumerate(rows) for window in job.task.encode(i, row, reader)]
         job.progress.begin(f"texts for {part} rows", len(rows), "rows")
-        return writing.predictions(job.task, rows, windows, reader, TorchStepper(job.model, job.device),
+        return writing.predictions(job.task, rows, windows, reader, stepper_of(job.model, job.device),
                                    job.spec.evaluate.tokens_per_batch, job.progress.advance)
 
     @property

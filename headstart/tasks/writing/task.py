@@ -1,7 +1,8 @@
 """What every task that writes does alike: prompt and target as one window, texts as answers, measures, baselines.
 
 A window of a causal model is prompt + target; `predicts` is 1 where the next token is one of the target's, so logits of
-a prompt are never computed. Only the prompt is ever cut, and counted; a target that does not fit is a complaint.
+a prompt are never computed. Of an encoder-decoder the prompt is what the encoder reads, and the target what its decoder
+goes on with. Only the prompt is ever cut, and counted; a target that does not fit is a complaint.
 
 Shape suffixes: B windows, T tokens, M target tokens of a batch, V vocabulary, N rows, C numbers a row.
 """
@@ -9,7 +10,7 @@ Shape suffixes: B windows, T tokens, M target tokens of a batch, V vocabulary, N
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -19,14 +20,14 @@ from ...core.errors import SpecError, shorten
 from ...core.generation import Generation
 from ...core.reader import ChatFormat, Reader
 from ...core.task import Architecture, Head, Task
-from ...core.values import IGNORE, Prediction, Row, Window
+from ...core.values import DECODER_IDS, IGNORE, PREDICTS, Prediction, Row, Window
 from . import measures
 from .baselines import BASELINES, TITLES, names_for
 from .control import Control
 from .measures import Measure, Written
 from .pairs import Pair, check_pairs
 from .rouge import tokenizer_of
-from .template import Template, default_template
+from .template import Kind, Template, default_template
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +46,13 @@ class WritingTask(Task):
     decoding:    how texts are written.
     prompt:      the template that is used.               chat_format: what stands around it; None: nothing.
     ends_with:   the tokens that end a text; the first one is learned.
+    begins_with: the tokens that a decoder's text begins with; (): it goes on from the prompt, in one window.
     tokenizer:   how texts are cut into words where they are measured.
     """
 
     needs_windows: ClassVar = False
     gives_parts: ClassVar = True
-    architectures: ClassVar[tuple[Architecture, ...]] = ("causal",)
+    architectures: ClassVar[tuple[Architecture, ...]] = ("causal", "encoder-decoder")
     options: ClassVar[tuple[str, ...]] = ("template", "chat", "decoding")
     baseline_titles: ClassVar = TITLES
     source: ClassVar[str]
@@ -62,6 +64,7 @@ class WritingTask(Task):
     prompt: str = ""
     chat_format: ChatFormat | None = None
     ends_with: tuple[int, ...] = ()
+    begins_with: tuple[int, ...] = ()
     tokenizer: Literal["rouge-score", "words"] = "rouge-score"
 
     # ------------------------------------------------------------------------------------------- what a task says
@@ -75,9 +78,12 @@ class WritingTask(Task):
     def pair(self, row: Row) -> Pair:
         """A sound row as what is read and what may be written."""
 
-    def own_template(self, in_chat: bool) -> Template:
-        """The prompt where none is set. in_chat: of a model that was taught to hold chats."""
-        return default_template(self.name, in_chat=in_chat)
+    def targets_of(self, row: Row) -> Sequence[str]:
+        return self.pair(row).targets
+
+    def own_template(self, kind: Kind) -> Template:
+        """The prompt where none is set, for a model of this kind."""
+        return default_template(self.name, kind=kind)
 
     # --------------------------------------------------------------------------------------------------- settings
 
@@ -101,11 +107,12 @@ class WritingTask(Task):
     def check_backbone(self, architecture: Architecture, width: int) -> None:
         if architecture not in self.architectures:
             raise SpecError("backbone", f'is an {architecture}, which writes nothing; task "{self.name}" needs a '
-                            "causal language model.", "Name one, of the family llama, gpt2 or qwen2, or take the "
-                            "shelf's: headstart models get smollm2-135m, then --backbone smollm2-135m")
+                            "causal language model, or an encoder and a decoder.", "Take the shelf's: headstart models "
+                            "get smollm2-135m, then --backbone smollm2-135m. Or let a decoder be put beside this one: "
+                            "--set encoder_decoder.encoder=minilm-l6")
 
     def learn(self, rows: Sequence[Row]) -> Self:
-        template = Template.parse(self.template) if self.template else self.own_template(False)
+        template = Template.parse(self.template) if self.template else self.own_template("plain")
         template.check([*self.columns.rules, *(column for row in rows[:1] for column in row)], self.columns.gold)
         pairs = list(map(self.pair, rows))
         check_pairs(pairs, self.source, self.target)
@@ -117,20 +124,24 @@ class WritingTask(Task):
             Template.parse(self.prompt)
         except SpecError as error:
             return f"prompt {error.what.rstrip('.')}"
-        return f"ends_with is {shorten(self.ends_with)}" if any(i < 0 for i in self.ends_with) else None
+        return next((f"{name} is {shorten(ids)}" for name, ids in (("ends_with", self.ends_with), (
+            "begins_with", self.begins_with)) if any(i < 0 for i in ids)), None)
 
     def fitted_to(self, reader: Reader, chat_format: Callable[[], ChatFormat | None]) -> Self:
         """With the model's own chat format, and a prompt that suits it."""
-        chat = chat_format() if self.chat else None
-        ends = list(reader.end_ids)
+        begins = tuple(reader.begin_ids)
+        chat = chat_format() if self.chat and not begins else None
+        ends = list(reader.target.end_ids)
         if chat is not None:
             before = reader.ids(chat.end.strip(), has_special=True)[:1]
             ends = [*(i for i in before if not reader.text([i])), *ends]
         if not ends:
             raise SpecError("backbone", "names no token that ends a text (eos_token_id in its config.json is empty), "
                             "so no text would ever end.", "Take the model's whole folder, or another model.")
-        prompt = self.prompt if self.template else str(self.own_template(chat is not None))
-        fitted = replace(self, prompt=prompt, chat_format=chat, ends_with=tuple(dict.fromkeys(ends)))
+        kind: Kind = "encoder-decoder" if begins else "plain" if chat is None else "chat"
+        prompt = self.prompt if self.template else str(self.own_template(kind))
+        fitted = replace(self, prompt=prompt, chat_format=chat, ends_with=tuple(dict.fromkeys(ends)),
+                         begins_with=begins)
         n_fixed = fitted._n_fixed(reader)
         if n_fixed + MIN_SOURCE_TOKENS + fitted._reserve(reader) > reader.max_tokens:
             raise SpecError("task.template", f"takes {n_fixed:,} tokens of every window of {reader.max_tokens:,}, and "
@@ -139,38 +150,50 @@ class WritingTask(Task):
         return fitted
 
     def ends(self, reader: Reader) -> frozenset[int]:
-        return frozenset(self.ends_with or reader.end_ids)
+        return frozenset(self.ends_with or reader.target.end_ids)
 
     # ---------------------------------------------------------------------------------------------------- windows
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         target = self.target_ids(row, reader)
-        room = reader.max_tokens - max(len(target), self._reserve(reader))
-        prompt, n_cut = self.prompt_ids(row, reader, max(1, room))
-        prompt = prompt or [reader.pad_id]
-        n_before, notes = len(prompt) - 1, {"n_cut_tokens": n_cut}
-        if not target:
-            return [Window(i, {"input_ids": prompt, "predicts": [0] * n_before + [1]}, {}, notes)]
+        taken = 0 if self.begins_with else max(len(target), self._reserve(reader))
+        prompt, n_cut = self.prompt_ids(row, reader, max(1, reader.max_tokens - taken))
+        inputs: dict[str, Any] = {"input_ids": prompt or [reader.pad_id]}
+        if self.begins_with:
+            inputs[DECODER_IDS] = [*self.begins_with]
+        n_before = len(inputs[self._goes_on]) - 1
+        size = sum(map(len, inputs.values())) + len(target) if self.begins_with else 0
+        inputs = self.continued(inputs, target) if target else {**inputs, PREDICTS: [0] * n_before + [1]}
+        labels = {"labels": [IGNORE] * n_before + target} if target else {}
+        return [Window(i, inputs, labels, {"n_cut_tokens": n_cut}, size)]
+
+    @property
+    def _goes_on(self) -> str:
+        """The input that what is written goes on from."""
+        return DECODER_IDS if self.begins_with else "input_ids"
+
+    def continued(self, prompt: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+        before = list(prompt[self._goes_on])
         # The last token is only ever predicted; nothing follows it.
-        inputs = {"input_ids": prompt + target[:-1], "predicts": [0] * n_before + [1] * len(target)}
-        return [Window(i, inputs, {"labels": [IGNORE] * n_before + target}, notes)]
+        return {**prompt, self._goes_on: before + list(ids[:-1]), PREDICTS: [0] * (len(before) - 1) + [1] * len(ids)}
 
     def target_ids(self, row: Row, reader: Reader) -> list[int]:
         """What is learned of a row, with the token that ends it; [] when predicting."""
         targets = self.pair(row).targets
         if not targets:
             return []
-        end = next(iter(self.ends_with or reader.end_ids), None)
-        return [*reader.ids(self._lead + targets[0].strip()), *([] if end is None else [end])]
+        end = next(iter(self.ends_with or reader.target.end_ids), None)
+        return [*reader.target.ids(self._lead + targets[0].strip()), *([] if end is None else [end])]
 
     @property
     def _lead(self) -> str:
         """A blank where the prompt ends in a word or a sign: tokens of running text begin with it."""
-        return "" if self.chat_format is not None or self.prompt[-1:].isspace() or not self.prompt else " "
+        has_gap = self.chat_format is not None or self.prompt[-1:].isspace() or not self.prompt or self.begins_with
+        return "" if has_gap else " "
 
     def prompt_ids(self, row: Row, reader: Reader, room: int) -> tuple[list[int], int]:
         """(the prompt's tokens, how many were cut): the source gives way first, from its end, then other columns."""
-        template = Template.parse(self.prompt) if self.prompt else self.own_template(False)
+        template = Template.parse(self.prompt) if self.prompt else self.own_template("plain")
         pieces = [(column, reader.ids(text, has_special=not column)) for text, column in template.pieces(row)]
         pieces = [("", list(ids)) for ids in (self._before(reader),)] + pieces + [("", self._behind(reader))]
         n_over = max(0, sum(len(ids) for _, ids in pieces) - room)
@@ -188,7 +211,9 @@ class WritingTask(Task):
 
     def _behind(self, reader: Reader) -> list[int]:
         chat = self.chat_format
-        return [] if chat is None else reader.ids(chat.to_reply, has_special=True)
+        if chat is None:
+            return list(reader.close_ids) if self.begins_with else []
+        return reader.ids(chat.to_reply, has_special=True)
 
     def _n_fixed(self, reader: Reader) -> int:
         """Tokens of a prompt that are the same for every row."""
@@ -198,13 +223,14 @@ class WritingTask(Task):
 
     def _reserve(self, reader: Reader) -> int:
         """Tokens of a window that are kept for what is written."""
-        return min(self.decoding.max_new_tokens, reader.max_tokens // 2)
+        return 0 if self.begins_with else min(self.decoding.max_new_tokens, reader.max_tokens // 2)
 
     def check_read(self, rows: Sequence[Row], reader: Reader) -> list[tuple[int, str]]:
-        room = reader.max_tokens - self._n_fixed(reader) - MIN_SOURCE_TOKENS
+        n_before = len(self.begins_with) or self._n_fixed(reader) + MIN_SOURCE_TOKENS
+        room = reader.target.max_tokens - n_before
         lengths = [len(self.target_ids(row, reader)) for row in rows]
         return [(i, f'"{self.target}" takes {n:,} tokens; beside the prompt {room:,} fit into a window of '
-                    f"{reader.max_tokens:,}") for i, n in enumerate(lengths) if n > room]
+                    f"{reader.target.max_tokens:,}") for i, n in enumerate(lengths) if n > room]
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """logits_MV, and labels_M of the same tokens: both go row by row."""

@@ -13,13 +13,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ...core.errors import DataError, SpecError, nearest, shorten
 from .languages import language_name
 
 MAX_CHARS = 20_000
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+Kind = Literal["plain", "chat", "encoder-decoder"]  # of a model: how a prompt is put to it
 
 # For a model that continues text.
 DEFAULTS: Mapping[str, str] = {
@@ -32,6 +34,9 @@ IN_CHAT: Mapping[str, str] = {
     "translation": "Translate from {source_language} to {target_language}:\n{source}",
     "summarization": "Summarize in one short sentence:\n\n{document}", "dialogue": "{messages}",
     "text-generation": "{prompt}"}
+# For an encoder, which only reads: what its decoder makes of it is learned, not said.
+READ: Mapping[str, str] = {"translation": "{source}", "summarization": "{document}", "dialogue": "{messages}",
+                           "text-generation": "{prompt}"}
 
 
 @dataclass(frozen=True)
@@ -131,15 +136,15 @@ def _unbalanced(where: str, text: str, match: re.Match[str]) -> SpecError:
 
 
 def default_template(task: str, source_language: str = "", target_language: str = "", *,
-                     in_chat: bool = False) -> Template:
+                     kind: Kind = "plain") -> Template:
     """A task's template where none is set; a translation's names the languages that are known, by code or name.
 
-    in_chat: the message of a user, in place of a text to be continued.
+    kind: of the model: a text that it continues, the message of a user, or what an encoder reads.
     """
-    texts = IN_CHAT if in_chat else DEFAULTS
-    if task != "translation":
+    texts = {"plain": DEFAULTS, "chat": IN_CHAT, "encoder-decoder": READ}[kind]
+    if task != "translation" or kind == "encoder-decoder":
         return Template.parse(texts[task])
     if not (source_language and target_language):
-        return Template.parse("Translate:\n{source}" if in_chat else WITHOUT_LANGUAGES)
+        return Template.parse("Translate:\n{source}" if kind == "chat" else WITHOUT_LANGUAGES)
     return Template.parse(texts[task]).fill({"source_language": language_name(source_language),
                                                 "target_language": language_name(target_language)})

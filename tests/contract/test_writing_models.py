@@ -1,4 +1,4 @@
-"""What every causal family and every method must do where texts are written: tests/contract has the rest."""
+"""What every family that writes, causal or with a decoder beside its encoder, must do with every method."""
 
 from __future__ import annotations
 
@@ -27,24 +27,28 @@ from headstart.models import blocks
 from headstart.models.chat import chat_format
 from headstart.models.families import FAMILIES
 from headstart.models.runtime import TorchRuntime
-from headstart.models.stepping import TorchStepper
+from headstart.models.stepping import stepper_of
 from headstart.runs.weights import open_model
 from headstart.tasks.writing.task import WritingTask
 
 CPU = torch.device("cpu")
-CAUSAL = sorted(name for name, family in FAMILIES.items() if family.writes_as)
+CAUSAL = sorted(name for name, family in FAMILIES.items() if family.writes_as and not family.decoder_blocks)
+SEQ2SEQ = sorted(name for name, family in FAMILIES.items() if family.decoder_blocks)
+WRITERS = [*CAUSAL, *SEQ2SEQ]
 WRITING = [name for name in tasks.names() if tasks.build({"name": name}).generation is not None]
 METHODS = ["adapter", "auto", "bitfit", "dora", "fine-tuning", "ia3", "lora", "prefix-tuning", "prompt-tuning"]
-PAIRS = [(family, method) for family in CAUSAL for method in METHODS if (family, method) != ("llama", "bitfit")]
+PAIRS = [(family, method) for family in WRITERS for method in METHODS if method != "bitfit"
+         or family not in ("llama", "t5")]
 ROWS = tiny.stories(24)
 
 
 def test_families_tasks_and_methods_are_found():
     assert CAUSAL == ["gpt2", "llama", "qwen2"]
+    assert SEQ2SEQ == ["bart", "encoder-decoder", "marian", "mbart", "t5"] == sorted(tiny.SEQ2SEQ)
     assert WRITING == ["dialogue", "summarization", "text-generation", "translation"]
     able = [name for name in methods.names() if can_write(name)]
     assert able == METHODS
-    assert len(PAIRS) == 26
+    assert len(PAIRS) == 70
 
 
 def can_write(method_name):
@@ -55,16 +59,16 @@ def can_write(method_name):
     return True
 
 
-@pytest.fixture(scope="module", params=CAUSAL)
-def folder(request, tmp_path_factory):
-    return tiny.backbone(tmp_path_factory.mktemp(request.param) / "model", request.param, writes=True,
-                         tie_word_embeddings=True, num_hidden_layers=3)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {name: tiny.backbone(tmp_path_factory.mktemp(name) / "model", name, writes=True, tie_word_embeddings=True,
-                                num_hidden_layers=3) for name in CAUSAL}
+    causal = {name: tiny.backbone(tmp_path_factory.mktemp(name) / "model", name, writes=True, tie_word_embeddings=True,
+                                  num_hidden_layers=3) for name in CAUSAL}
+    return causal | {name: tiny.seq2seq(tmp_path_factory.mktemp(name) / "model", name) for name in SEQ2SEQ}
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def folder(request, folders):
+    return folders[request.param]
 
 
 def summarization(**decoding):
@@ -88,7 +92,7 @@ def batch_of(task, reader, rows=ROWS[:6]):
 def texts_of(task, loaded, model, rows, tokens_per_batch=4096):
     blind = [task.without_gold(row) for row in rows]
     windows = [w for i, row in enumerate(blind) for w in task.encode(i, row, loaded.reader)]
-    return writing.continuations(task, blind, windows, loaded.reader, TorchStepper(model, CPU), tokens_per_batch)
+    return writing.continuations(task, blind, windows, loaded.reader, stepper_of(model, CPU), tokens_per_batch)
 
 
 def with_noise(model, scale=0.05):
@@ -106,11 +110,11 @@ def test_logits_are_those_of_the_whole_model_where_they_are_asked_for(folder):
     loaded, task, model = loaded_model(folder, summarization())
     inputs, target = batch_of(task, loaded.reader)
     with torch.no_grad():
-        whole_BTV = model.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        whole_BTV = model.model(**{name: a for name, a in inputs.items() if name != "predicts"}).logits
         logits_MV, labels_M = task.aligned(model(inputs).logits, target)
     torch.testing.assert_close(logits_MV, whole_BTV[inputs["predicts"] == 1])
     assert len(logits_MV) == len(labels_M) == int(inputs["predicts"].sum())
-    following_BT = torch.roll(inputs["input_ids"], -1, 1)
+    following_BT = torch.roll(inputs.get("decoder_input_ids", inputs["input_ids"]), -1, 1)
     is_inside_BT = (inputs["predicts"] == 1) & (torch.roll(inputs["predicts"], -1, 1) == 1)
     is_inside_BT[:, -1] = False
     assert is_inside_BT.any()
@@ -122,7 +126,7 @@ def test_entered_in_the_middle_it_answers_as_the_whole(folder):
     inputs, _ = batch_of(task, loaded.reader)
     with torch.no_grad():
         whole_MV = model.eval()(inputs).logits
-        for n in range(1, len(blocks.of(model.encoder)) + 1):
+        for n in range(1, blocks.n_entered(model.encoder) + 1):
             hidden_BTD = blocks.Span(model, 0, n).hidden(inputs)
             torch.testing.assert_close(blocks.Span(model, n)(inputs, hidden_BTD).logits, whole_MV)
 
@@ -183,23 +187,23 @@ def test_a_text_is_the_same_alone_in_a_batch_and_without_a_cache(family, method_
 def without_cache(task, loaded, model, row):
     """Greedy decoding that reads everything anew for each token."""
     written: list[int] = []
-    ids = list(task.encode(0, task.without_gold(row), loaded.reader)[0].inputs["input_ids"])
+    prompt = task.encode(0, task.without_gold(row), loaded.reader)[0].inputs
     while len(written) < 12:
-        inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
-                  "predicts": torch.tensor([[0] * (len(ids) - 1) + [1]])}
+        inputs = {name: [ids] for name, ids in task.continued(prompt, [*written, 0]).items()}
         with torch.no_grad():
-            token = int(model(inputs).logits[0].argmax())
+            batch = collate(inputs, {}, loaded.reader.pad_id).inputs
+            token = int(model({name: torch.from_numpy(a) for name, a in batch.items()}).logits[-1].argmax())
         if token in task.ends(loaded.reader):
             break
-        ids.append(token)
         written.append(token)
     return tuple(written)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
 @pytest.mark.parametrize("method_name", METHODS)
-def test_finish_keeps_the_texts(method_name, folders):
+def test_finish_keeps_the_texts(method_name, family, folders):
     method = methods.build({"name": method_name})
-    loaded, task, model = loaded_model(folders["gpt2"], summarization(), method.plan.n_extra_tokens)
+    loaded, task, model = loaded_model(folders[family], summarization(), method.plan.n_extra_tokens)
     method.prepare(model)
     with_noise(model)
     before = texts_of(task, loaded, copy.deepcopy(model).eval(), ROWS[:4])
@@ -210,27 +214,18 @@ def test_finish_keeps_the_texts(method_name, folders):
 # --------------------------------------------------------------------------------------------------------- decoding
 
 
-def test_greedy_texts_are_those_of_transformers(folder):
-    loaded, task, model = loaded_model(folder, summarization())
-    for row, text in zip(ROWS[:4], texts_of(task, loaded, model.eval(), ROWS[:4]), strict=True):
-        ids_1T = torch.tensor([task.encode(0, task.without_gold(row), loaded.reader)[0].inputs["input_ids"]])
-        theirs = model.model.generate(ids_1T, attention_mask=torch.ones_like(ids_1T), max_new_tokens=12,
-                                      do_sample=False, pad_token_id=0, eos_token_id=list(task.ends(loaded.reader)))
-        new = [i for i in theirs[0, ids_1T.shape[1]:].tolist() if i not in task.ends(loaded.reader)]
-        assert list(text.ids) == new
-
-
-def test_beams_are_those_of_transformers(folder):
-    loaded, task, model = loaded_model(folder, summarization(beams=3, max_new_tokens=8))
+@pytest.mark.parametrize("beams", [1, 3])
+def test_greedy_texts_and_beams_are_those_of_transformers(beams, folder):
+    loaded, task, model = loaded_model(folder, summarization(beams=beams, max_new_tokens=8))
     texts = texts_of(task, loaded, model.eval(), ROWS[:4])
-    alone = texts_of(task, loaded, model, ROWS[:4], tokens_per_batch=1)
-    assert [text.ids for text in texts] == [text.ids for text in alone]
+    assert [text.ids for text in texts] == [text.ids for text in texts_of(task, loaded, model, ROWS[:4], 1)]
     for row, text in zip(ROWS[:4], texts, strict=True):
-        ids_1T = torch.tensor([task.encode(0, task.without_gold(row), loaded.reader)[0].inputs["input_ids"]])
-        theirs = model.model.generate(ids_1T, attention_mask=torch.ones_like(ids_1T), max_new_tokens=8, num_beams=3,
+        prompt = task.encode(0, task.without_gold(row), loaded.reader)[0].inputs
+        inputs = {name: torch.tensor([ids]) for name, ids in prompt.items() if name != "predicts"}
+        theirs = model.model.generate(inputs.pop("input_ids"), **inputs, max_new_tokens=8, num_beams=beams,
                                       do_sample=False, pad_token_id=0, eos_token_id=list(task.ends(loaded.reader)))
-        new = [i for i in theirs[0, ids_1T.shape[1]:].tolist() if i not in task.ends(loaded.reader)]
-        assert list(text.ids) == new
+        n_before = len(prompt.get("decoder_input_ids", prompt["input_ids"]))
+        assert list(text.ids) == [i for i in theirs[0, n_before:].tolist() if i not in task.ends(loaded.reader)]
 
 
 def test_drawn_texts_depend_on_seed_and_prompt_alone(folder):
@@ -274,7 +269,10 @@ def spec(source, model, **more):
 
 @pytest.mark.parametrize(("family", "method"), [
     ("llama", {"name": "fine-tuning", "last_blocks": 1}), ("gpt2", {"name": "fine-tuning", "last_blocks": 1}),
-    ("llama", {"name": "lora", "last_blocks": 2}), ("gpt2", {"name": "adapter", "last_blocks": 1})])
+    ("llama", {"name": "lora", "last_blocks": 2}), ("gpt2", {"name": "adapter", "last_blocks": 1}),
+    *[(family, {"name": "fine-tuning", "encoder": "frozen"}) for family in SEQ2SEQ],
+    ("bart", {"name": "fine-tuning", "encoder": "last_blocks"}), ("t5", {"name": "lora", "last_blocks": 3}),
+    ("marian", {"name": "adapter", "last_blocks": 1})])
 def test_cached_and_uncached_training_reach_the_same_weights(family, method, folders, stories, tmp_path):
     weights = {}
     for cache in ("fp32", "off"):
@@ -287,11 +285,12 @@ def test_cached_and_uncached_training_reach_the_same_weights(family, method, fol
         torch.testing.assert_close(p, weights["off"][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "t5", "encoder-decoder"])
 @pytest.mark.parametrize("method", [
     {"name": "fine-tuning"}, {"name": "auto"}, {"name": "lora", "alone": True}, {"name": "prefix-tuning"},
     {"name": "prompt-tuning"}, {"name": "adapter"}], ids=lambda method: method["name"])
-def test_a_run_ends_with_a_certificate_and_reads_back(method, folders, stories, tmp_path):
-    run = headstart.fit(spec(stories, folders["gpt2"], method=method), out=tmp_path / "run")
+def test_a_run_ends_with_a_certificate_and_reads_back(method, family, folders, stories, tmp_path):
+    run = headstart.fit(spec(stories, folders[family], method=method), out=tmp_path / "run")
     scores = run.certificate
     assert scores.metric == "rouge_l"
     assert {"lead-1", "text-rank", "nearest", "before-training"} <= set(scores.baselines)
@@ -319,10 +318,11 @@ class Stops(Progress):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("method", [{"name": "lora", "last_blocks": 1}, {"name": "fine-tuning"}],
-                         ids=lambda method: method["name"])
-def test_a_resumed_run_is_the_run_that_was_never_stopped(method, folders, stories, tmp_path):
-    wanted = spec(stories, folders["llama"], method=method, train={"epochs": 2})
+@pytest.mark.parametrize(("family", "method"), [
+    ("llama", {"name": "lora", "last_blocks": 1}), ("llama", {"name": "fine-tuning"}),
+    ("bart", {"name": "lora", "last_blocks": 1}), ("encoder-decoder", {"name": "fine-tuning", "encoder": "frozen"})])
+def test_a_resumed_run_is_the_run_that_was_never_stopped(family, method, folders, stories, tmp_path):
+    wanted = spec(stories, folders[family], method=method, train={"epochs": 2})
     whole = headstart.fit(wanted, out=tmp_path / "whole").folder
     with pytest.raises(Interrupted):
         headstart.fit(wanted, out=tmp_path / "stopped", progress=Stops(quiet=True))
@@ -331,19 +331,20 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(method, folders, storie
         assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("family", ["llama", "bart"])
 @pytest.mark.parametrize("task", ["dialogue", "text-generation", "translation"])
-def test_every_task_that_writes_fits_and_answers(task, folders, tmp_path, monkeypatch):
+def test_every_task_that_writes_fits_and_answers(task, family, folders, tmp_path, monkeypatch):
     examples = tasks.find(task).examples
     empty: dict[str, Any] = {"control": {}} if task == "text-generation" else {}  # as in any file
     gold, = tasks.find(task)().columns.gold
     rows = [{**empty, **row, gold: f"{row[gold]} {GOOD[i % 6]} {i}"} for i, row in enumerate(examples * 14)]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    model = tiny.chat(shutil.copytree(folders["llama"], tmp_path / "model"))
+    model = tiny.chat(shutil.copytree(folders[family], tmp_path / "model"))
     run = headstart.fit(spec(source, model, task={"name": task, "decoding": {"max_new_tokens": 8}}, method="lora",
                              data={"near_duplicate": 1.0}), out=tmp_path / "run")
     assert isinstance(run.task, WritingTask)
-    assert run.task.chat_format is not None
+    assert (run.task.chat_format is not None) == (family in CAUSAL)
     assert run.certificate.task == task
     blind = [run.task.without_gold(row) for row in examples]
     answers = run.predict(blind)
