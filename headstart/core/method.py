@@ -63,6 +63,11 @@ class Method(abc.ABC):
         return Plan()
 
     @property
+    def alternatives(self) -> Mapping[str, Method]:
+        """Methods, by name, of which validation chooses one before the run; {}: it is this one."""
+        return {}
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """Spec fields that this method presets, such as {"train": {"lr": 1e-4}}."""
         return {}

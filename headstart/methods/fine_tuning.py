@@ -20,7 +20,7 @@ Source      Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (he
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -45,7 +45,8 @@ class FineTuning(Method):
     freeze_embeddings: leave the token embeddings as they are.
     last_blocks:       move only this many of the upper blocks; a decoder's stand above those of its encoder.
     encoder:           of a model with a decoder, what moves beside that: nothing (frozen), the upper third of the
-                       encoder's blocks (last_blocks), or all of it. Absent: frozen where the decoder is new, else all.
+                       encoder's blocks (last_blocks), or all of it; choose: each is tried for a sixth of the steps, and
+                       validation chooses. Absent: frozen where the decoder is new, else all.
     layer_decay:       each block learns at this share of the rate of the block above it; 1 is one rate for all.
     gradual:           the top block first, one more every epoch.
     l2_sp:             pull of the backbone's weights towards the pretrained ones, times half their squared distance.
@@ -61,12 +62,17 @@ class FineTuning(Method):
     head_first: bool = True
     freeze_embeddings: bool = True
     last_blocks: Annotated[int, Field(ge=1)] | None = None
-    encoder: Literal["frozen", "last_blocks", "all"] | None = None
+    encoder: Literal["frozen", "last_blocks", "all", "choose"] | None = None
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     gradual: bool = False
     l2_sp: Annotated[float, Field(ge=0)] = 0.0
     average: Average = "wise-ft"
     members: Annotated[int, Field(ge=2)] | None = None
+
+    @property
+    def alternatives(self) -> Mapping[str, Method]:
+        names: tuple[Literal["frozen", "last_blocks", "all"], ...] = ("frozen", "last_blocks", "all")
+        return {name: replace(self, encoder=name) for name in names} if self.encoder == "choose" else {}
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Seq2SeqModel(Headed):
         before = getattr(getattr(pretrained.decoder, "cls", None), "predictions", None) if (
             family.name == ENCODER_DECODER) else None
         self.transform = nn.Identity() if before is None else before.transform
-        is_scaled = getattr(pretrained.config, "scale_decoder_outputs", False)  # T5's, where its embedding is the output
+        is_scaled = getattr(pretrained.config, "scale_decoder_outputs", False)  # where T5's embedding is the output
         self.scale = pretrained.config.d_model**-0.5 if is_scaled else 1.0
         self.register_buffer("bias_1V", getattr(pretrained, "final_logits_bias", None), persistent=False)
         self._pretrained = [pretrained]  # in a list: its weights are those above

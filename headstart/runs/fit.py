@@ -51,7 +51,7 @@ from ..training.head import HeadSolver
 from ..training.job import PARTS, Job, accelerator, trains
 from ..training.learner import Learner
 from ..training.signals import Stop, signals
-from . import artifact, backbones, evidence, resolve, weights
+from . import artifact, backbones, choosing, evidence, resolve, weights
 from .artifact import Artifact
 from .folder import opened, remove, sources_of, work_of
 from .request import changed, check_same, request
@@ -85,7 +85,10 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     with (signals() as stop, files.disk_errors(final),
           opened(final, inputs, resume=resume, overwrite=overwrite) as work):
         replaced = _inode(final)
-        clear_work(work, ("windows", "features-*.bin"), keep=(LOCK,))  # a resumed run makes them again
+        clear_work(work, ("windows", "features-*.bin", choosing.TRIALS), keep=(LOCK,))  # a resumed run makes them
+        method, why = choosing.chosen(
+            method, work, lambda method, folder: prepare(spec, origins, method, folder, stop, Progress(quiet=True),
+                                                         source), store_frozen, progress)
         job = prepare(spec, origins, method, work, stop, progress, source)
         evaluator = Evaluator(job)
         head = HeadSolver(job, evaluator)
@@ -93,7 +96,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         solved, learner = head.solve(), None
         if job.trains:
             learner = Learner(job, evaluator, head)
-            learner.learn(resume=resume)
+            learner.learn(resume=resume, why=why)
             if method.plan.keeps == "likely" and learner.kept and learner.kept.what == FIRST:
                 solved.baselines.pop("frozen-backbone", None)  # the fitted model is this very one
         job = finished(job, solved.out_of_fold)

@@ -20,7 +20,8 @@ from ..core.spec import Spec
 from ..training.checkpoint import checkpoints
 
 BACKBONE = "backbone"  # a model that was put together for the run
-WORK = ("request.json", "asked.json", "spec.yaml", "steps.jsonl", "windows", BACKBONE, "features-*.bin", "checkpoint-*",
+WORK = ("request.json", "asked.json", "spec.yaml", "steps.jsonl", "windows", BACKBONE, "choosing-*",
+        "choice.json", "features-*.bin", "checkpoint-*",
         "damaged-*")  # what lies in it; asked.json: of an older version
 
 

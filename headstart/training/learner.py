@@ -54,8 +54,11 @@ class Learner:
         self.sync_every = sync_every or (1 if job.device.type == "cpu" else SYNC_EVERY)
         self.memory = Memory(can_cut=not (job.task.compares_rows or job.method.compares_rows))
 
-    def learn(self, *, resume: bool) -> None:
-        """Train from the first weights, once or as often as the method asks; checkpoint on the way; keep the best."""
+    def learn(self, *, resume: bool, why: str = "") -> None:
+        """Train from the first weights, once or as often as the method asks; checkpoint on the way; keep the best.
+
+        why: what the certificate says of how the method was chosen.
+        """
         job, plan = self.job, self.job.method.plan
         if plan.solves_again:
             self.head.solve_again()
@@ -74,7 +77,7 @@ class Learner:
                 job.progress.say(f"training {self.state.n_mean + 1} of {plan.n_members}, from the first weights")
                 self._learn_once(first, log)
         job.stop.deferred = False
-        self._keep_best(first)
+        self._keep_best(first, why)
 
     def _learn_once(self, first: Weights, log: TextIO) -> None:
         """Train to the end of the plan or until patience runs out."""
@@ -231,7 +234,7 @@ class Learner:
                 self._save()
             self.job.stop.leave(RESUME)
 
-    def _keep_best(self, first: Weights) -> None:
+    def _keep_best(self, first: Weights, why: str) -> None:
         """Leave in the model what scores best on validation: the first weights, the best trained ones or, where the
         method wants that, a mean. Ties go to what is nearer to the first.
 
@@ -246,10 +249,10 @@ class Learner:
         kept = max(choices, key=lambda name: scores[name]) if self.can_choose else TRAINED
         if kept == TRAINED and SOUP in choices and not self._difference(state.best, state.mean).is_proven:
             kept = SOUP  # the best of several evaluations owes something to chance, their mean does not
-        why = ""
         if self.job.method.plan.keeps == "likely" and self.can_choose:
-            kept, why = self._likely(kept, choices, scores)
-            progress.say(f"shipped: {kept}: {why}")
+            kept, likely = self._likely(kept, choices, scores)
+            progress.say(f"shipped: {kept}: {likely}")
+            why = "; ".join(filter(None, (why, likely)))
         self._put(choices[kept]())
         self.kept = Kept(kept, scores[kept], why)
         best = 0 if kept == FIRST else state.best_step

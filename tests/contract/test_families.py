@@ -13,13 +13,14 @@ import headstart
 from headstart import methods
 from headstart.core.errors import SpecError
 from headstart.core.values import collate
-from headstart.models import adapters, blocks
+from headstart.models import adapters, blocks, families
 from headstart.models import backbone as backbones
-from headstart.models.families import FAMILIES
 from headstart.models.heads import PoolHead
 from headstart.tasks.text_classification import TextClassification
 
 N_FAMILIES, N_ENTERED, N_TAKING_PREFIX, N_NATIVE = 15, 13, 8, 11
+# Those without a use for their encoder alone: tests/contract/test_writing_models.py.
+FAMILIES = {name: family for name, family in families.FAMILIES.items() if family.loaded_as}
 ADAPTED = ["lora", "ia3", "adapter", "bitfit", "dora", "prompt-tuning", "prefix-tuning"]
 CANNOT = {"bitfit": {"llama", "t5", "modernbert"},
           "prefix-tuning": {name for name, family in FAMILIES.items() if not family.takes_prefix}}

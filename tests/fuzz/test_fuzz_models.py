@@ -21,7 +21,6 @@ from fuzzing import SECONDS, mutated
 from headstart.core.errors import HeadstartError
 from headstart.models import adapters
 from headstart.models import backbone as backbones
-from headstart.models.families import FAMILIES
 from headstart.tasks.text_classification import TextClassification
 
 pytestmark = pytest.mark.slow
@@ -55,7 +54,7 @@ def build(folder: Path) -> Any:
 def folders(tmp_path_factory):
     """A model of each family, with an adapter in its folder where it takes one."""
     root = tmp_path_factory.mktemp("families")
-    for name in FAMILIES:
+    for name in tiny.FAMILIES:
         fresh = build(tiny.backbone(root / name, name))
         layers = list(adapters.linears(fresh.encoder))
         adapters.wrap(fresh, "LoraConfig", r=2, target_modules=layers[:2])
@@ -70,7 +69,7 @@ def test_a_changed_folder_opens_or_is_refused(folders, tmp_path, file):
     seed, end = random.SystemRandom().randrange(2**32), time.monotonic() + SECONDS
     rng = random.Random(seed)
     while time.monotonic() < end:
-        folder = shutil.copytree(folders / rng.choice(list(FAMILIES)), tmp_path / "model", copy_function=os.link)
+        folder = shutil.copytree(folders / rng.choice(list(tiny.FAMILIES)), tmp_path / "model", copy_function=os.link)
         for _ in range(rng.choice([1, 1, 1, 3])):
             with suppress(ValueError):  # it is no JSON any more
                 change(folder / file, rng)

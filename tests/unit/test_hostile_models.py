@@ -21,6 +21,7 @@ from headstart.models import backbone as backbones
 from headstart.models.families import FAMILIES
 from headstart.models.tensors import MAX_HEADER_BYTES
 from headstart.readers.tokenizer import SAFE_PATTERNS, parse_tokenizer
+from headstart.tasks.summarization import Summarization
 from headstart.tasks.text_classification import TextClassification
 
 HUGE = 10**9
@@ -32,8 +33,8 @@ def folder(backbone, tmp_path):
     return shutil.copytree(backbone, tmp_path / "model")
 
 
-def built(folder):
-    task = TextClassification(labels=("a", "b"))
+def built(folder, writes=False):
+    task = Summarization() if writes else TextClassification(labels=("a", "b"))
     return backbones.build_model(backbones.load_backbone(str(folder), 64), task, "mean", 0)
 
 
@@ -93,6 +94,16 @@ def _family_cases():
             if not key.endswith("_token_id") and isinstance(settings[key], int) and not isinstance(settings[key], bool):
                 for value in (0, 255):
                     yield name, {key: value}
+    for name in tiny.SEQ2SEQ:
+        sizes = [key for key, value in tiny.SEQ2SEQ[name].items() if type(value) is int and not key.endswith("_id")]
+        for key in (*sizes, "decoder_start_token_id", "forced_bos_token_id"):
+            yield f"{name} that writes", {key: -3}
+            yield f"{name} that writes", {key: 999_999}
+    for part in ("encoder", "decoder"):
+        for value in (None, 7, {}, {"model_type": "none_such"}, {"model_type": "t5"},
+                      {"model_type": "bert", "hidden_size": 0}, {"model_type": "encoder-decoder"},
+                      {"model_type": "bert", "auto_map": {"AutoModel": "x.py"}}):
+            yield "encoder-decoder that writes", {part: value}
     yield "deberta", {"pos_att_type": ["x2y"], "relative_attention": False}
     yield "deberta", {"pooler_hidden_act": "boom"}
     yield "deberta", {"relative_attention": False}
@@ -120,7 +131,9 @@ def _family_cases():
 @pytest.fixture(scope="module")
 def families(tmp_path_factory):
     root = tmp_path_factory.mktemp("families")
-    return {name: tiny.backbone(root / name, name) for name in FAMILIES}
+    assert {*tiny.FAMILIES, *tiny.SEQ2SEQ} == {*FAMILIES}
+    return {name: tiny.backbone(root / name, name) for name in tiny.FAMILIES} | {
+        f"{name} that writes": tiny.seq2seq(root / f"{name}-writes", name) for name in tiny.SEQ2SEQ}
 
 
 @pytest.mark.parametrize(("name", "keys"), _family_cases())
@@ -131,7 +144,23 @@ def test_sizes_of_every_family(families, name, keys, tmp_path):
     text = (folder / "config.json").read_text("utf-8")
     (folder / "config.json").unlink()
     (folder / "config.json").write_text(json.dumps({**json.loads(text), **keys}), "utf-8")
-    refused(lambda: built(folder))
+    refused(lambda: built(folder, writes=name.endswith("writes")))
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b'{"decoder_start_token_id": "x"}', b'{"decoder_start_token_id": -1}',
+                                     b'{"decoder_start_token_id": 99999}'])
+def test_generation_config_of_a_decoder(families, content, tmp_path):
+    folder = shutil.copytree(families["t5 that writes"], tmp_path / "model")
+    change_json(folder / "config.json", {"decoder_start_token_id": None})
+    (folder / "generation_config.json").write_bytes(content)
+    refused(lambda: built(folder, writes=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"version": "1.0"}'])
+def test_tokenizer_of_a_decoder(families, content, tmp_path):
+    folder = shutil.copytree(families["encoder-decoder that writes"], tmp_path / "model")
+    (folder / "target_tokenizer.json").write_bytes(content)
+    assert "target_tokenizer.json" in refused(lambda: built(folder, writes=True))
 
 
 @pytest.mark.parametrize("content", [
