@@ -47,6 +47,7 @@ class Columns:
     optional:    the same for columns that a file may lack as a whole.
     gold:        those of both that hold the answer: absent when predicting.
     usual_names: column -> what files often call it.
+    sparse:      those of optional that some rows may lack, and others have: absent means nothing.
     signatures:  column names that, all together, mean this task when none is named.
     """
 
@@ -55,6 +56,7 @@ class Columns:
     gold: tuple[str, ...] = ()
     usual_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     signatures: tuple[frozenset[str], ...] = ()
+    sparse: tuple[str, ...] = ()
 
     @cached_property
     def rules(self) -> dict[str, str]:
@@ -277,6 +279,29 @@ class Task(abc.ABC):
     def constraint(self, row: Row, reader: Reader) -> Constraint | None:
         """What a text written for a row must keep to, token by token; None: nothing."""
         return None
+
+    @property
+    def judged_by(self) -> tuple[str, str]:
+        """(the artifact that tells whether a text is what its row asks for, the sha256 of its manifest where that is
+        known); ("", "") where none is needed."""
+        return "", ""
+
+    def judged(self, labels: Sequence[str], sha256: str) -> Self:
+        """The task with what its judge can tell, and which it is."""
+        return self
+
+    def label_asked(self, row: Row) -> str:
+        """The label that a text written for a row shall have, as a judge tells it; "": any."""
+        return ""
+
+    def n_unmet(self, row: Row, prediction: Prediction) -> int:
+        """How much of what a row asks for its answer does not keep to: of candidates, that with the least is taken."""
+        return 0
+
+    def ablated(self, rows: Sequence[Row]) -> Mapping[str, list[Row]]:
+        """Rows without something that shall make answers better, by the name of a baseline: the fitted model must be
+        better on the rows as they are. {}: nothing can be left out."""
+        return {}
 
     @abc.abstractmethod
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:

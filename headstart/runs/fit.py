@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import tasks
-from ..core import files, machine, manifest
+from ..core import files, machine, manifest, writing
 from ..core.errors import DataError, Problem, RunFolderError, SpecError
 from ..core.files import write_file
 from ..core.method import Method
@@ -55,6 +55,7 @@ from ..training.job import PARTS, Job, accelerator, trains
 from ..training.learner import Learner
 from ..training.signals import Stop, signals
 from . import artifact, evidence, language, resolve, weights
+from . import judge as judges
 from .artifact import Artifact
 from .folder import opened, remove, sources_of, work_of
 from .request import changed, check_same, request
@@ -155,6 +156,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         if problems:
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, progress)
+    task, judge = judges.opened(task, parts)
     layer = language.layer(spec, origins, task, parts.train.rows)
     backbone = load_backbone(layer[1].get("backbone", spec.backbone), spec.data.max_tokens, method.plan.n_extra_tokens)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
@@ -171,7 +173,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         (f"chosen for {len(parts.train):,} rows", {"train": chosen} if is_trained else {}))
     accelerate = accelerator(spec.train.precision)
     precision.put_in(model, spec.train.precision, accelerate.device, folder_if_kept(spec.cache))
-    now = request(spec, parts, backbone, model.precision, accelerate.device)
+    now = request(spec, parts, backbone, model.precision, accelerate.device, task.judged_by[1])
     check_same(work, now)
     write_file(work / "spec.yaml", [to_yaml(spec, origins)])
     model.to(accelerate.device)
@@ -179,7 +181,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         masks.never_look(model)
     forward = CachedForward(model, accelerate.device, spec.cache, progress)
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work,
-               now.identity, stop, progress, unknown)
+               now.identity, stop, progress, unknown, judge)
 
 
 def encoded(task: Task, parts: Splits, reader: Reader, folder: Path) -> dict[str, WindowStore]:
@@ -211,10 +213,11 @@ def check_memory(model: Model, task: Task, spec: Spec, max_tokens: int) -> None:
         return
     needed = bytes_needed(model, task.generation, max_tokens, spec.evaluate.tokens_per_batch)
     if needed > (there := machine.memory_bytes()):
-        raise SpecError("task.decoding.beams", f"is {task.generation.beams}: with evaluate.tokens_per_batch "
+        name = "beams" if task.generation.candidates == 1 else "candidates"
+        raise SpecError(f"task.decoding.{name}", f"is {task.generation.n_at_once}: with evaluate.tokens_per_batch "
                         f"{spec.evaluate.tokens_per_batch:,} and data.max_tokens {max_tokens:,}, writing would hold "
                         f"{needed / 1e9:.1f} GB, and this machine has {there / 1e9:.1f} GB.",
-                        "Follow fewer beams, or write fewer texts at once: --set task.decoding.beams=1 --set "
+                        f"Follow fewer, and write fewer texts at once: --set task.decoding.{name}=1 --set "
                         "evaluate.tokens_per_batch=4096")
 
 
@@ -287,7 +290,8 @@ def certify(job: Job, predictions: Sequence[Prediction],
     others: dict[str, list[Prediction]] = {}
     if spec.evaluate.baselines:
         job.progress.begin("baselines", 1, "")
-        others = baselines_of(job) | baselines
+        others = {name: writing.judged(task, rows, answers, job.judge) for name, answers in baselines_of(job).items()}
+        others |= Evaluator(job).ablated("test") | baselines
     fitted, n_folds = task.outcomes(predictions, rows), job.splits.n_folds if job.splits.is_pooled else 0
     of_others = {name: task.outcomes(answers, rows) for name, answers in others.items()}
     scores = evidence.certify(task, fitted, of_others, method=job.method.name, n_resamples=spec.evaluate.n_resamples,

@@ -47,7 +47,7 @@ class Dialogue(WritingTask):
         return chats.parted(row), ""
 
     def check(self, row: Row) -> str | None:
-        return columns.flaw_of_dialogue(row)
+        return columns.flaw_of_dialogue(row) or self.flaw_of_beginning(row)
 
     def pair(self, row: Row) -> Pair:
         return columns.pair_of(row, "messages", "reply")

@@ -19,9 +19,10 @@ from ...core.errors import SpecError, shorten
 from ...core.generation import Generation
 from ...core.reader import ChatFormat, Reader
 from ...core.task import Architecture, Head, Task
-from ...core.values import IGNORE, Prediction, Row, Window
+from ...core.values import IGNORE, Constraint, Prediction, Row, Window
 from . import measures
 from .baselines import BASELINES, TITLES, names_for
+from .constraints import beginning
 from .control import Control
 from .measures import Measure, Written
 from .pairs import Pair, check_pairs
@@ -155,6 +156,41 @@ class WritingTask(Task):
         inputs = {"input_ids": prompt + target[:-1], "predicts": [0] * n_before + [1] * len(target)}
         return [Window(i, inputs, {"labels": [IGNORE] * n_before + target}, notes)]
 
+    # --------------------------------------------------------------------------------------------------- beginnings
+
+    def prefix(self, row: Row) -> str:
+        """What a text written for a row begins with, by force."""
+        return self.decoding.prefix
+
+    def prefix_ids(self, row: Row, reader: Reader) -> list[int]:
+        """The same as tokens."""
+        prefix = self.prefix(row)
+        return reader.ids(self._lead + prefix) if prefix else []
+
+    def constraint(self, row: Row, reader: Reader) -> Constraint | None:
+        return beginning(self.prefix_ids(row, reader), reader)
+
+    def flaw_of_beginning(self, row: Row) -> str | None:
+        """What is wrong with targets that do not begin as every text must; None when nothing is."""
+        prefix, targets = self.decoding.prefix, self.pair(row).targets if self.decoding.prefix else ()
+        other = next((target for target in targets if not target.strip().startswith(prefix)), None)
+        if other is None:
+            return None
+        return (f'"{self.target}" is {shorten(other)}; it must begin with {shorten(prefix)}, as task.decoding.prefix '
+                "has every text begin: let it, or put these words at the end of task.template, where they are no part "
+                "of an answer")
+
+    def _flaw_of_prefix(self, row: Row, reader: Reader) -> str | None:
+        """Why this model cannot begin a text as the row asks; None where it can."""
+        prefix, ids = self.prefix(row), self.prefix_ids(row, reader)
+        if len(ids) >= self.decoding.max_new_tokens:
+            return f"takes {len(ids):,} tokens, and {self.decoding.max_new_tokens:,} may be written"
+        if prefix and (read := reader.text(ids).strip()) != prefix:
+            return f"is {shorten(read)} to this model's tokenizer"
+        return None
+
+    # ------------------------------------------------------------------------------------------------------ targets
+
     def target_ids(self, row: Row, reader: Reader) -> list[int]:
         """What is learned of a row, with the token that ends it; [] when predicting."""
         targets = self.pair(row).targets
@@ -170,8 +206,7 @@ class WritingTask(Task):
 
     def prompt_ids(self, row: Row, reader: Reader, room: int) -> tuple[list[int], int]:
         """(the prompt's tokens, how many were cut): the source gives way first, from its end, then other columns."""
-        template = Template.parse(self.prompt) if self.prompt else self.own_template(False)
-        pieces = [(column, reader.ids(text, has_special=not column)) for text, column in template.pieces(row)]
+        pieces = [(column, reader.ids(text, has_special=not column)) for text, column in self.pieces(row)]
         pieces = [("", list(ids)) for ids in (self._before(reader),)] + pieces + [("", self._behind(reader))]
         n_over = max(0, sum(len(ids) for _, ids in pieces) - room)
         n_cut = 0
@@ -181,6 +216,15 @@ class WritingTask(Task):
             pieces[k] = (column, ids[: len(ids) - n])
             n_cut += n
         return [i for _, ids in pieces for i in ids], n_cut
+
+    @property
+    def template_read(self) -> Template:
+        """The template that is used."""
+        return Template.parse(self.prompt) if self.prompt else self.own_template(False)
+
+    def pieces(self, row: Row) -> list[tuple[str, str]]:
+        """(text, the column it is from or "") of a row's prompt, in their order."""
+        return self.template_read.pieces(row)
 
     def _before(self, reader: Reader) -> list[int]:
         chat = self.chat_format
@@ -203,7 +247,9 @@ class WritingTask(Task):
     def check_read(self, rows: Sequence[Row], reader: Reader) -> list[tuple[int, str]]:
         room = reader.max_tokens - self._n_fixed(reader) - MIN_SOURCE_TOKENS
         lengths = [len(self.target_ids(row, reader)) for row in rows]
-        return [(i, f'"{self.target}" takes {n:,} tokens; beside the prompt {room:,} fit into a window of '
+        flaws = [(i, f"must begin with {shorten(self.prefix(row))}, which {flaw}") for i, row in enumerate(rows)
+                 if (flaw := self._flaw_of_prefix(row, reader))]
+        return flaws + [(i, f'"{self.target}" takes {n:,} tokens; beside the prompt {room:,} fit into a window of '
                     f"{reader.max_tokens:,}") for i, n in enumerate(lengths) if n > room]
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -226,7 +272,7 @@ class WritingTask(Task):
             pair, control = self.pair(row), Control.of(row.get("control"))
             yield Written(prediction.get("text", ""), pair.targets, pair.source,
                           prediction.get("negative_log_likelihood", 0.0), prediction.get("n_tokens", 0),
-                          control if isinstance(control, Control) else None)
+                          control if isinstance(control, Control) else None, prediction.get("label", ""))
 
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 1 + C]: see measures.outcomes."""
