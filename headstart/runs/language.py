@@ -30,14 +30,39 @@ def layer(spec: Spec, origins: Origins, task: Task, rows: Sequence[Row]) -> tupl
     if task.generation is not None:
         warn(f'backbone: {WRITES}, for none is named and "{task.name}" writes. To say otherwise: --backbone NAME')
         return f'chosen: "{task.name}" writes', {"backbone": WRITES}
-    looked_at = rows[:: max(1, len(rows) // MAX_ROWS)]
-    n_chinese = sum(is_chinese(task.text(row)) for row in looked_at)
-    if n_chinese <= MIN_SHARE * len(looked_at):
-        return "", {}
-    words = f"{n_chinese:,} of {len(looked_at):,} rows looked at are Chinese"
+    chosen = for_texts([task.text(row) for row in evenly(rows)], spec.backbone, f"--backbone {spec.backbone}",
+                       "this command again, with --overwrite")
+    return ("", {}) if chosen == spec.backbone else ("chosen: the rows are mostly Chinese", {"backbone": chosen})
+
+
+def for_texts(texts: Sequence[str], default: str, otherwise: str, again: str) -> str:
+    """The backbone of these texts where none is named: `default`, or the one that reads them where it is here. What is
+    chosen, or would be better, is said.
+
+    texts: a sample of all, see `evenly`. otherwise: what names the default. again: what to do when a better one is
+    here.
+    """
+    if not (words := mostly_chinese(texts)):
+        return default
     if shelf.find(CHINESE) is None:
-        warn(f"backbone: {spec.backbone}, the default, knows few Chinese words, and {words}. A better one: headstart "
-             f"models get {CHINESE}, then this command again, with --overwrite.")
-        return "", {}
-    warn(f"backbone: {CHINESE}, for none is named and {words}. To say otherwise: --backbone {spec.backbone}")
-    return "chosen: the rows are mostly Chinese", {"backbone": CHINESE}
+        warn_of(default, words, again)
+        return default
+    warn(f"backbone: {CHINESE}, for none is named and {words}. To say otherwise: {otherwise}")
+    return CHINESE
+
+
+def warn_of(default: str, words: str, again: str) -> None:
+    """Say that the default does not read these texts, and what would."""
+    warn(f"backbone: {default}, the default, knows few Chinese words, and {words}. A better one: headstart models get "
+         f"{CHINESE}, then {again}.")
+
+
+def mostly_chinese(texts: Sequence[str]) -> str:
+    """How many of the texts are Chinese, in words, where most are; "" where they are not."""
+    n_chinese = sum(map(is_chinese, texts))
+    return f"{n_chinese:,} of {len(texts):,} rows looked at are Chinese" if n_chinese > MIN_SHARE * len(texts) else ""
+
+
+def evenly(rows: Sequence[Any]) -> Sequence[Any]:
+    """Some of many, spread over all."""
+    return rows[:: max(1, len(rows) // MAX_ROWS)]
