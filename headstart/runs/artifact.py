@@ -133,7 +133,9 @@ class Artifact:
         """Raise DataError for rows whose gold this artifact cannot mean, such as a label never seen."""
         problems = [Problem(f"row {i + 1}", what) for i, what in self.task.check_gold(rows)]
         if problems:
-            raise DataError.of(problems, f"This artifact knows: {', '.join(getattr(self.task, 'labels', ()))[:300]}")
+            known = ", ".join(getattr(self.task, "labels", ()))[:300]
+            raise DataError.of(problems, f"This artifact knows: {known}" if known else "Leave these rows out, or give "
+                               "them what is missing.")
 
     def _rows(self, values: Any, gold: Gold) -> Iterator[Row]:
         """What a caller holds as rows that the task takes: normalized and checked as those of a file are."""

@@ -55,9 +55,9 @@ from ..training.job import PARTS, Job, accelerator, trains
 from ..training.learner import Learner
 from ..training.signals import Stop, signals
 from . import artifact, evidence, language, resolve, weights
-from . import judge as judges
 from .artifact import Artifact
 from .folder import opened, remove, sources_of, work_of
+from .judge import with_judge
 from .request import changed, check_same, request
 
 MAX_FOLD_CHARS = 100_000  # of rows whose every token is a line of features: to solve a head for each fold takes minutes
@@ -154,13 +154,14 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         table = getattr(parts, name)
         problems = [Problem(table.where(i), what) for i, what in task.check_gold(table.rows)]
         if problems:
-            raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
+            more = ", or add train rows with their labels" if hasattr(task, "labels") else ""
+            raise DataError.of(problems, f"Remove these {name} rows{more}.")
     _tell(parts, progress)
-    task, judge = judges.opened(task, parts)
+    task, judge = with_judge(task, parts)
     layer = language.layer(spec, origins, task, parts.train.rows)
     backbone = load_backbone(layer[1].get("backbone", spec.backbone), spec.data.max_tokens, method.plan.n_extra_tokens)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
-    task = fitted_to(backbone, task, parts)
+    task = fitted_to(backbone, task, parts, spec.data.max_tokens)
     check_memory(model, task, spec, backbone.reader.max_tokens)
     method.prepare(model)
     windows = encoded(task, parts, backbone.reader, work / "windows")
@@ -194,16 +195,21 @@ def encoded(task: Task, parts: Splits, reader: Reader, folder: Path) -> dict[str
     return windows
 
 
-def fitted_to(backbone: Backbone, task: Task, parts: Splits) -> Task:
-    """The task with what only the backbone tells. Raises DataError for rows whose gold does not fit into a window."""
+def fitted_to(backbone: Backbone, task: Task, parts: Splits, max_tokens: int) -> Task:
+    """The task with what only the backbone tells. Raises DataError for rows whose gold does not fit into a window.
+
+    max_tokens: as the Spec has it; the backbone may read fewer.
+    """
     if task.generation is None:
         return task
     task = task.fitted_to(backbone.reader, lambda: chat_format(backbone.folder))
     problems = [Problem(table.where(i), what) for table in (parts.train, parts.validation, parts.test)
                 for i, what in task.check_read(table.rows, backbone.reader)]
     if problems:
-        raise DataError.of(problems, "Nothing of a target is ever cut. Let windows be longer, such as --set "
-                           f"data.max_tokens={2 * backbone.reader.max_tokens}, or remove these rows.")
+        longest = backbone.reader.max_tokens
+        longer = ("Remove these rows, or take another backbone: this one reads no more tokens." if longest < max_tokens
+                  else f"Let windows be longer, such as --set data.max_tokens={2 * longest}, or remove these rows.")
+        raise DataError.of(problems, f"Nothing of a target is ever cut. {longer}")
     return task
 
 

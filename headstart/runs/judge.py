@@ -74,7 +74,7 @@ def judge_of(task: Task) -> Judge | None:
     return RunJudge(folder, sha256) if folder else None
 
 
-def opened(task: Task, parts: Splits) -> tuple[Task, Judge | None]:
+def with_judge(task: Task, parts: Splits) -> tuple[Task, Judge | None]:
     """The task with what its judge can tell, and the judge; (task, None) where it names none.
 
     Raises  SpecError for what is no judge, DataError for rows that ask for a label that it does not know.

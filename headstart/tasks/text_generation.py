@@ -13,7 +13,7 @@ from ..core.values import Constraint, Prediction, Row
 from .writing import columns
 from .writing.constraints import beginning, constraint
 from .writing.control import Control
-from .writing.grammars import flaw_of_form
+from .writing.grammars import flaw_of_form, form
 from .writing.measures import ControlSuccess, LabelSuccess, Length, Likelihood, Measure, Repetition, shares
 from .writing.pairs import Pair
 from .writing.rouge import Rouge
@@ -117,6 +117,14 @@ class TextGeneration(WritingTask):
 
     def prefix(self, row: Row) -> str:
         return (self.control(row).prefix if self.constrained else None) or super().prefix(row)
+
+    def flaw_of_prefix(self, row: Row, reader: Reader) -> str | None:
+        ids, flaw = self.prefix_ids(row, reader), super().flaw_of_prefix(row, reader)
+        of_form = form(self.control(row), reader, self.ends(reader)) if ids and self.constrained else None
+        if flaw or of_form is None:
+            return flaw
+        is_allowed = all(of_form(ids[:n])[i] for n, i in enumerate(ids))
+        return None if is_allowed else "its pattern or json_schema does not allow"
 
     def constraint(self, row: Row, reader: Reader) -> Constraint | None:
         control, ends = self.control(row), self.ends(reader)

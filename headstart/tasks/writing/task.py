@@ -42,7 +42,9 @@ class WritingTask(Task):
     """Abstract: a text for a row.
 
     template:    the prompt, with columns in braces; "": the task's own.
-    chat:        whether the prompt stands in the model's own chat format, where it has one.
+    chat:        whether the prompt stands in the model's own chat format, where it has one: with all that its
+                 template writes, a system message too, if it brings one (SmolLM2's does: "You are a helpful AI
+                 assistant named SmolLM, ..."), for so it was taught. A chat's own system message takes its place.
     decoding:    how texts are written.
     prompt:      the template that is used.               chat_format: what stands around it; None: nothing.
     ends_with:   the tokens that end a text; the first one is learned.
@@ -113,6 +115,10 @@ class WritingTask(Task):
         texts = [target for pair in pairs[:N_TEXTS] for target in pair.targets]
         return replace(self, tokenizer=tokenizer_of(texts), prompt=str(template))
 
+    def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
+        return [(i, f'has no "{self.target}" to be measured by') for i, row in enumerate(rows)
+                if not self.pair(row).targets]
+
     def flaw_of_learned(self) -> str | None:
         try:
             Template.parse(self.prompt)
@@ -180,7 +186,7 @@ class WritingTask(Task):
                 "has every text begin: let it, or put these words at the end of task.template, where they are no part "
                 "of an answer")
 
-    def _flaw_of_prefix(self, row: Row, reader: Reader) -> str | None:
+    def flaw_of_prefix(self, row: Row, reader: Reader) -> str | None:
         """Why this model cannot begin a text as the row asks; None where it can."""
         prefix, ids = self.prefix(row), self.prefix_ids(row, reader)
         if len(ids) >= self.decoding.max_new_tokens:
@@ -248,7 +254,7 @@ class WritingTask(Task):
         room = reader.max_tokens - self._n_fixed(reader) - MIN_SOURCE_TOKENS
         lengths = [len(self.target_ids(row, reader)) for row in rows]
         flaws = [(i, f"must begin with {shorten(self.prefix(row))}, which {flaw}") for i, row in enumerate(rows)
-                 if (flaw := self._flaw_of_prefix(row, reader))]
+                 if (flaw := self.flaw_of_prefix(row, reader))]
         return flaws + [(i, f'"{self.target}" takes {n:,} tokens; beside the prompt {room:,} fit into a window of '
                     f"{reader.max_tokens:,}") for i, n in enumerate(lengths) if n > room]
 

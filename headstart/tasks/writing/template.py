@@ -78,7 +78,7 @@ class Template:
 
     def check(self, known: Iterable[str], gold: Sequence[str] = (), where: str = "task.template") -> None:
         """Raise SpecError for a column that is not `known`, or that holds the answer."""
-        names = list(known)
+        names = [name for name in dict.fromkeys(known) if name not in gold]
         for column in self.columns:
             if column in gold:
                 raise SpecError(where, f'reads "{column}", which holds the answer.', f"Take {{{column}}} out.")
