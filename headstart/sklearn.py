@@ -19,8 +19,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
+from .core.cells import normal_label
 from .core.errors import DataError
-from .core.task import normal_label
 from .data.frames import is_missing, texts_of
 from .runs import artifact, fit, language
 from .use.vectors import DEFAULT, Extractor

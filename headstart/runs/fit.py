@@ -26,7 +26,7 @@ from ..core.model import Model
 from ..core.outputs import LOCK, clear_work
 from ..core.progress import Progress
 from ..core.reader import Reader
-from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores, UnknownTokens
+from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores
 from ..core.spec import DEFAULT, Origins, Spec, leaves, to_yaml
 from ..core.task import Task
 from ..core.untrusted import check_utf8
@@ -41,14 +41,12 @@ from ..models import adapters, masks, precision
 from ..models.backbone import Backbone, build_model, hub_id, load_backbone
 from ..models.chat import chat_format
 from ..models.stepping import bytes_needed
-from ..readers import vocabulary
 from ..report.model_card import model_card
 from ..report.page import write as write_report
-from ..report.wording import unknown_warnings
 from ..tasks.inference import read_as
 from ..training import batches
 from ..training.averaging import FIRST
-from ..training.checkpoint import TrainState, warn
+from ..training.checkpoint import TrainState
 from ..training.evaluator import Evaluator
 from ..training.head import HeadSolver
 from ..training.job import PARTS, Job, accelerator, trains
@@ -165,7 +163,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     check_memory(model, task, spec, backbone.reader.max_tokens)
     method.prepare(model)
     windows = encoded(task, parts, backbone.reader, work / "windows")
-    unknown = unknown_tokens(task, parts, windows, backbone)
+    unknown = language.unknown_tokens(task, parts, windows, backbone)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
     is_trained = trains(method, task, len(parts.validation)) and spec.train.epochs is None
@@ -246,22 +244,6 @@ def _tell(parts: Splits, progress: Progress) -> None:
     for name, n in parts.counts.items():
         if n and name not in ("n_read", "n_rows"):
             progress.say(f"data: {name.removeprefix('n_').replace('_', ' ')}: {n:,}")
-
-
-def unknown_tokens(task: Task, parts: Splits, windows: Mapping[str, WindowStore],
-                   backbone: Backbone) -> list[UnknownTokens]:
-    """Tokens of all splits by script, and how many of them are unknown, counted on their windows; many are warned of.
-
-    Cost  that of `vocabulary.by_script`.
-    """
-    names = ("train",) if parts.is_pooled else PARTS
-    texts = (task.text(row) for name in names for row in getattr(parts, name).rows)
-    n_tokens_N, n_unknown_N = (np.concatenate([windows[name].n_tokens_of_rows(len(getattr(parts, name)), is_counted_V)
-                                               for name in names]) for is_counted_V in backbone.reader.which_tokens())
-    counts = vocabulary.by_script(texts, n_tokens_N, n_unknown_N)
-    for line in unknown_warnings(counts, backbone.name):
-        warn(line)
-    return counts
 
 
 def store_frozen(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""The backbone where none is named: by the task and its rows' script. What is chosen, or would be better, is said.
+"""The backbone where none is named, by the task and its rows' script, and what one does not know of them. It is said.
 
     layer(spec, origins, task, rows)  ("chosen: the rows are mostly Chinese", {"backbone": "e5-small-zh-en"})
 """
@@ -8,12 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from ..core.scores import UnknownTokens
 from ..core.spec import DEFAULT, Origins, Spec
 from ..core.task import Task
 from ..core.values import Row
+from ..core.windows import WindowStore
+from ..data.splits import Splits
 from ..models import shelf
-from ..readers.vocabulary import is_chinese
+from ..models.backbone import Backbone
+from ..readers.vocabulary import by_script, is_chinese
+from ..report.wording import unknown_warnings
 from ..training.checkpoint import warn
+from ..training.job import PARTS
 
 CHINESE, WRITES = "e5-small-zh-en", "smollm2-135m"
 MAX_ROWS = 1000  # looked at, evenly spread: more would take seconds
@@ -66,3 +74,19 @@ def mostly_chinese(texts: Sequence[str]) -> str:
 def evenly(rows: Sequence[Any]) -> Sequence[Any]:
     """Some of many, spread over all."""
     return rows[:: max(1, len(rows) // MAX_ROWS)]
+
+
+def unknown_tokens(task: Task, parts: Splits, windows: Mapping[str, WindowStore],
+                   backbone: Backbone) -> list[UnknownTokens]:
+    """Tokens of all splits by script, and how many of them are unknown, counted on their windows; many are warned of.
+
+    Cost  that of `by_script`.
+    """
+    names = ("train",) if parts.is_pooled else PARTS
+    texts = (task.text(row) for name in names for row in getattr(parts, name).rows)
+    n_tokens_N, n_unknown_N = (np.concatenate([windows[name].n_tokens_of_rows(len(getattr(parts, name)), is_counted_V)
+                                               for name in names]) for is_counted_V in backbone.reader.which_tokens())
+    counts = by_script(texts, n_tokens_N, n_unknown_N)
+    for line in unknown_warnings(counts, backbone.name):
+        warn(line)
+    return counts
