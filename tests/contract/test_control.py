@@ -141,8 +141,17 @@ def test_a_label_is_asked_for_shown_judged_and_measured(fitted, judge):
 
 
 def test_the_verdict_can_be_of_the_label(model, judge, tmp_path):
-    run = headstart.fit(spec(ROWS, model, tmp_path, judge, {"metric": "label_success"}), out=tmp_path / "run")
+    wanted, test = spec(ROWS, model, tmp_path, judge, {"metric": "label_success"}), tmp_path / "test.jsonl"
+    rows = [{**row, "prompt": f"{row['prompt']} {(BAD + GOOD)[i % 12]}"} for i, row in enumerate(ROWS[:24])]
+    test.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    wanted["data"]["test"] = str(test)
+    run = headstart.fit(wanted, out=tmp_path / "run")
     assert run.certificate.metric == "label_success"
+    asking = [row for row in rows if "control" in row]  # what no model wrote is judged, too
+    labels = [answer["label"] for answer in headstart.load(judge).predict([row["prompt"] for row in asking])]
+    share = np.mean([label == row["control"]["label"] for label, row in zip(labels, asking, strict=True)])
+    assert run.certificate.baselines["copy"].value == pytest.approx(share)
+    assert 0 < share < 1
     assert run.certificate.fitted.interval
     assert run.certificate.gains["without-control"].interval
     asked = [row for row in ROWS[:9] if "control" in row]
