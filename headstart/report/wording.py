@@ -12,7 +12,7 @@ from ..core.scores import UnknownTokens
 MAX_TEXT_CHARS = 280
 MAX_UNKNOWN_SHARE, MIN_TOKENS = 0.05, 100  # a larger share of unknown tokens, of so many at least, is warned of
 # What reads a script that the default does not; of the shelf where it has such, so that no hub is needed.
-OF_SCRIPT = {"Han": ("Chinese", "headstart models get e5-small-zh-en, then --backbone e5-small-zh-en")}
+OF_SCRIPT = {"Han": ("Chinese", "e5-small-zh-en")}
 OF_ANY = ("such text, of one language or of many",
           "--backbone sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2, for one")
 MISSING = "–"
@@ -82,8 +82,16 @@ def unknown_warnings(counts: Sequence[UnknownTokens], backbone: str | None) -> l
     many = [count for count in counts if count.n_tokens >= MIN_TOKENS and count.share > MAX_UNKNOWN_SHARE]
     return [f"{percent(count.share)} of the {count.n_tokens:,} tokens of {count.n_rows:,} rows in the script "
             f"{count.script} are unknown to {backbone or 'the backbone'}: it reads one placeholder for all of them. "
-            "Take a backbone that was pretrained on {}: {}.".format(*OF_SCRIPT.get(count.script, OF_ANY))
+            "Take a backbone that was pretrained on {}: {}.".format(*_better(count.script, backbone))
             for count in many]
+
+
+def _better(script: str, backbone: str | None) -> tuple[str, str]:
+    """What a better backbone was pretrained on, and how to take one."""
+    language, name = OF_SCRIPT.get(script, ("", backbone))
+    if name == backbone:
+        return OF_ANY
+    return language, f"headstart models get {name}, then --backbone {name}"
 
 
 def duration(seconds: float) -> str:

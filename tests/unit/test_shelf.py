@@ -469,6 +469,15 @@ def test_the_real_models_fit(models, tmp_path, cli, reviews):
     cli("export", tmp_path / "en", "--out", tmp_path / "exported")
     assert len(cli("predict", tmp_path / "exported", reviews)[0].splitlines()) == 300
     rows = tiny.write_csv(tmp_path / "zh.csv", zh_rows(60))
+    advised = ["--method", "linear-probe", "--backbone"]
+    err = cli("fit", rows, "--out", tmp_path / "en-zh", *advised, "minilm-l6")[1]
+    assert "headstart models get e5-small-zh-en, then --backbone e5-small-zh-en" in err
+    common = "人大天小中国上下左右山水火土木日月年春夏秋冬东西南北"
+    texts = ["".join(common[(i * i + k * (i + 3)) % len(common)] for k in range(12)) for i in range(60)]
+    rows = tiny.write_csv(tmp_path / "common.csv", [{"text": text, "label": "ab"[i % 2]} for i, text in
+                                                    enumerate(texts)])
+    err = cli("fit", rows, "--out", tmp_path / "zh-zh", *advised, "e5-small-zh-en")[1]
+    assert "are unknown to" not in err  # what to do helps
     cli("fit", rows, "--out", tmp_path / "zh", "--method", "linear-probe")
     assert "backbone: e5-small-zh-en  # chosen: the rows are mostly Chinese" in (tmp_path / "zh/spec.yaml").read_text()
 
