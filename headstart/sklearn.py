@@ -19,11 +19,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
+from .core.cells import normal_label
 from .core.errors import DataError
-from .core.task import normal_label
 from .data.frames import is_missing, texts_of
-from .runs import artifact, fit
-from .use.vectors import Extractor
+from .runs import artifact, fit, language
+from .use.vectors import DEFAULT, Extractor
 
 Texts = Sequence[str] | np.ndarray
 
@@ -31,10 +31,11 @@ Texts = Sequence[str] | np.ndarray
 class TextFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Texts to vectors through a frozen backbone. Nothing is learned; equal texts are computed once (cache).
 
-    Parameters as for headstart.use.vectors.Extractor.
+    backbone: where none is named, `fit` chooses by the language of its texts, and says so.
+    Other parameters as for headstart.use.vectors.Extractor.
     """
 
-    def __init__(self, backbone: str = "minilm-l6", *, pooling: str = "mean", last_layers: int = 1,
+    def __init__(self, backbone: str | None = None, *, pooling: str = "mean", last_layers: int = 1,
                  max_tokens: int = 256, cache: bool = True) -> None:
         self.backbone = backbone
         self.pooling = pooling
@@ -44,6 +45,8 @@ class TextFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Texts, y: object = None) -> Self:
         """Nothing to learn; loads the backbone, so that what is wrong with it is raised here."""
+        self.backbone_ = self.backbone or language.for_texts(
+            language.evenly(_checked(X)), DEFAULT, f'TextFeatures("{DEFAULT}")', "fit again")
         self.n_features_out_ = self._extractor().width
         return self
 
@@ -54,12 +57,13 @@ class TextFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
         check_is_fitted(self)
-        return np.array([f"{self.backbone}_{i}" for i in range(self.n_features_out_)], object)
+        return np.array([f"{self.backbone or self.backbone_}_{i}" for i in range(self.n_features_out_)], object)
 
     def _extractor(self) -> Extractor:
-        options = (self.backbone, self.pooling, self.last_layers, self.max_tokens, self.cache)
+        backbone = self.backbone or self.backbone_
+        options = (backbone, self.pooling, self.last_layers, self.max_tokens, self.cache)
         if getattr(self, "_loaded", (None, None))[0] != options:
-            extractor = Extractor(self.backbone, pooling=self.pooling, last_layers=self.last_layers,
+            extractor = Extractor(backbone, pooling=self.pooling, last_layers=self.last_layers,
                                   max_tokens=self.max_tokens, store="fp16" if self.cache else "off")
             self._loaded = options, extractor
         return self._loaded[1]
@@ -72,13 +76,14 @@ class TextFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """headstart.fit as a classifier. Pickled, it is the sealed artifact (safetensors and JSON), never torch objects.
 
+    backbone:         where none is named, it is chosen by the language of the texts, and said so.
     method:           as in a Spec, a name or a mapping with options.
     validation_share: of the rows given to `fit`, what chooses checkpoint and head.
     spec:             further fields of the Spec, such as {"train": {"epochs": 2}}.
     out:              folder where the artifact shall stay; a temporary one when absent.
     """
 
-    def __init__(self, backbone: str = "minilm-l6", *, method: Any = "fine-tuning", validation_share: float = 0.1,
+    def __init__(self, backbone: str | None = None, *, method: Any = "fine-tuning", validation_share: float = 0.1,
                  spec: dict[str, Any] | None = None, out: str | None = None, seed: int = 0) -> None:
         self.backbone = backbone
         self.method = method
@@ -110,7 +115,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # No test rows are taken from the caller, who has his own: the validation rows stand in, and no score is shown.
         held_file = str(work / "validation.jsonl")
         files = {"train": str(work / "train.jsonl"), "validation": held_file, "test": held_file}
-        layers = [("TextClassifier", {"backbone": self.backbone, "method": self.method, "seed": self.seed}),
+        named = {"backbone": self.backbone} if self.backbone else {}
+        layers = [("TextClassifier", {**named, "method": self.method, "seed": self.seed}),
                   ("TextClassifier.spec", self.spec or {}),
                   ("TextClassifier.fit", {"data": files, "evaluate": {"baselines": False}})]
         self.artifact_ = fit.fit({}, out=self.out or work / "run", overwrite=True, layers=layers)

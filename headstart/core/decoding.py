@@ -3,9 +3,9 @@
     continuations = write(stepper, inputs, Generation(), ends={2}, limits_B=[64, 64])
 
 Each text is decided by its own logits alone: what stands beside it in a batch changes no text, and what is finished
-leaves the batch. Random numbers come from (seed, prompt).
+leaves the batch. Random numbers come from (seed, prompt, number of the candidate).
 
-Shape suffixes: B texts, T tokens, V vocabulary, K beams.
+Shape suffixes: B prompts, or texts in a step; C texts that are written, T tokens, V vocabulary, K beams.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ class Continuation:
     end_id: int | None
     is_complete: bool
 
+    def value(self, length_penalty: float) -> float:
+        """What texts of unequal lengths are compared by: log-probability over length to the power of the penalty."""
+        return _value(sum(self.log_probabilities), len(self.log_probabilities), length_penalty)
+
+
+def _value(log_probability: float, n_tokens: int, length_penalty: float) -> float:
+    return float(log_probability / max(1, n_tokens) ** length_penalty)
+
 
 def written_ids(written: Continuation) -> list[int]:
     """All tokens whose log-probabilities it has, the end token too."""
@@ -65,15 +73,15 @@ class _Text:
 
 def write(stepper: Stepper, inputs: dict[str, np.ndarray], how: Generation, *, ends: Collection[int],
           limits_B: Sequence[int], is_stopped: Callable[[Sequence[int]], bool] | None = None,
-          constraints_B: Sequence[Constraint | None] = ()) -> list[Continuation]:
-    """A continuation of each prompt.
+          constraints_C: Sequence[Constraint | None] = ()) -> list[Continuation]:
+    """A continuation of each prompt; of each `how.candidates`, those of one prompt one after the other.
 
     inputs:        prompts as a padded batch, [B, T] each.
     ends:          tokens that end a text.  limits_B: how many tokens each may have at most, an end token counted.
     is_stopped:    whether ids written so far hold a text that ends them.
-    constraints_B: what each text must keep to; () or None: nothing.
+    constraints_C: what each text must keep to, each candidate by itself; () or None: nothing.
     """
-    constraints = list(constraints_B) or [None] * len(limits_B)
+    constraints = list(constraints_C) or [None] * (len(limits_B) * how.candidates)
     follow = _beams if how.beams > 1 else _singles
     return follow(stepper, inputs, how, frozenset(ends), limits_B, is_stopped or (lambda _ids: False), constraints)
 
@@ -86,29 +94,30 @@ def log_softmax(logits_BV: np.ndarray) -> np.ndarray:
 
 def _singles(stepper: Stepper, inputs: dict[str, np.ndarray], how: Generation, ends: frozenset[int],
              limits_B: Sequence[int], is_stopped: Callable[[Sequence[int]], bool],
-             constraints_B: Sequence[Constraint | None]) -> list[Continuation]:
+             constraints_C: Sequence[Constraint | None]) -> list[Continuation]:
+    """C texts: of each prompt `how.candidates`, which go on from one reading of it."""
     state, logits_BV = stepper.begin(inputs)
-    texts = [_Text() for _ in limits_B]
-    draws = [_random(how, ids) for ids in _prompts(inputs)]
+    texts = [_Text() for _ in constraints_C]
+    draws = [_random(how, ids, n) for ids in _prompts(inputs) for n in range(how.candidates)]
     done: dict[int, Continuation] = {}
-    active = list(range(len(limits_B)))  # the text that each line of the state is
+    active = {c: c // how.candidates for c in range(len(texts))}  # texts that go on, and the line of each in the state
     while active:
         log_p_BV = log_softmax(logits_BV)
-        going: list[int] = []  # lines that go on
-        for line, b in enumerate(active):
-            text, scores_V = texts[b], _limited(log_p_BV[line], texts[b].ids, how, constraints_B[b])
-            token = int(scores_V.argmax()) if draws[b] is None else _drawn(scores_V, how, draws[b])
+        going: dict[int, int] = {}
+        for c, line in active.items():
+            text, scores_V = texts[c], _limited(log_p_BV[line], texts[c].ids, how, constraints_C[c])
+            token = int(scores_V.argmax()) if draws[c] is None else _drawn(scores_V, how, draws[c])
             text.ids.append(token)
             text.log_probabilities.append(float(log_p_BV[line, token]))
-            if (end := _end_of(text.ids, ends, limits_B[b], is_stopped)) is not None:
-                done[b] = text.finished(token if token in ends else None, end)
+            if (end := _end_of(text.ids, ends, limits_B[c // how.candidates], is_stopped)) is not None:
+                done[c] = text.finished(token if token in ends else None, end)
             else:
-                going.append(line)
+                going[c] = line
         if not going:
             break
-        active = [active[line] for line in going]
-        state, logits_BV = stepper.step(state, np.array([texts[b].ids[-1] for b in active]), np.array(going))
-    return [done[b] for b in range(len(limits_B))]
+        state, logits_BV = stepper.step(state, np.array([texts[c].ids[-1] for c in going]), np.array([*going.values()]))
+        active = {c: line for line, c in enumerate(going)}
+    return [done[c] for c in range(len(texts))]
 
 
 def _end_of(ids: Sequence[int], ends: frozenset[int], limit: int,
@@ -148,12 +157,13 @@ def _prompts(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [ids_T[:n] for ids_T, n in zip(inputs["input_ids"], inputs["attention_mask"].sum(1), strict=True)]
 
 
-def _random(how: Generation, ids_T: np.ndarray) -> np.random.Generator | None:
-    """What draws the tokens behind a prompt; None where none are drawn."""
+def _random(how: Generation, ids_T: np.ndarray, candidate: int) -> np.random.Generator | None:
+    """What draws the tokens of a prompt's candidate; None where none are drawn."""
     if not how.temperature:
         return None
     digest = hashlib.blake2b(np.ascontiguousarray(ids_T, np.int64).tobytes(), digest_size=16).digest()
-    return np.random.default_rng([how.seed, *np.frombuffer(digest, np.uint32).tolist()])
+    numbers = [how.seed, *np.frombuffer(digest, np.uint32).tolist()]
+    return np.random.default_rng([*numbers, candidate] if candidate else numbers)  # the first is drawn as if alone
 
 
 def _drawn(scores_V: np.ndarray, how: Generation, rng: np.random.Generator | None) -> int:
@@ -182,7 +192,7 @@ class _Beams:
 
     def value(self, score: float, n: int) -> float:
         """What texts of unequal lengths are compared by."""
-        return float(score / max(1, n) ** self.penalty)
+        return _value(score, n, self.penalty)
 
     def end(self, text: _Text, end_id: int | None, is_complete: bool) -> None:
         self.ended.append((self.value(text.score, len(text.ids)), text.finished(end_id, is_complete)))

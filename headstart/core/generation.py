@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pydantic import Field
+
+from .errors import shorten
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class Generation:
     length_penalty:  beams are compared by their log-probability over their length to this power: 0 likes short texts.
     no_repeat_ngram: no run of so many tokens is written twice; 0 lets all be.
     stop:            texts before which writing ends.
+    prefix:          what every text begins with: it is written by force, and is part of the answer.
+    candidates:      texts that are drawn for a row. The one that meets most of what its row asks for is kept; of
+                     equals the likeliest, by log-probability over length to the power of length_penalty.
     seed:            what tokens are drawn by; the same prompt and seed give the same text, whatever stands beside it.
     """
 
@@ -33,8 +39,27 @@ class Generation:
     length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
     no_repeat_ngram: Annotated[int, Field(ge=0, le=100)] = 0
     stop: tuple[Annotated[str, Field(min_length=1, max_length=1_000)], ...] = ()
+    prefix: Annotated[str, Field(max_length=1_000)] = ""
+    candidates: Annotated[int, Field(ge=1, le=64)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
+    @property
+    def n_at_once(self) -> int:
+        """Texts that are followed side by side for a row."""
+        return max(self.beams, self.candidates)
+
     def __post_init__(self) -> None:
+        if self.candidates > 1 and not self.temperature:
+            raise ValueError("should draw its candidates: they differ by a temperature alone, such as 0.8")
+        if flaw := flaw_of_prefix(self.prefix, self.stop):
+            raise ValueError(f"has a prefix that {flaw}")
         if self.beams > 1 and self.temperature:
             raise ValueError("should follow beams or draw tokens, not both: beams: 1 or temperature: 0")
+
+
+def flaw_of_prefix(prefix: str, stop: Sequence[str] = ()) -> str | None:
+    """Why no text may begin with `prefix`, in words that follow "that"; None where one may. stop: what ends a text."""
+    if prefix != prefix.strip():
+        return "begins or ends in a blank: a text's first word brings its own"
+    ends = [text for text in stop if text in prefix]
+    return f"holds {shorten(ends[0])}, which ends a text" if ends else None

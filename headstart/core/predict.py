@@ -12,20 +12,24 @@ import numpy as np
 from . import writing
 from .reader import Reader
 from .task import Task
-from .values import Prediction, Row, Runtime, Window, collate
+from .values import Judge, Prediction, Row, Runtime, Window, collate
 from .windows import by_length
 
 ROWS_AT_ONCE = 4096  # enough to sort by length, few enough to hold
 
 
 def predict(task: Task, rows: Iterable[Row], reader: Reader, runtime: Runtime, *,
-            tokens_per_batch: int = 1024) -> Iterator[Prediction]:
-    """Answer `rows` in their order; they are read, encoded, run and decoded a few thousand at a time."""
+            tokens_per_batch: int = 1024, judge: Judge | None = None) -> Iterator[Prediction]:
+    """Answer `rows` in their order; they are read, encoded, run and decoded a few thousand at a time.
+
+    judge: tells whether texts are what their rows ask for; None: nobody looks.
+    """
     iterator = iter(rows)
     while chunk := list(islice(iterator, ROWS_AT_ONCE)):
         windows = [w for i, row in enumerate(chunk) for w in task.encode(i, row, reader)]
         if task.generation is not None:
-            yield from writing.predictions(task, chunk, windows, reader, runtime.stepper(), tokens_per_batch)
+            yield from writing.predictions(task, chunk, windows, reader, runtime.stepper(), tokens_per_batch,
+                                           judge=judge)
             continue
         yield from decode(task, chunk, windows, run(windows, reader, runtime, tokens_per_batch))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -60,4 +60,9 @@ def build(kind: type, options: dict[str, Any], where: str, allowed: Sequence[str
     except pydantic.ValidationError as error:
         lines = [f"{where}.{'.'.join(map(str, problem['loc']))}: {shorten(problem['input'])} is not allowed; "
                  f"it {problem['msg'].removeprefix('Input ')}" for problem in error.errors()]
-        raise SpecError("", "\n".join(lines), f"Known: {', '.join(allowed)}") from None
+        texts = [problem for problem in error.errors() if problem["type"] == "string_type"]
+        fix = f"Known: {', '.join(allowed)}"
+        if texts and isinstance(texts[0]["input"], Mapping):  # {column}: braces and colons mean something in YAML
+            path = ".".join((where, *map(str, texts[0]["loc"])))
+            fix = f"In YAML a text with braces or a colon stands in quotes: --set '{path}=\"...\"'"
+        raise SpecError("", "\n".join(lines), fix) from None

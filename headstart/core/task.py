@@ -12,12 +12,7 @@ add up exactly over micro-batches, gradients of means do not.
 from __future__ import annotations
 
 import abc
-import json
-import math
-import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +42,7 @@ class Columns:
     optional:    the same for columns that a file may lack as a whole.
     gold:        those of both that hold the answer: absent when predicting.
     usual_names: column -> what files often call it.
+    sparse:      those of optional that some rows may lack, and others have: absent means nothing.
     signatures:  column names that, all together, mean this task when none is named.
     """
 
@@ -55,6 +51,7 @@ class Columns:
     gold: tuple[str, ...] = ()
     usual_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     signatures: tuple[frozenset[str], ...] = ()
+    sparse: tuple[str, ...] = ()
 
     @cached_property
     def rules(self) -> dict[str, str]:
@@ -286,6 +283,29 @@ class Task(abc.ABC):
         """What a text written for a row must keep to, token by token; None: nothing."""
         return None
 
+    @property
+    def judged_by(self) -> tuple[str, str]:
+        """(the artifact that tells whether a text is what its row asks for, the sha256 of its manifest where that is
+        known); ("", "") where none is needed."""
+        return "", ""
+
+    def judged(self, labels: Sequence[str], sha256: str) -> Self:
+        """The task with what its judge can tell, and which it is."""
+        return self
+
+    def label_asked(self, row: Row) -> str:
+        """The label that a text written for a row shall have, as a judge tells it; "": any."""
+        return ""
+
+    def n_unmet(self, row: Row, prediction: Prediction) -> int:
+        """How much of what a row asks for its answer does not keep to: of candidates, that with the least is taken."""
+        return 0
+
+    def ablated(self, rows: Sequence[Row]) -> Mapping[str, list[Row]]:
+        """Rows without something that shall make answers better, by the name of a baseline: the fitted model must be
+        better on the rows as they are. {}: nothing can be left out."""
+        return {}
+
     @abc.abstractmethod
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """What scoring needs of each row, as numbers: outcomes_N or outcomes_NM, one line a row."""
@@ -342,58 +362,3 @@ def flaw_of_text(column: str, value: Any) -> str | None:
     if not isinstance(value, str):
         return f'"{column}" is {shorten(value)}, not a string'
     return None if value.strip() else f'"{column}" is empty'
-
-
-def finite_number(value: Any) -> float | None:
-    """A finite number, also one that a CSV file holds as a string; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def normal_label(value: Any) -> Any:
-    """A label without blanks around it, its letters composed (NFC); each of a list; anything else as it is.
-
-    The same object where nothing changes.
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        normal = unicodedata.normalize("NFC", value.strip())
-        return value if normal == value else normal
-    if isinstance(value, list | tuple):
-        labels = [normal_label(label) for label in value]
-        return value if all(label is before for label, before in zip(labels, value, strict=True)) else labels
-    return value
-
-
-_ITEM = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|-?\d++)"""
-_WRITTEN_LIST = re.compile(rf"[\[(]\s*+(?:{_ITEM}\s*+,?\s*+)*+[\])]")
-
-
-def written_list(value: Any) -> Any:
-    """The list that a string is the text of, as JSON, Python or numpy write lists of strings or whole numbers.
-
-    >>> written_list("['room', \"food\"]")
-    ['room', 'food']
-    """
-    if not isinstance(value, str) or not _WRITTEN_LIST.fullmatch(value.strip()):
-        return value
-    with suppress(ValueError):
-        return json.loads(value)
-    return [re.sub(r"\\(.)", r"\1", item[1:-1]) if item[0] in "\"'" else int(item)
-            for item in re.findall(_ITEM, value)]
-
-
-def listed(value: Any, separator: str) -> list[Any] | None:
-    """A list as it is, a string cut at `separator` (CSV files hold no lists), None for anything else.
-
-    An empty separator takes every character for an item.
-    """
-    if isinstance(value, str):
-        return [part.strip() for part in (value.split(separator) if separator else value) if part.strip()]
-    return list(value) if isinstance(value, list | tuple) else None

@@ -57,6 +57,19 @@ class Runtime(Protocol):
         ...
 
 
+class Judge(Protocol):
+    """A fitted classifier: it tells whether a text that was written is what its row asks for."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """All that it can tell."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        """The label of each text; "" of a text without words."""
+        ...
+
+
 @dataclass(frozen=True)
 class Window:
     """One model input cut from one row; a long row may give several.

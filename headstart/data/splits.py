@@ -165,6 +165,11 @@ def _without_rare(rows: np.ndarray, facts: _Facts, n_parts: int, rare_labels: st
     rare = np.flatnonzero((n_rows_K > 0) & (n_texts_K < n_parts))
     if len(rare) == 0:
         return rows
+    if len(facts.labels) == 1:
+        raise DataError("rows", f"are {n_rows_K[rare[0]]:,} with {n_texts_K[rare[0]]:,} different "
+                        f"text{'s'[:n_texts_K[rare[0]] ^ 1]}, those nearly alike counted once; to make {n_parts} parts "
+                        f"of them takes {n_parts}.", "Add other rows, or count only equal texts as one, if there are "
+                        f"{n_parts} of them: --set data.near_duplicate=1")
     fix = ("Add rows with these labels, or leave them out and have them counted: --set data.rare_labels=skip "
            "(or train: they stay there)")
     if rare_labels != "error":

@@ -142,10 +142,17 @@ class Stream:
             yield record
 
     def _check_new_keys(self, line: int) -> None:
-        """Raise DataError for a key of a stream that comes late, and would have been a column of the task."""
+        """Raise DataError for a key of a stream that comes late, and would have been a column of the task.
+
+        One that rows may lack is read from here on: the rows before had none.
+        """
         known, self._n_known = self._opened.header[: self._n_known], len(self._opened.header)
         columns = infer_columns(self._opened.header, self._data, self._task, self.source, gold=self._gold, lenient=True)
-        if columns != self.columns:
+        late = {column: name for column, name in columns.items() if column in self._task.columns.sparse
+                and name not in known}
+        if {column: name for column, name in columns.items() if column not in late} == self.columns:
+            self.columns = columns
+        else:
             new = [name for name in columns.values() if name not in known]
             raise DataError(_where(self.source, self.unit, line),
                             f"the key {', '.join(map(shorten, new))} first stands here; the rows before were read "
@@ -161,7 +168,8 @@ class Stream:
         row: Row = {}
         for column, name in self.columns.items():
             if name not in values:
-                if column in self._task.columns.gold and self._gold == "optional":
+                if column in self._task.columns.sparse or (
+                        column in self._task.columns.gold and self._gold == "optional"):
                     continue
                 return {}, f"has no {shorten(name)}{self._rule(column)}"
             if unfit := _unfit(values[name], self._data.max_chars):

@@ -288,7 +288,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _are_names(value: Any, layers: Mapping[str, nn.Module]) -> bool:
-    """Whether `value` lists linear layers of the backbone, each once, or ends of their names: peft shortens long lists."""
+    """Whether `value` lists linear layers of the backbone, or ends of their names (peft shortens long lists), once."""
     return (isinstance(value, list) and len(set(map(str, value))) == len(value) > 0 and all(
         isinstance(name, str) and any(layer == name or layer.endswith(f".{name}") for layer in layers)
         for name in value))

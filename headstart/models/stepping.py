@@ -165,11 +165,11 @@ def _exchanged(module: nn.Module, weights: dict[int, nn.Parameter]) -> nn.Module
 def bytes_needed(model: Model, how: Generation, max_tokens: int, tokens_per_batch: int) -> int:
     """What writing holds at most beside the weights: keys and values of a batch, and logits of its texts, in bytes.
 
-    tokens_per_batch: of prompts and all that is written, each beam counted; a lone text may take more.
+    tokens_per_batch: of prompts and all that is written, each beam and candidate counted; a lone text may take more.
     """
     n_layers, n_heads, width = blocks.cache_sizes(model.encoder)
-    n_tokens = max(tokens_per_batch, max_tokens * how.beams)
-    n_texts = max(how.beams, tokens_per_batch // how.max_new_tokens)
+    n_tokens = max(tokens_per_batch, max_tokens * how.n_at_once)
+    n_texts = max(how.n_at_once, tokens_per_batch // how.max_new_tokens)
     # Twice: keys and values are copied when a token is put behind them. Four times: logits, log-probabilities, limits.
     n_logits = model.output.out_features * n_texts
     return 4 * int(2 * 2 * n_layers * n_heads * width * n_tokens + 4 * n_logits)

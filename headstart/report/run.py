@@ -312,11 +312,28 @@ def examples(details: Details) -> Section | None:
         lead.append(f"Training changed {len(rows) - n_same} of these {len(rows)} texts.")
     if isinstance(n_incomplete := details.other.get("n_incomplete"), int) and n_incomplete:
         lead.append(f"{n_incomplete:,} of all texts reached task.decoding.max_new_tokens and end in the middle.")
+    lead += _shares(details.other.get("shares"))
     if isinstance(signatures := details.other.get("signatures"), Sequence):
         lead.append(f"Measured by: {', '.join(map(str, signatures))}.")
     columns = ("", "source", "reference", *(["before training"] if has_before else []), "written", "score")
     table = Table("Texts side by side", columns, rows, n_words=len(columns) - 1, look="texts")
     return Section("examples", "Texts side by side", lead, (), [table])
+
+
+def _shares(named: Any) -> list[str]:
+    """A sentence for each share of rows whose text meets what the row asks for."""
+    if not isinstance(named, Mapping):
+        return []
+    return [f"{in_words(str(name))}: {percent(share['value'])} {interval(share['interval'])} of the {share['n']:,} "
+            "rows that ask for it." for name, share in named.items() if _is_share(share)]
+
+
+def _is_share(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("n"), int):
+        return False
+    ends = value.get("interval")
+    return isinstance(ends, Sequence) and len(ends) == 2 and all(
+        isinstance(number, float | int) for number in (value.get("value"), *ends))
 
 
 def scatter(details: Details) -> Section | None:

@@ -11,7 +11,10 @@ from ..core.scores import UnknownTokens
 
 MAX_TEXT_CHARS = 280
 MAX_UNKNOWN_SHARE, MIN_TOKENS = 0.05, 100  # a larger share of unknown tokens, of so many at least, is warned of
-MULTILINGUAL = "--backbone sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2, for one."
+# What reads a script that the default does not; of the shelf where it has such, so that no hub is needed.
+OF_SCRIPT = {"Han": ("Chinese", "e5-small-zh-en")}
+OF_ANY = ("such text, of one language or of many",
+          "--backbone sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2, for one")
 MISSING = "–"
 WORDS = {"train_seconds": "training time", "total_seconds": "total time", "padding_share": "share of padding",
          "train_tokens_per_s": "training tokens per second", "peak_rss_mb": "peak memory", "artifact_bytes": "artifact",
@@ -76,10 +79,19 @@ def amount(name: str, value: object) -> tuple[str, str]:
 
 def unknown_warnings(counts: Sequence[UnknownTokens], backbone: str | None) -> list[str]:
     """A sentence for each script of whose tokens so many are unknown that the answers suffer, with what to do."""
+    many = [count for count in counts if count.n_tokens >= MIN_TOKENS and count.share > MAX_UNKNOWN_SHARE]
     return [f"{percent(count.share)} of the {count.n_tokens:,} tokens of {count.n_rows:,} rows in the script "
             f"{count.script} are unknown to {backbone or 'the backbone'}: it reads one placeholder for all of them. "
-            f"Take a backbone that was pretrained on such text, of one language or of many: {MULTILINGUAL}"
-            for count in counts if count.n_tokens >= MIN_TOKENS and count.share > MAX_UNKNOWN_SHARE]
+            "Take a backbone that was pretrained on {}: {}.".format(*_better(count.script, backbone))
+            for count in many]
+
+
+def _better(script: str, backbone: str | None) -> tuple[str, str]:
+    """What a better backbone was pretrained on, and how to take one."""
+    language, name = OF_SCRIPT.get(script, ("", backbone))
+    if name == backbone:
+        return OF_ANY
+    return language, f"headstart models get {name}, then --backbone {name}"
 
 
 def duration(seconds: float) -> str:

@@ -91,8 +91,11 @@ class Artifact:
 
     def stream(self, texts_or_rows: Any) -> Iterator[Prediction]:
         """`predict` for more rows than memory holds: answers come while rows are read."""
+        from .judge import judge_of  # it is an artifact itself
+
         yield from predict(self.task, self._rows(texts_or_rows, "ignored"), self.reader, self.runtime,
-                           tokens_per_batch=self.spec.evaluate.tokens_per_batch)
+                           tokens_per_batch=self.spec.evaluate.tokens_per_batch,
+                           judge=judge_of(self.task))
 
     def evaluate(self, rows: Any, seed: int | None = None) -> dict[str, Any]:
         """All scores on labelled `rows`, mappings or a data frame, with an interval of the task's own metric.
@@ -130,7 +133,9 @@ class Artifact:
         """Raise DataError for rows whose gold this artifact cannot mean, such as a label never seen."""
         problems = [Problem(f"row {i + 1}", what) for i, what in self.task.check_gold(rows)]
         if problems:
-            raise DataError.of(problems, f"This artifact knows: {', '.join(getattr(self.task, 'labels', ()))[:300]}")
+            known = ", ".join(getattr(self.task, "labels", ()))[:300]
+            raise DataError.of(problems, f"This artifact knows: {known}" if known else "Leave these rows out, or give "
+                               "them what is missing.")
 
     def _rows(self, values: Any, gold: Gold) -> Iterator[Row]:
         """What a caller holds as rows that the task takes: normalized and checked as those of a file are."""
@@ -302,7 +307,10 @@ def golden(folder: Path) -> list[dict[str, Any]]:
 def _answer_golden(artifact: Artifact, inputs: Sequence[Mapping[str, Any]], tolerance: float) -> None:
     """Raise ArtifactError when a golden input is not answered as it was when the artifact was made."""
     try:
-        answers = artifact.predict([entry["row"] for entry in inputs])
+        # Without a judge, which answers for itself: a run can be opened where its judge is not at hand.
+        answers = list(predict(artifact.task, artifact._rows([entry["row"] for entry in inputs], "ignored"),
+                               artifact.reader, artifact.runtime,
+                               tokens_per_batch=artifact.spec.evaluate.tokens_per_batch))
     except DataError as error:
         raise ArtifactError(str(artifact.folder / "golden.jsonl"), f"{error.where}: {error.what}",
                             "Copy the folder again, or make it again.") from None

@@ -49,16 +49,21 @@ def _check_pair(pair: EncoderDecoderSpec, spec: Spec, origins: Origins, task: Ta
                         "both can read the rows.", "Leave backbone out.")
 
 
-def fitted_to(backbone: Backbone, task: Task, parts: Splits) -> Task:
-    """The task with what only the backbone tells. Raises DataError for rows whose gold does not fit into a window."""
+def fitted_to(backbone: Backbone, task: Task, parts: Splits, max_tokens: int) -> Task:
+    """The task with what only the backbone tells. Raises DataError for rows whose gold does not fit into a window.
+
+    max_tokens: as the Spec has it; the backbone may read fewer.
+    """
     if task.generation is None:
         return task
     task = task.fitted_to(backbone.reader, lambda: chat_format(backbone.folder))
     problems = [Problem(table.where(i), what) for table in (parts.train, parts.validation, parts.test)
                 for i, what in task.check_read(table.rows, backbone.reader)]
     if problems:
-        raise DataError.of(problems, "Nothing of a target is ever cut. Let windows be longer, such as --set "
-                           f"data.max_tokens={2 * backbone.reader.max_tokens}, or remove these rows.")
+        longest = backbone.reader.max_tokens
+        longer = ("Remove these rows, or take another backbone: this one reads no more tokens." if longest < max_tokens
+                  else f"Let windows be longer, such as --set data.max_tokens={2 * longest}, or remove these rows.")
+        raise DataError.of(problems, f"Nothing of a target is ever cut. {longer}")
     return task
 
 
@@ -68,8 +73,9 @@ def check_memory(model: Model, task: Task, spec: Spec, max_tokens: int) -> None:
         return
     needed = bytes_needed(model, task.generation, max_tokens, spec.evaluate.tokens_per_batch)
     if needed > (there := machine.memory_bytes()):
-        raise SpecError("task.decoding.beams", f"is {task.generation.beams}: with evaluate.tokens_per_batch "
+        name = "beams" if task.generation.candidates == 1 else "candidates"
+        raise SpecError(f"task.decoding.{name}", f"is {task.generation.n_at_once}: with evaluate.tokens_per_batch "
                         f"{spec.evaluate.tokens_per_batch:,} and data.max_tokens {max_tokens:,}, writing would hold "
                         f"{needed / 1e9:.1f} GB, and this machine has {there / 1e9:.1f} GB.",
-                        "Follow fewer beams, or write fewer texts at once: --set task.decoding.beams=1 --set "
+                        f"Follow fewer, and write fewer texts at once: --set task.decoding.{name}=1 --set "
                         "evaluate.tokens_per_batch=4096")

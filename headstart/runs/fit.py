@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from .. import tasks
-from ..core import files, machine, manifest
+from ..core import files, machine, manifest, writing
 from ..core.errors import DataError, Problem, RunFolderError, SpecError
 from ..core.files import write_file
 from ..core.method import Method
 from ..core.outputs import LOCK, clear_work
 from ..core.progress import Progress
 from ..core.reader import Reader
-from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores, UnknownTokens
+from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores
 from ..core.spec import DEFAULT, Origins, Spec, leaves, to_yaml
 from ..core.task import Task
 from ..core.untrusted import check_utf8
@@ -37,23 +37,22 @@ from ..data.table import read_splits
 from ..features.forward import CachedForward
 from ..features.store import folder_if_kept
 from ..models import adapters, masks, precision
-from ..models.backbone import Backbone, build_model, hub_id
-from ..readers import vocabulary
+from ..models.backbone import build_model, hub_id
 from ..report.model_card import model_card
 from ..report.page import write as write_report
-from ..report.wording import unknown_warnings
 from ..tasks.inference import read_as
 from ..training import batches
 from ..training.averaging import FIRST
-from ..training.checkpoint import TrainState, warn
+from ..training.checkpoint import TrainState
 from ..training.evaluator import Evaluator
 from ..training.head import HeadSolver
 from ..training.job import PARTS, Job, accelerator, trains
 from ..training.learner import Learner
 from ..training.signals import Stop, signals
-from . import artifact, backbones, choosing, evidence, resolve, weights
+from . import artifact, backbones, choosing, evidence, language, resolve, weights
 from .artifact import Artifact
 from .folder import opened, remove, sources_of, work_of
+from .judge import with_judge
 from .request import changed, check_same, request
 
 MAX_FOLD_CHARS = 100_000  # of rows whose every token is a line of features: to solve a head for each fold takes minutes
@@ -153,15 +152,17 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         table = getattr(parts, name)
         problems = [Problem(table.where(i), what) for i, what in task.check_gold(table.rows)]
         if problems:
-            raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
+            more = ", or add train rows with their labels" if hasattr(task, "labels") else ""
+            raise DataError.of(problems, f"Remove these {name} rows{more}.")
     _tell(parts, progress)
+    task, judge = with_judge(task, parts)
     layer, backbone = backbones.load(spec, origins, task, parts.train.rows, method, work)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
-    task = backbones.fitted_to(backbone, task, parts)
+    task = backbones.fitted_to(backbone, task, parts, spec.data.max_tokens)
     backbones.check_memory(model, task, spec, backbone.reader.max_tokens)
     method.prepare(model)
     windows = encoded(task, parts, backbone.reader, work / "windows")
-    unknown = unknown_tokens(task, parts, windows, backbone)
+    unknown = language.unknown_tokens(task, parts, windows, backbone)
     inferred = tables["train"].inferred
     chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
     is_trained = trains(method, task, len(parts.validation)) and spec.train.epochs is None
@@ -170,7 +171,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         (f"chosen for {len(parts.train):,} rows", {"train": chosen} if is_trained else {}))
     accelerate = accelerator(spec.train.precision)
     precision.put_in(model, spec.train.precision, accelerate.device, folder_if_kept(spec.cache))
-    now = request(spec, parts, backbone, model.precision, accelerate.device)
+    now = request(spec, parts, backbone, model.precision, accelerate.device, task.judged_by[1])
     check_same(work, now)
     write_file(work / "spec.yaml", [to_yaml(spec, origins)])
     model.to(accelerate.device)
@@ -178,7 +179,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         masks.never_look(model)
     forward = CachedForward(model, accelerate.device, spec.cache, progress)
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work,
-               now.identity, stop, progress, unknown)
+               now.identity, stop, progress, unknown, judge)
 
 
 def encoded(task: Task, parts: Splits, reader: Reader, folder: Path) -> dict[str, WindowStore]:
@@ -210,22 +211,6 @@ def _tell(parts: Splits, progress: Progress) -> None:
     for name, n in parts.counts.items():
         if n and name not in ("n_read", "n_rows"):
             progress.say(f"data: {name.removeprefix('n_').replace('_', ' ')}: {n:,}")
-
-
-def unknown_tokens(task: Task, parts: Splits, windows: Mapping[str, WindowStore],
-                   backbone: Backbone) -> list[UnknownTokens]:
-    """Tokens of all splits by script, and how many of them are unknown, counted on their windows; many are warned of.
-
-    Cost  that of `vocabulary.by_script`.
-    """
-    names = ("train",) if parts.is_pooled else PARTS
-    texts = (task.text(row) for name in names for row in getattr(parts, name).rows)
-    n_tokens_N, n_unknown_N = (np.concatenate([windows[name].n_tokens_of_rows(len(getattr(parts, name)), is_counted_V)
-                                               for name in names]) for is_counted_V in backbone.reader.which_tokens())
-    counts = vocabulary.by_script(texts, n_tokens_N, n_unknown_N)
-    for line in unknown_warnings(counts, backbone.name):
-        warn(line)
-    return counts
 
 
 def store_frozen(job: Job) -> None:
@@ -260,7 +245,8 @@ def certify(job: Job, predictions: Sequence[Prediction],
     others: dict[str, list[Prediction]] = {}
     if spec.evaluate.baselines:
         job.progress.begin("baselines", 1, "")
-        others = baselines_of(job) | baselines
+        others = {name: writing.judged(task, rows, answers, job.judge) for name, answers in baselines_of(job).items()}
+        others |= Evaluator(job).ablated("test") | baselines
     fitted, n_folds = task.outcomes(predictions, rows), job.splits.n_folds if job.splits.is_pooled else 0
     of_others = {name: task.outcomes(answers, rows) for name, answers in others.items()}
     scores = evidence.certify(task, fitted, of_others, method=job.method.name, n_resamples=spec.evaluate.n_resamples,

@@ -50,13 +50,14 @@ class Request:
         return digest(self.same)
 
 
-def request(spec: Spec, parts: Splits, backbone: Backbone, precision: Precision, device: Any) -> Request:
-    """What this process was asked to do, with what it computes on."""
+def request(spec: Spec, parts: Splits, backbone: Backbone, precision: Precision, device: Any,
+            judge: str = "") -> Request:
+    """What this process was asked to do, with what it computes on. judge: its sha256, where there is one."""
     versions, values = machine.versions(), spec.model_dump()
     del values["train"]["precision"]  # what it means on this machine counts
     same = {"spec": values, "rows": {name: getattr(parts, name).digest() for name in PARTS},
             "backbone": hashes(backbone), "precision": str(precision), "device": device.type,
-            "version": {name: versions.pop(name, None) for name in EXACT}}
+            "version": {name: versions.pop(name, None) for name in EXACT}, **({"judge": judge} if judge else {})}
     noted = {"machine": machine.describe(device), "version": versions}
     if precision.name == FP32:  # the last bits of 32 are no reason to refuse
         same["precision"], noted["machine"]["instructions"] = FP32, precision.instructions

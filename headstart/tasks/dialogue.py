@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
+from ..core.errors import DataError, shorten
 from ..core.reader import ChatFormat, Reader
 from ..core.task import Columns
 from ..core.values import Row
@@ -47,7 +48,17 @@ class Dialogue(WritingTask):
         return chats.parted(row), ""
 
     def check(self, row: Row) -> str | None:
-        return columns.flaw_of_dialogue(row)
+        return columns.flaw_of_dialogue(row) or self.flaw_of_beginning(row)
+
+    def learn(self, rows: Sequence[Row]) -> Self:
+        without = [row["messages"] for row in rows if "reply" not in row]
+        if without and all("messages" in row for row in rows):
+            last = shorten(without[0][-1]["content"])
+            raise DataError("messages", f"end with another's turn than the assistant's in {len(without):,} of "
+                            f"{len(rows):,} rows, the first with {last}: there is no reply to learn.",
+                            "End each chat with the assistant's turn, or name the column of replies: --set "
+                            "data.columns.reply=NAME")
+        return super().learn(rows)
 
     def pair(self, row: Row) -> Pair:
         return columns.pair_of(row, "messages", "reply")

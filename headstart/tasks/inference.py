@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.cells import finite_number, written_list
 from ..core.errors import SpecError, shorten
 from ..core.spec import DEFAULT
-from ..core.task import Task, finite_number, written_list
+from ..core.task import Task
 from ..core.values import Row
 from ..data.columns import NUMBERS, normal_name
 from ..data.table import Table

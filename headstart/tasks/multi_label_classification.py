@@ -16,19 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from ..core import metrics
+from ..core.cells import listed, normal_label, written_list
 from ..core.errors import DataError, shorten
 from ..core.reader import Reader
-from ..core.task import (
-    N_MISTAKES_SHOWN,
-    Columns,
-    Head,
-    Task,
-    flaw_of_labels,
-    flaw_of_text,
-    listed,
-    normal_label,
-    written_list,
-)
+from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
 from ..core.values import LinearMap, Prediction, Row, Window
 from ..features import solve, tfidf
 from .text_classification import MAJORITY_AND_TF_IDF, USUAL_TEXT

@@ -44,7 +44,7 @@ class Summarization(WritingTask):
         return columns.normal_summary(row), ""
 
     def check(self, row: Row) -> str | None:
-        return columns.flaw_of_summary(row)
+        return columns.flaw_of_summary(row) or self.flaw_of_beginning(row)
 
     def pair(self, row: Row) -> Pair:
         return columns.pair_of(row, "document", "summary", "summaries", "title")

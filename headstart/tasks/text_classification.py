@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from ..core import metrics
+from ..core.cells import normal_label
 from ..core.errors import DataError, Problem, shorten
 from ..core.reader import Reader
-from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text, normal_label
+from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
 from ..core.values import LinearMap, Prediction, Row, Window
 from ..features import solve, tfidf
 

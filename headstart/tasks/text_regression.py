@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from ..core import metrics
+from ..core.cells import finite_number
 from ..core.errors import DataError, shorten
 from ..core.reader import Reader
-from ..core.task import LARGEST, N_MISTAKES_SHOWN, Columns, Head, Task, finite_number, flaw_of_text
+from ..core.task import LARGEST, N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
 from ..core.values import LinearMap, Prediction, Row, Window
 from ..features import solve, tfidf
 from .text_classification import columns_of_texts

@@ -49,7 +49,7 @@ class Translation(WritingTask):
         return columns.normal_translation(row, self.source_language, self.target_language), ""
 
     def check(self, row: Row) -> str | None:
-        return columns.flaw_of_translation(row)
+        return columns.flaw_of_translation(row) or self.flaw_of_beginning(row)
 
     def pair(self, row: Row) -> Pair:
         return columns.pair_of(row, "source", "target")

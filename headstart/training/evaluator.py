@@ -13,8 +13,8 @@ from ..core.likelihood import LikelihoodScoring
 from ..core.predict import ROWS_AT_ONCE, by_batches, decode
 from ..core.statistics import Difference, Scoring
 from ..core.task import Task
-from ..core.values import IGNORE, Prediction
-from ..core.windows import by_length
+from ..core.values import IGNORE, Prediction, Row
+from ..core.windows import WindowStore, by_length, store
 from ..models.device import by_halves, to_device
 from ..models.stepping import stepper_of
 from .job import Job
@@ -34,8 +34,8 @@ class Evaluator:
         Of a task that writes: texts for the test rows, with how likely their own targets are; for others that alone.
         """
         if self.job.task.generation is not None:
-            likelihoods = self._likelihoods(part, after_batch)
-            texts = self._texts(part) if part == "test" else [{} for _ in likelihoods]
+            likelihoods = self._likelihoods(self.job.windows[part], after_batch)
+            texts = self._texts(self.job.rows(part), part) if part == "test" else [{} for _ in likelihoods]
             return [{**text, **likelihood} for text, likelihood in zip(texts, likelihoods, strict=True)]
         n_rows, windows, answers = len(self.job.rows(part)), self.job.windows[part], list[Prediction]()
         for start in range(0, n_rows, ROWS_AT_ONCE):
@@ -61,10 +61,21 @@ class Evaluator:
 
         return by_halves(logits, inputs)
 
+    def ablated(self, part: str) -> dict[str, list[Prediction]]:
+        """The same model's answers to the rows of `part` without what the task can leave out, by a baseline's name."""
+        job, named = self.job, {}
+        for name, rows in job.task.ablated(job.rows(part)).items():
+            windows = store((w for i, row in enumerate(rows) for w in job.task.encode(i, row, job.backbone.reader)),
+                            job.work / "windows" / name, job.backbone.reader.pad_id)
+            answers = [{**text, **likelihood} for text, likelihood in zip(
+                self._texts(rows, f"{part} ({name})"), self._likelihoods(windows, lambda: None), strict=True)]
+            named[name] = writing.judged(job.task, job.rows(part), answers, job.judge)
+        return named
+
     @torch.inference_mode()
-    def _likelihoods(self, part: str, after_batch: Callable[[], None]) -> list[Prediction]:
+    def _likelihoods(self, windows: WindowStore, after_batch: Callable[[], None]) -> list[Prediction]:
         """The negative log-likelihood of each row's target, in nats, and its number of tokens. Nothing is written."""
-        job, windows = self.job, self.job.windows[part]
+        job = self.job
         job.model.eval()
         nats_N, n_tokens_N = np.zeros(len(windows)), np.zeros(len(windows), np.int64)
         budget = min(job.spec.evaluate.tokens_per_batch, LOGIT_TOKENS)  # logits of targets are what takes memory here
@@ -78,14 +89,14 @@ class Evaluator:
         return [{"negative_log_likelihood": nats, "n_tokens": n_tokens}
                 for nats, n_tokens in zip(nats_N.tolist(), n_tokens_N.tolist(), strict=True)]
 
-    def _texts(self, part: str) -> list[Prediction]:
-        """What the model writes for each row, which it sees without its target."""
+    def _texts(self, labeled: Sequence[Row], what: str) -> list[Prediction]:
+        """What the model writes for each row, which it sees without its target. what: the rows' name, for the bar."""
         job, reader = self.job, self.job.backbone.reader
-        rows = list(map(job.task.without_gold, job.rows(part)))
+        rows = list(map(job.task.without_gold, labeled))
         windows = [window for i, row in enumerate(rows) for window in job.task.encode(i, row, reader)]
-        job.progress.begin(f"texts for {part} rows", len(rows), "rows")
+        job.progress.begin(f"texts for {what} rows", len(rows), "rows")
         return writing.predictions(job.task, rows, windows, reader, stepper_of(job.model, job.device),
-                                   job.spec.evaluate.tokens_per_batch, job.progress.advance)
+                                   job.spec.evaluate.tokens_per_batch, job.progress.advance, job.judge)
 
     @property
     def scoring(self) -> Scoring:

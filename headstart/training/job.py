@@ -15,7 +15,7 @@ from ..core.progress import Progress
 from ..core.scores import UnknownTokens
 from ..core.spec import DEFAULT, Origins, Spec
 from ..core.task import Task
-from ..core.values import Row
+from ..core.values import Judge, Row
 from ..core.windows import WindowStore
 from ..data.splits import Splits
 from ..features.forward import CachedForward
@@ -36,6 +36,7 @@ class Job:
     work:    the run's folder while it runs.
     request: identity of what the run was asked to do; a checkpoint of another one is not used.
     unknown_tokens: of the rows of all PARTS, by their script.
+    judge:   tells whether texts are what their rows ask for; None: no row asks.
     """
 
     spec: Spec
@@ -53,6 +54,7 @@ class Job:
     stop: Stop
     progress: Progress
     unknown_tokens: Sequence[UnknownTokens] = ()
+    judge: Judge | None = None
 
     @property
     def device(self) -> torch.device:

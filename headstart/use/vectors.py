@@ -21,7 +21,7 @@ from ..core.errors import SpecError, shorten
 from ..core.files import new_file, scratch_errors
 from ..core.outputs import check_output
 from ..core.progress import Progress
-from ..core.spec import check_data_spec
+from ..core.spec import Spec, check_data_spec
 from ..core.task import Columns, Head
 from ..core.values import Row, Window
 from ..core.windows import store
@@ -33,8 +33,9 @@ from ..features.store import folder_if_kept
 from ..models.backbone import build_model, load_backbone
 from ..models.heads import PooledModel, PoolHead
 from ..models.precision import put_in
-from ..runs import artifact, weights
+from ..runs import artifact, language, weights
 
+DEFAULT = str(Spec.model_fields["backbone"].default)
 POOLINGS = ("mean", "first", "max")
 SUFFIXES = (".npy", ".parquet")
 
@@ -42,7 +43,8 @@ SUFFIXES = (".npy", ".parquet")
 class Extractor:
     """Texts to vectors, through one model.
 
-    source:      a backbone (a name, a folder, a hub id) or the folder of a finished run.
+    source:      a backbone (a name, a folder, a hub id) or the folder of a finished run; where none is named,
+                 minilm-l6, whatever the texts: those that it cannot read are warned of.
     pooling:     "mean" over real tokens, "first" token or "max"; absent: mean, or what the run was fitted with.
     last_layers: average the hidden states of so many of the last layers before pooling.
     precision:   as `train.precision` of a Spec; absent: "auto", or what the run was fitted with. 32 bits where this
@@ -50,12 +52,13 @@ class Extractor:
     store:       "fp16" or "fp32" keeps what was computed in the cache, "off" does not.
     """
 
-    def __init__(self, source: str | Path = "minilm-l6", *, pooling: str | None = None, last_layers: int = 1,
+    def __init__(self, source: str | Path | None = None, *, pooling: str | None = None, last_layers: int = 1,
                  max_tokens: int = 256, store: str = "fp16", tokens_per_batch: int = 1024,
                  precision: str | None = None, progress: Progress | None = None) -> None:
         if pooling not in (None, *POOLINGS):
             raise SpecError("pooling", f"{shorten(pooling)} is not a pooling.", f"Known: {', '.join(POOLINGS)}")
         self.tokens_per_batch, self.progress = tokens_per_batch, progress or Progress(quiet=True)
+        self.is_named, source = source is not None, source or DEFAULT
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         folder = Path(source)
         if (folder / "task.json").exists():
@@ -86,7 +89,10 @@ class Extractor:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """features_ND float32, one line a text, in their order. `n_cut` then counts the texts that were cut."""
-        read = self.reader.read_all(texts_of(texts))
+        texts = texts_of(texts)
+        if not self.is_named and (words := language.mostly_chinese(language.evenly(texts))):
+            language.warn_of(DEFAULT, words, f'Extractor("{language.CHINESE}")')
+        read = self.reader.read_all(texts)
         self.n_cut = sum(n_cut > 0 for _, n_cut in read)
         if not read:
             return np.empty((0, self.width), np.float32)

@@ -111,3 +111,29 @@ def test_the_same_prompt_and_seed_draw_the_same_whatever_stands_beside():
     beside = written(table, [A, C, B, A], limit=12, temperature=1.0)[0]
     assert beside[2] == alone
     assert beside[0] == beside[3] != alone
+
+
+def test_candidates_go_on_from_one_reading_and_the_first_is_what_would_be_drawn_alone():
+    how = {"temperature": 1.0, "seed": 3}
+    texts, sizes = written(LOOP, [A, B], candidates=5, **how)
+    assert len(texts) == 10
+    assert sizes[:2] == [2, 10]  # two prompts are read, ten texts go on
+    alone = [written(LOOP, [prompt], candidates=5, **how)[0] for prompt in (A, B)]
+    assert [text.ids for text in texts] == [text.ids for of_prompt in alone for text in of_prompt]
+    single = written(LOOP, [A, B], **how)[0]
+    assert [texts[0].ids, texts[5].ids] == [text.ids for text in single]
+    assert len({text.ids for text in texts[:5]}) > 1
+
+
+def test_texts_of_unequal_lengths_are_compared_by_the_penalty():
+    text, = written(CHAIN, [A])[0]
+    assert text.value(0.0) == pytest.approx(sum(text.log_probabilities))
+    assert text.value(1.0) == pytest.approx(sum(text.log_probabilities) / 3)
+
+
+@pytest.mark.parametrize(("how", "words"), [
+    ({"candidates": 4}, "differ by a temperature"), ({"prefix": " TL;DR:"}, "begins or ends in a blank"),
+    ({"prefix": "a\n\nb", "stop": ("\n\n",)}, "which ends a text")])
+def test_what_cannot_be_together(how, words):
+    with pytest.raises(ValueError, match=words):
+        Generation(**how)

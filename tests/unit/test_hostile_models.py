@@ -99,10 +99,11 @@ def _family_cases():
         for key in (*sizes, "decoder_start_token_id", "forced_bos_token_id"):
             yield f"{name} that writes", {key: -3}
             yield f"{name} that writes", {key: 999_999}
+    parts: list[Any] = [None, 7, {}, {"model_type": "none_such"}, {"model_type": "t5"},
+                        {"model_type": "bert", "hidden_size": 0}, {"model_type": "encoder-decoder"},
+                        {"model_type": "bert", "auto_map": {"AutoModel": "x.py"}}]
     for part in ("encoder", "decoder"):
-        for value in (None, 7, {}, {"model_type": "none_such"}, {"model_type": "t5"},
-                      {"model_type": "bert", "hidden_size": 0}, {"model_type": "encoder-decoder"},
-                      {"model_type": "bert", "auto_map": {"AutoModel": "x.py"}}):
+        for value in parts:
             yield "encoder-decoder that writes", {part: value}
     yield "deberta", {"pos_att_type": ["x2y"], "relative_attention": False}
     yield "deberta", {"pooler_hidden_act": "boom"}

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from headstart import tasks
+from headstart.core.cells import written_list
 from headstart.core.errors import DataError
 from headstart.core.spec import DataSpec
-from headstart.core.task import written_list
 from headstart.data.sources import Rules, open_source
 from headstart.data.sources.class_names import class_names, names_of_card
 from headstart.data.table import read_table

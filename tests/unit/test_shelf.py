@@ -28,8 +28,10 @@ from headstart.models import fetch, wheels
 from headstart.models import shelf as shelf_file
 from headstart.models.shelf import SHIPPED, WEIGHTS
 from headstart.runs import language
+from headstart.sklearn import TextClassifier, TextFeatures
 from headstart.tasks.summarization import Summarization
 from headstart.tasks.text_classification import TextClassification
+from headstart.use.vectors import Extractor
 
 NO_RIGHTS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
 NOT_UTF8 = os.fsdecode(b"/tmp/mod\xe9les")
@@ -467,6 +469,15 @@ def test_the_real_models_fit(models, tmp_path, cli, reviews):
     cli("export", tmp_path / "en", "--out", tmp_path / "exported")
     assert len(cli("predict", tmp_path / "exported", reviews)[0].splitlines()) == 300
     rows = tiny.write_csv(tmp_path / "zh.csv", zh_rows(60))
+    advised = ["--method", "linear-probe", "--backbone"]
+    err = cli("fit", rows, "--out", tmp_path / "en-zh", *advised, "minilm-l6")[1]
+    assert "headstart models get e5-small-zh-en, then --backbone e5-small-zh-en" in err
+    common = "人大天小中国上下左右山水火土木日月年春夏秋冬东西南北"
+    texts = ["".join(common[(i * i + k * (i + 3)) % len(common)] for k in range(12)) for i in range(60)]
+    rows = tiny.write_csv(tmp_path / "common.csv", [{"text": text, "label": "ab"[i % 2]} for i, text in
+                                                    enumerate(texts)])
+    err = cli("fit", rows, "--out", tmp_path / "zh-zh", *advised, "e5-small-zh-en")[1]
+    assert "are unknown to" not in err  # what to do helps
     cli("fit", rows, "--out", tmp_path / "zh", "--method", "linear-probe")
     assert "backbone: e5-small-zh-en  # chosen: the rows are mostly Chinese" in (tmp_path / "zh/spec.yaml").read_text()
 
@@ -476,3 +487,40 @@ def test_a_task_that_writes_takes_the_model_that_does_and_says_so(capsys):
     origin, values = language.layer(spec, origins, Summarization(), [{"document": "It rained.", "summary": "Rain."}])
     assert (origin, values) == ('chosen: "summarization" writes', {"backbone": "smollm2-135m"})
     assert 'backbone: smollm2-135m, for none is named and "summarization" writes.' in capsys.readouterr().err
+
+
+# ---- scikit-learn's shapes and vectors -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_texts_in_chinese_choose_for_scikit_learn_too(models, capsys, is_here):
+    if is_here:
+        (models / language.CHINESE).mkdir(parents=True)
+        (models / language.CHINESE / WEIGHTS).write_bytes(b"not the model")
+    rows = zh_rows(40)
+    texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
+    for shape in (TextFeatures(max_tokens=16), TextClassifier(method="linear-probe")):
+        if is_here:
+            with pytest.raises(ModelError, match=language.CHINESE):  # it is the one that is loaded
+                shape.fit(texts, labels)
+        else:
+            shape.fit(texts, labels)
+        said = capsys.readouterr().err
+        assert (f"backbone: {language.CHINESE}, for none is named" in said) == is_here
+        assert (f"headstart models get {language.CHINESE}" in said) != is_here
+
+
+def test_a_backbone_that_scikit_learn_was_told_stays(backbone, capsys):
+    features = TextFeatures(str(backbone), max_tokens=16).fit(ZH)
+    assert features.transform(ZH).shape == (4, 32)
+    assert "none is named" not in capsys.readouterr().err
+
+
+def test_vectors_of_the_default_warn_of_texts_that_it_cannot_read(models, capsys):
+    extractor = Extractor(max_tokens=16, store="off")
+    extractor(EN)
+    assert capsys.readouterr().err == ""
+    extractor(ZH)
+    assert f'headstart models get {language.CHINESE}, then Extractor("{language.CHINESE}")' in capsys.readouterr().err
+    Extractor("minilm-l6", max_tokens=16, store="off")(ZH)
+    assert "headstart models get" not in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Unknown tokens: what a backbone's vocabulary has no entry for is counted, by script, and many of them are said."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from headstart.core.scores import Scores, UnknownTokens
 from headstart.core.values import Window
 from headstart.core.windows import store
+from headstart.models.shelf import SHIPPED
 from headstart.readers.text import TextReader
 from headstart.readers.vocabulary import NO_LETTERS, by_script, script
 from headstart.report.model_card import model_card
@@ -94,6 +96,18 @@ def test_more_than_a_twentieth_of_enough_tokens_is_warned_of(n_tokens, n_unknown
     lines = unknown_warnings(counts, "minilm-l6")
     assert len(lines) == is_warned_of
     assert all("Han" in line and "minilm-l6" in line and "--backbone" in line for line in lines)
+
+
+def test_the_advice_is_a_model_of_the_shelf_where_that_reads_the_script(cli):
+    line, other = unknown_warnings([UnknownTokens("Han", 5, 1000, 900), UnknownTokens("Cyrillic", 5, 1000, 900)], "m")
+    advice = re.search(r"headstart models get (\S+), then --backbone (\S+)\.", line)
+    assert advice
+    assert advice[1] == advice[2]
+    assert "Chinese" in SHIPPED[advice[1]].languages
+    assert f"headstart models get {advice[1]}" in cli("models", advice[1])[0]  # a slow test fetches it
+    assert "models get" not in other
+    again, = unknown_warnings([UnknownTokens("Han", 5, 1000, 900)], advice[1])
+    assert all("--backbone sentence-transformers/" in line for line in (other, again))
 
 
 UNKNOWN = {"metric": "accuracy", "score": 0.7, "interval": [0.6, 0.8], "n_test": 30, "seed": 0, "backbone": "minilm-l6",

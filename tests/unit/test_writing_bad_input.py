@@ -82,9 +82,66 @@ def test_chats_without_a_reply_or_with_two(language_model, tmp_path):
     user, reply = {"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}
     task = {"name": "dialogue"}
     error = refused(DataError, [{"messages": [user]}] * 20, language_model, tmp_path, task=task)
-    assert "reply" in str(error)
+    assert "end with another's turn than the assistant's in 20 of 20 rows" in str(error)
+    assert "data.columns.reply=NAME" in error.fix
     error = refused(DataError, [{"messages": [user, reply, reply]}] * 20, language_model, tmp_path, task=task)
     assert "in a row" in str(error)
+
+
+def test_rows_that_cannot_be_measured(language_model, tmp_path):
+    rows = [{"source": row["document"], "target": row["summary"]} for row in STORIES]
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"source": "a room"}\n', "utf-8")
+    error = refused(DataError, rows, language_model, tmp_path, task={"name": "translation"}, data={"test": str(test)})
+    assert f'{test}:1: has no "target" to be measured by' in str(error)
+    assert error.fix == "Remove these test rows."
+    run = fit(rows, language_model, tmp_path, task={"name": "translation"})
+    with pytest.raises(DataError, match='row 2: has no "target"') as raised:
+        run.evaluate([rows[0], {"source": "a room"}])
+    assert raised.value.fix
+    assert run.predict([{"source": "a room"}])
+
+
+def test_a_target_longer_than_the_model_itself_reads(language_model, tmp_path):
+    error = refused(DataError, [*STORIES, {"document": "a room", "summary": "lovely " * 300}], language_model, tmp_path,
+                    data={"max_tokens": 512})  # it has 260 positions
+    assert "a window of 260" in str(error)
+    assert "data.max_tokens" not in error.fix
+    assert "Remove these rows" in error.fix
+
+
+def test_rows_that_are_nearly_all_alike(language_model, tmp_path):
+    words = "the film was really a quite lovely and very bright story today with some music in it"
+    rows = [{"document": f"{words} {i}", "summary": f"it was {i}"} for i in range(40)]
+    error = refused(DataError, rows, language_model, tmp_path)
+    assert "are 40 with 1 different text, those nearly alike counted once" in str(error)
+    assert "data.near_duplicate=1" in error.fix
+    fit(rows, language_model, tmp_path, data={"near_duplicate": 1.0})  # what to do works
+
+
+def test_a_template_on_the_command_line_stands_in_quotes(language_model, tmp_path, cli):
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in STORIES), "utf-8")
+    options = ["fit", source, "--backbone", language_model, "--method", "lora", "--out", tmp_path / "run", "--set",
+               "train.epochs=1", "--set", "task.decoding.max_new_tokens=4", "--set"]
+    _, err = cli(*options, "task.template=Shorten {document}:", rc=2)
+    assert """--set 'task.template="..."'""" in err
+    cli(*options, 'task.template="Shorten {document}:"')
+    assert headstart.load(tmp_path / "run").task.prompt == "Shorten {document}:"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("control", "words"), [
+    ({"json_schema": {"enum": []}}, "json_schema that no text can meet"),
+    ({"json_schema": {"type": "string", "minLength": 5, "maxLength": 3}}, "json_schema that no text can meet"),
+    ({"json_schema": {"allOf": [{"type": "string"}, {"type": "integer"}]}}, "json_schema that no text can meet"),
+    ({"pattern": "a(?=b)"}, "pattern that cannot be followed while writing"),
+    ({"pattern": "^[0-9]+$", "prefix": "so"}, 'begin with "so", which its pattern or json_schema does not allow'),
+    ({"prefix": "so it was", "max_words": 2}, "which itself has 3 words"),
+])
+def test_a_control_that_no_text_can_meet(control, words, language_model, tmp_path):
+    rows = [{"prompt": row["document"], "completion": row["summary"], "control": control} for row in STORIES]
+    error = refused(DataError, rows, language_model, tmp_path, task={"name": "text-generation"})
+    assert words in str(error)
 
 
 def test_an_encoder_for_a_task_that_writes(backbone, tmp_path):
@@ -191,8 +248,11 @@ def test_more_beams_than_memory_are_refused_before_anything_is_trained(language_
     more = {"evaluate": {"tokens_per_batch": 10_000_000, "n_resamples": 100}}
     model = tiny.backbone(tmp_path / "wide", "llama", writes=True, hidden_size=1024, num_hidden_layers=8,
                           intermediate_size=8, tie_word_embeddings=True)
-    error = refused(SpecError, STORIES, model, tmp_path, task={"decoding": {"max_new_tokens": 1, "beams": 64}}, **more)
-    assert "writing would hold" in str(error)
+    for name, decoding in (("beams", {"beams": 64}), ("candidates", {"candidates": 64, "temperature": 1.0})):
+        error = refused(SpecError, STORIES, model, tmp_path, task={"decoding": {"max_new_tokens": 1, **decoding}},
+                        **more)
+        assert "writing would hold" in str(error)
+        assert f"task.decoding.{name}=1" in error.fix
     assert not (tmp_path / "run.partial" / "checkpoints").exists()
 
 
@@ -218,3 +278,30 @@ def test_golden_texts_stand_near_ties_and_no_more(language_model, tmp_path):
     for odd in odd_entries:
         with pytest.raises(ArtifactError, match="golden input 1 was answered"):
             load_with({**tied, **odd})
+
+
+SMOL = """{% for m in messages %}{% if loop.first and messages[0]['role'] != 'system' %}[CLS]system
+You are kind.[SEP]{% endif %}[CLS]{{ m['role'] }}: {{ m['content'] }}[SEP]{% endfor %}
+{%- if add_generation_prompt %}[CLS]assistant: {% endif %}"""
+
+
+def test_a_system_message_that_a_chat_template_brings_is_in_every_prompt_unless_a_chat_has_its_own(tmp_path):
+    folder = tiny.backbone(tmp_path / "model", "llama", writes=True, tie_word_embeddings=True)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": SMOL}), "utf-8")
+    loaded = backbones.load_backbone(str(folder), 256)
+
+    def prompt(task, row):
+        task = task.fitted_to(loaded.reader, lambda: chat_format(folder))
+        ids = task.encode(0, row, loaded.reader)[0].inputs["input_ids"]
+        return loaded.reader.tokenizer.decode(ids, skip_special_tokens=False)
+
+    room = {"document": "a room"}
+    assert "system\nYou are kind." in prompt(tasks.build({"name": "summarization"}).learn(STORIES), room)
+    bare = prompt(tasks.build({"name": "summarization", "chat": False}).learn(STORIES), room)
+    assert "You are kind." not in bare
+    chats = tasks.build({"name": "dialogue"})
+    user, own = {"role": "user", "content": "hello"}, {"role": "system", "content": "You are rude."}
+    assert "You are kind." in prompt(chats, {"messages": [user]})
+    with_own = prompt(chats, {"messages": [own, user]})
+    assert "You are rude." in with_own
+    assert "You are kind." not in with_own

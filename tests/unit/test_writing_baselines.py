@@ -66,6 +66,13 @@ def test_signatures_say_tokenizer_references_and_version():
 
 @pytest.mark.parametrize(("text", "bleu", "of_rouge"), [
     ("The cat sat on the mat.", "13a", "rouge-score"), ("Der weiße Hund läuft schnell.", "13a", "words"),
+    ("Ein Mann und eine Frau sitzen auf einer Bank.", "13a", "words"),  # without marks, and not English either
+    ("Le chat est dans la maison.", "13a", "words"), ("def f(x): return x", "13a", "rouge-score"),
+    ("The shop of Mr. Müller opened in the old town, and all of the town came to see what it would be like; some of "
+     "them stayed until the evening, for the weather was fine and there was a band that played in the yard. In the "
+     "end everyone had a slice of the cake with their coffee, which was on the house that day, and went home happy "
+     "as they had not been for a long time, and those who were late got the rest of it at the door of the kitchen.",
+     "13a", "rouge-score"),
     ("今天下雨了，我们在家用 Python。", "zh", "words"), ("今日は雨です。", "char", "words"), ("", "13a", "rouge-score"),
 ])
 def test_tokenizers_are_chosen_by_the_targets(text, bleu, of_rouge):
@@ -174,3 +181,11 @@ def test_importing_loads_no_library_of_scores():
     loaded = set(json.loads(out.stdout))
     assert "headstart.tasks.writing.columns" in loaded
     assert not {"torch", "transformers", "sklearn", "sacrebleu", "rouge_score", "nltk", "jsonschema", "regex"} & loaded
+
+
+def test_letters_with_marks_count_where_the_targets_are_german():
+    """rouge-score's tokenizer makes "wei" of "weiß" and "weise"'s stem of nothing: other words, or none."""
+    row = Written("Der Bär ist weiß.", ("Der Bar ist wei.",))
+    assert score(rouge.Rouge("rouge-score"), row)["rouge_1"] > score(rouge.Rouge("words"), row)["rouge_1"]
+    assert rouge.Rouge("words").tokens("Übergrößen, äußerst") == ["übergrössen", "äusserst"]
+    assert score(rouge.Rouge("words"), Written("Straße", ("Strasse",)))["rouge_1"] == 1.0

@@ -45,7 +45,7 @@ def written(reader, control, seed, beams=1, favored=()):
     allowed = constraint(control, reader, reader.end_ids, LIMIT)
     inputs = {"input_ids": np.ones((1, 1), np.int64), "attention_mask": np.ones((1, 1), np.int64)}
     text, = write(Noise(reader.n_ids, seed, favored), inputs, Generation(max_new_tokens=LIMIT, beams=beams),
-                  ends=reader.end_ids, limits_B=[LIMIT], constraints_B=[allowed])
+                  ends=reader.end_ids, limits_B=[LIMIT], constraints_C=[allowed])
     return reader.text(text.ids), text.is_complete
 
 

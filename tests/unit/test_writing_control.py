@@ -5,8 +5,9 @@ import time
 import pytest
 
 from headstart.core.errors import DataError, SpecError
+from headstart.core.statistics import share_interval
 from headstart.tasks.writing.control import Control
-from headstart.tasks.writing.measures import ControlSuccess, Written, outcomes, scores
+from headstart.tasks.writing.measures import ControlSuccess, LabelSuccess, Written, outcomes, scores, shares
 from headstart.tasks.writing.template import DEFAULTS, Template, default_template
 
 SECRET = "s3cret"
@@ -133,3 +134,62 @@ def test_control_success_is_a_share_of_rows_with_constraints():
     assert outcomes_N3.tolist() == [[1, 1, 1], [1, 0, 1], [1, 0, 0], [1, 1, 1], [1, 0, 0]]
     assert scores([ControlSuccess()], outcomes_N3) == {"control_success": 2 / 3}
     assert scores([ControlSuccess()], outcomes_N3[2:3]) == {"control_success": 0.0}
+
+
+@pytest.mark.parametrize(("control", "text", "label", "unmet"), [
+    ({"label": "good"}, "a film", "good", []), ({"label": "good"}, "a film", "bad", ['is "bad", not "good"']),
+    ({"label": "good"}, "a film", "", ['is "", not "good"']),
+    ({"prefix": "TL;DR:"}, "TL;DR: rain", "", []),
+    ({"prefix": "TL;DR:"}, "tl;dr: rain", "", ['does not begin with "TL;DR:"']),
+])
+def test_labels_and_beginnings(control, text, label, unmet):
+    parsed = Control.of(control)
+    assert isinstance(parsed, Control)
+    assert parsed.unmet(text, label) == unmet
+    assert Control.of(parsed.to_json()) == parsed
+
+
+@pytest.mark.parametrize(("control", "words"), [
+    ({"label": ""}, "a string"), ({"label": 3}, "a string"), ({"prefix": "a "}, "begins or ends in a blank"),
+    ({"prefix": "one two three", "max_words": 2}, "which itself has 3 words"),
+    ({"prefix": "No rain", "exclude": ["rain"]}, 'which itself has "rain"'),
+])
+def test_labels_and_beginnings_that_cannot_be(control, words):
+    complaint = Control.of(control)
+    assert isinstance(complaint, str)
+    assert words in complaint
+
+
+@pytest.mark.parametrize(("control", "words"), [
+    ({}, ""), ({"max_words": 8}, "Write at most 8 words."), ({"min_words": 3}, "Write at least 3 words."),
+    ({"min_words": 3, "max_words": 3}, "Write 3 words."), ({"min_words": 0, "max_words": 0}, "Write at most 0 words."),
+    ({"label": "good", "min_words": 3, "max_words": 5, "include": ["rain", "sun"], "exclude": ["snow"], "prefix": "So"},
+     'Label: good. Begin with "So". Write 3 to 5 words. Use the words: rain, sun. Do not use the words: snow.'),
+    ({"pattern": "^a+$"}, "Match a regular expression: ^a+$"),
+    ({"pattern": "a" * 500}, "Match a regular expression."), ({"json_schema": True}, "Write JSON of a schema: true"),
+])
+def test_what_a_prompt_says_of_a_control(control, words):
+    parsed = Control.of(control)
+    assert isinstance(parsed, Control)
+    assert parsed.in_words() == words
+
+
+@pytest.mark.parametrize(("text", "without"), [
+    ("{control}\n{prompt}", "{prompt}"), ("{prompt}\n\n{control}", "{prompt}"), ("{a}\n{control}\n{b}", "{a}\n{b}"),
+    ("{a} {control} {b}", "{a}  {b}"), ("{prompt}", "{prompt}"), ("{control}", "")])
+def test_a_template_without_a_column(text, without):
+    assert str(Template.parse(text).without("control")) == without
+
+
+def test_label_success_is_a_share_of_rows_that_ask_and_has_its_interval():
+    asked, measure = Control(label="good"), LabelSuccess("runs/judge", "a" * 64)
+    rows = [Written("x", control=asked, label="good"), Written("x", control=asked, label="bad"), Written("x"),
+            Written("x", control=Control(max_words=3)), Written("x", control=asked)]
+    outcomes_N3 = outcomes([measure], rows)
+    assert outcomes_N3[:, 1:].tolist() == [[1, 1], [0, 1], [0, 0], [0, 0], [0, 1]]
+    assert scores([measure], outcomes_N3) == {"label_success": 1 / 3}
+    assert measure.signature == "label_success|judge:runs/judge|sha256:aaaaaaaaaaaa"
+    share = shares([measure, ControlSuccess()], rows)
+    assert share["label_success"] == {"value": 1 / 3, "interval": list(share_interval(1, 3)), "n": 3}
+    assert share["control_success"]["n"] == 4
+    assert shares([measure], [Written("x")]) == {}

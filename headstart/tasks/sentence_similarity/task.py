@@ -27,9 +27,10 @@ import numpy as np
 from pydantic import Field
 
 from ...core import metrics
+from ...core.cells import finite_number
 from ...core.errors import DataError, SpecError, shorten
 from ...core.reader import Reader
-from ...core.task import LARGEST, N_MISTAKES_SHOWN, Architecture, Columns, Head, Task, finite_number, flaw_of_text
+from ...core.task import LARGEST, N_MISTAKES_SHOWN, Architecture, Columns, Head, Task, flaw_of_text
 from ...core.values import Prediction, Row, Window
 from ...data.duplicates import canonical
 from ...features import tfidf

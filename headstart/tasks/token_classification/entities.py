@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ...core.cells import normal_label
 from ...core.errors import shorten
-from ...core.task import normal_label
 from ...readers.words import places, splits_character
 from .tags import Span
 

@@ -22,9 +22,10 @@ import numpy as np
 from pydantic import Field
 
 from ...core import metrics
+from ...core.cells import normal_label, written_list
 from ...core.errors import DataError, shorten
 from ...core.reader import Reader
-from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text, normal_label, written_list
+from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
 from ...core.values import IGNORE, LinearMap, Prediction, Row, Window
 from ...features import solve, tagger
 from ...readers.words import join_tokens, places, split_words

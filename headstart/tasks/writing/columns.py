@@ -74,7 +74,7 @@ def text_generation() -> Columns:
     return Columns({"prompt": TEXT, "completion": TEXTS}, {"control": 'an object such as {"max_words": 12}'},
                    ("completion",), {
         "prompt": USUAL_PROMPT, "completion": USUAL_COMPLETION, "control": ("control", "constraints")},
-        _pairs(("prompt", "instruction"), ("completion", "response", "output")))
+        _pairs(("prompt", "instruction"), ("completion", "response", "output")), sparse=("control",))
 
 
 def _pairs(first: Sequence[str], second: Sequence[str]) -> tuple[frozenset[str], ...]:

@@ -19,6 +19,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from ...core.reader import Reader
+from ...core.values import Constraint
 from .control import Control
 from .grammars import form
 from .sentences import words
@@ -44,6 +45,21 @@ def constraint(control: Control, reader: Reader, ends: Collection[int], limit: i
 
     def mask(ids: Sequence[int]) -> np.ndarray:
         return np.asarray(of_words(ids) & of_form(ids))
+
+    return mask
+
+
+def beginning(ids: Sequence[int], reader: Reader, behind: Mask | None = None) -> Constraint | None:
+    """What holds a text to begin with the tokens `ids`, and to keep to `behind` then; None where all is free."""
+    if not ids:
+        return behind
+
+    def mask(written: Sequence[int]) -> np.ndarray | None:
+        if len(written) >= len(ids):
+            return behind(written) if behind else None
+        is_allowed_V = np.zeros(reader.n_ids, bool)
+        is_allowed_V[ids[len(written)]] = True
+        return is_allowed_V
 
     return mask
 

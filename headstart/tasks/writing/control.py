@@ -1,4 +1,4 @@
-"""What a text must keep to, as data, and whether it does: length, keywords, a regular expression, a JSON schema.
+"""What a text must keep to, as data, and whether it does: label, beginning, length, keywords, pattern, JSON schema.
 
     control = Control.of({"max_words": 12, "include": ["rain"]})      # or a complaint in words
     control.unmet("Rain again.")                                      # ["..."], [] where the text meets everything
@@ -14,11 +14,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any, Self
 
 from ...core.errors import DataError, MissingExtraError, nearest, shorten
+from ...core.generation import flaw_of_prefix
 from ...core.untrusted import parse_json
 from .sentences import words
 
@@ -27,6 +28,8 @@ MAX_PATTERN_CHARS = 1_000
 MAX_SCHEMA_CHARS = 20_000
 MAX_SCHEMA_DEPTH = 50
 MAX_KEYWORDS = 100
+MAX_LABEL_CHARS = 1_000
+MAX_SHOWN_CHARS = 300  # of a pattern or a schema that a prompt shows
 _REPEAT = re.compile(r"([)}]\s*)?\{\s*([0-9]+\s*,?\s*[0-9]*|,\s*[0-9]+)\s*\}")
 MAX_REPEATS = 10_000  # of a part of a pattern by {m,n}, groups in groups multiplied: matching them takes memory
 
@@ -39,6 +42,8 @@ class Control:
     include, exclude:     keywords that must, or must not, stand in the text, any case, as whole words.
     pattern:              a regular expression of which the text must hold a match; anchor it with ^ and $.
     json_schema:          the text must be JSON that this schema (draft 2020-12) accepts, as JSON text itself.
+    prefix:               what the text must begin with, letter by letter.
+    label:                what a fitted classifier must say that the text is.
     """
 
     min_words: int | None = None
@@ -47,6 +52,8 @@ class Control:
     exclude: tuple[str, ...] = ()
     pattern: str | None = None
     json_schema: str | None = None
+    prefix: str | None = None
+    label: str | None = None
 
     @classmethod
     def of(cls, value: Any) -> Self | str:
@@ -69,7 +76,16 @@ class Control:
         flaw = next((flaw for name, part in known.items() if (flaw := _flaw(name, part))), None)
         if flaw is None and known.get("min_words", 0) > known.get("max_words", float("inf")):
             flaw = f"has min_words {known['min_words']} above max_words {known['max_words']}"
-        return flaw or cls(**{name: _frozen(name, part) for name, part in known.items()})
+        if flaw:
+            return flaw
+        control = cls(**{name: _frozen(name, part) for name, part in known.items()})
+        return control._flaw_of_beginning() or control
+
+    def _flaw_of_beginning(self) -> str | None:
+        """Why no text that begins with the prefix meets the rest."""
+        unmet = replace(self, min_words=None, include=(), pattern=None, json_schema=None, label=None).unmet(
+            self.prefix or "")
+        return f"has prefix {shorten(self.prefix)}, which itself {unmet[0]}" if self.prefix and unmet else None
 
     @property
     def is_empty(self) -> bool:
@@ -82,11 +98,36 @@ class Control:
                  if part not in (None, ())}
         return parts if self.json_schema is None else {**parts, "json_schema": json.loads(self.json_schema)}
 
-    def unmet(self, text: str) -> list[str]:
-        """The constraints that a text does not meet, each in words; [] where it meets all."""
-        return list(self._unmet(text))
+    def in_words(self) -> str:
+        """What a prompt says of it, a sentence for each constraint; "" where there is none."""
+        return " ".join(self._sentences())
 
-    def _unmet(self, text: str) -> Iterator[str]:
+    def _sentences(self) -> Iterator[str]:
+        if self.label is not None:
+            yield f"Label: {self.label}."
+        if self.prefix:
+            yield f'Begin with "{self.prefix}".'
+        least, most = self.min_words or 0, self.max_words
+        if most is None and least:
+            yield f"Write at least {least} words."
+        elif most is not None:
+            yield f"Write {f'at most {most}' if not least else most if least == most else f'{least} to {most}'} words."
+        for keywords, verb in ((self.include, "Use"), (self.exclude, "Do not use")):
+            if keywords:
+                yield f"{verb} the words: {', '.join(keywords)}."
+        for form, what in ((self.pattern, "Match a regular expression"), (self.json_schema, "Write JSON of a schema")):
+            if form is not None:
+                yield f"{what}: {form}" if len(form) <= MAX_SHOWN_CHARS else f"{what}."
+
+    def unmet(self, text: str, label: str = "") -> list[str]:
+        """The constraints that a text does not meet, each in words; [] where it meets all. label: as it was judged."""
+        return list(self._unmet(text, label))
+
+    def _unmet(self, text: str, label: str) -> Iterator[str]:
+        if self.label is not None and label != self.label:
+            yield f"is {shorten(label)}, not {shorten(self.label)}"
+        if self.prefix is not None and not text.startswith(self.prefix):
+            yield f"does not begin with {shorten(self.prefix)}"
         tokens = words(text)
         if self.min_words is not None and len(tokens) < self.min_words:
             yield f"has {len(tokens)} words, fewer than {self.min_words}"
@@ -112,6 +153,11 @@ def _flaw(name: str, value: Any) -> str | None:
         if not is_list or not all(isinstance(word, str) and word.strip() for word in value):
             return f"has {name} {shorten(value)}; it must be a list of at most {MAX_KEYWORDS} strings, none empty"
         return None
+    if name in ("prefix", "label"):
+        if not isinstance(value, str) or not 0 < len(value.strip()) <= MAX_LABEL_CHARS:
+            return f"has {name} {shorten(value)}; it must be a string of at most {MAX_LABEL_CHARS:,} characters"
+        flaw = flaw_of_prefix(value) if name == "prefix" else None
+        return f"has a prefix that {flaw}" if flaw else None
     return _flaw_of_pattern(value) if name == "pattern" else _flaw_of_schema(value)
 
 

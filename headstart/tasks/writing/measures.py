@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from ...core.likelihood import likelihood
+from ...core.statistics import share_interval
 from ...core.task import N_MISTAKES_SHOWN
 from ..question_answering.squad import compare
 from .control import Control
@@ -39,6 +40,7 @@ class Written:
     negative_log_likelihood: of the first target's tokens, their sum in nats, by the model that writes.
     n_tokens:                how many target tokens that sum has.
     control:                 what the text had to keep to; None: nothing.
+    label:                   what the text was judged to be; "": nobody was asked.
     """
 
     text: str
@@ -47,6 +49,7 @@ class Written:
     negative_log_likelihood: float = 0.0
     n_tokens: int = 0
     control: Control | None = None
+    label: str = ""
 
 
 class Measure(Protocol):
@@ -199,10 +202,45 @@ class ControlSuccess:
 
     def outcomes(self, written: Written) -> Sequence[float]:
         has_control = written.control is not None and not written.control.is_empty
-        return float(has_control and not written.control.unmet(written.text)) if written.control else 0.0, has_control
+        is_met = has_control and written.control is not None and not written.control.unmet(written.text, written.label)
+        return float(is_met), has_control
 
     def scores(self, sums_C: np.ndarray, n: int) -> dict[str, float]:
         return {"control_success": share(*sums_C)}
+
+
+@dataclass(frozen=True)
+class LabelSuccess:
+    """`label_success`: of the rows whose control asks for a label, the share whose text has it.
+
+    judge: what tells which label a text has, and the sha256 (hex) of its manifest.
+    """
+
+    judge: str
+    sha256: str
+    width: ClassVar[int] = 2
+
+    @property
+    def signature(self) -> str:
+        return f"label_success|judge:{self.judge}|sha256:{self.sha256[:12]}"
+
+    def outcomes(self, written: Written) -> Sequence[float]:
+        asked = written.control.label if written.control else None
+        return float(asked is not None and written.label == asked), asked is not None
+
+    def scores(self, sums_C: np.ndarray, n: int) -> dict[str, float]:
+        return {"label_success": share(*sums_C)}
+
+
+def shares(measures: Sequence[Measure], written: Sequence[Written]) -> dict[str, dict[str, Any]]:
+    """Of measures that count rows, (met, asked) each: the share of rows that meet them, with n and 95 % interval."""
+    named: dict[str, dict[str, Any]] = {}
+    for measure in measures:
+        sums_C = outcomes([measure], written).sum(0)[1:]
+        n_met, n = map(int, sums_C)
+        for name, value in measure.scores(sums_C, n).items() if n else ():
+            named[name] = {"value": value, "interval": list(share_interval(n_met, n)), "n": n}
+    return named
 
 
 def distinct(texts: Iterable[str]) -> dict[str, float]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...core.cells import written_list
 from ...core.errors import DataError, Problem, shorten
-from ...core.task import written_list
 
 MAX_REFERENCES = 100  # of a row
 

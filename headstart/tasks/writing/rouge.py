@@ -8,6 +8,7 @@ Source  Lin 2004, "ROUGE"; Hyyrö 2004, "Bit-Parallel LCS-length Computation Rev
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -25,17 +26,31 @@ from .sentences import words
 Tokenizer = Literal["rouge-score", "words"]
 MOSTLY = 0.98  # of a text's words that rouge-score's tokenizer keeps whole; with fewer it is no measure of that text
 MAX_STEMS = 100_000  # that are kept
+# Frequent words of English, and of other languages that mostly do without marks; none is a word of both.
+_ENGLISH = frozenset(re.findall(r"\S+", """
+    the of and to is are were with for that this it its he she his her they their we our you your by from at be has have
+    had not which about there when what who can will
+"""))
+_OTHERS = frozenset(re.findall(r"\S+", """
+    der das und ein eine einen einem einer ist sind nicht mit auf von den dem im sich ich sie wird auch als nach bei
+    le la les des une du et est dans pour qui que sur pas avec il elle sont el los las una con por para del se su lo
+    gli della che di per non sono un nel alla het een van niet op met voor zijn naar aan ook os um uma com na em ao
+    och att det som ett inte av og til ikke jeg ve bir bu da yang dan dengan untuk tidak
+"""))
 NAMES = ("rouge_1", "rouge_2", "rouge_l")
 
 
 def tokenizer_of(texts: Sequence[str]) -> Tokenizer:
-    """`rouge-score` where its tokenizer, which knows a-z and 0-9 alone, keeps nearly all words whole; else `words`.
+    """`rouge-score` for English, as papers have it: its tokenizer knows a-z and 0-9 alone, its stems are English; else
+    `words`.
 
-    Of "weiß" it keeps "wei", of a Chinese text nothing.
+    Of "weiß" it keeps "wei", of a Chinese text nothing. A text without marks is taken for English unless frequent words
+    of other languages are more in it than English ones.
     """
     tokens = [word for text in texts for word in words(text)]
-    n_whole = sum(token.isascii() for token in tokens)
-    return "rouge-score" if n_whole >= MOSTLY * len(tokens) else "words"
+    n_whole, n_english, n_other = (sum(map(holds, tokens)) for holds in (
+        str.isascii, _ENGLISH.__contains__, _OTHERS.__contains__))
+    return "rouge-score" if n_whole >= MOSTLY * len(tokens) and n_english >= n_other else "words"
 
 
 @cache

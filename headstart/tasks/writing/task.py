@@ -20,9 +20,10 @@ from ...core.errors import SpecError, shorten
 from ...core.generation import Generation
 from ...core.reader import ChatFormat, Reader
 from ...core.task import Architecture, Head, Task
-from ...core.values import DECODER_IDS, IGNORE, PREDICTS, Prediction, Row, Window
+from ...core.values import DECODER_IDS, IGNORE, PREDICTS, Constraint, Prediction, Row, Window
 from . import measures
 from .baselines import BASELINES, TITLES, names_for
+from .constraints import beginning
 from .control import Control
 from .measures import Measure, Written
 from .pairs import Pair, check_pairs
@@ -42,7 +43,9 @@ class WritingTask(Task):
     """Abstract: a text for a row.
 
     template:    the prompt, with columns in braces; "": the task's own.
-    chat:        whether the prompt stands in the model's own chat format, where it has one.
+    chat:        whether the prompt stands in the model's own chat format, where it has one: with all that its
+                 template writes, a system message too, if it brings one (SmolLM2's does: "You are a helpful AI
+                 assistant named SmolLM, ..."), for so it was taught. A chat's own system message takes its place.
     decoding:    how texts are written.
     prompt:      the template that is used.               chat_format: what stands around it; None: nothing.
     ends_with:   the tokens that end a text; the first one is learned.
@@ -119,6 +122,10 @@ class WritingTask(Task):
         texts = [target for pair in pairs[:N_TEXTS] for target in pair.targets]
         return replace(self, tokenizer=tokenizer_of(texts), prompt=str(template))
 
+    def check_gold(self, rows: Sequence[Row]) -> list[tuple[int, str]]:
+        return [(i, f'has no "{self.target}" to be measured by') for i, row in enumerate(rows)
+                if not self.pair(row).targets]
+
     def flaw_of_learned(self) -> str | None:
         try:
             Template.parse(self.prompt)
@@ -177,6 +184,41 @@ class WritingTask(Task):
         # The last token is only ever predicted; nothing follows it.
         return {**prompt, self._goes_on: before + list(ids[:-1]), PREDICTS: [0] * (len(before) - 1) + [1] * len(ids)}
 
+    # --------------------------------------------------------------------------------------------------- beginnings
+
+    def prefix(self, row: Row) -> str:
+        """What a text written for a row begins with, by force."""
+        return self.decoding.prefix
+
+    def prefix_ids(self, row: Row, reader: Reader) -> list[int]:
+        """The same as tokens."""
+        prefix = self.prefix(row)
+        return reader.ids(self._lead + prefix) if prefix else []
+
+    def constraint(self, row: Row, reader: Reader) -> Constraint | None:
+        return beginning(self.prefix_ids(row, reader), reader)
+
+    def flaw_of_beginning(self, row: Row) -> str | None:
+        """What is wrong with targets that do not begin as every text must; None when nothing is."""
+        prefix, targets = self.decoding.prefix, self.pair(row).targets if self.decoding.prefix else ()
+        other = next((target for target in targets if not target.strip().startswith(prefix)), None)
+        if other is None:
+            return None
+        return (f'"{self.target}" is {shorten(other)}; it must begin with {shorten(prefix)}, as task.decoding.prefix '
+                "has every text begin: let it, or put these words at the end of task.template, where they are no part "
+                "of an answer")
+
+    def flaw_of_prefix(self, row: Row, reader: Reader) -> str | None:
+        """Why this model cannot begin a text as the row asks; None where it can."""
+        prefix, ids = self.prefix(row), self.prefix_ids(row, reader)
+        if len(ids) >= self.decoding.max_new_tokens:
+            return f"takes {len(ids):,} tokens, and {self.decoding.max_new_tokens:,} may be written"
+        if prefix and (read := reader.text(ids).strip()) != prefix:
+            return f"is {shorten(read)} to this model's tokenizer"
+        return None
+
+    # ------------------------------------------------------------------------------------------------------ targets
+
     def target_ids(self, row: Row, reader: Reader) -> list[int]:
         """What is learned of a row, with the token that ends it; [] when predicting."""
         targets = self.pair(row).targets
@@ -193,8 +235,7 @@ class WritingTask(Task):
 
     def prompt_ids(self, row: Row, reader: Reader, room: int) -> tuple[list[int], int]:
         """(the prompt's tokens, how many were cut): the source gives way first, from its end, then other columns."""
-        template = Template.parse(self.prompt) if self.prompt else self.own_template("plain")
-        pieces = [(column, reader.ids(text, has_special=not column)) for text, column in template.pieces(row)]
+        pieces = [(column, reader.ids(text, has_special=not column)) for text, column in self.pieces(row)]
         pieces = [("", list(ids)) for ids in (self._before(reader),)] + pieces + [("", self._behind(reader))]
         n_over = max(0, sum(len(ids) for _, ids in pieces) - room)
         n_cut = 0
@@ -204,6 +245,15 @@ class WritingTask(Task):
             pieces[k] = (column, ids[: len(ids) - n])
             n_cut += n
         return [i for _, ids in pieces for i in ids], n_cut
+
+    @property
+    def template_read(self) -> Template:
+        """The template that is used."""
+        return Template.parse(self.prompt) if self.prompt else self.own_template("plain")
+
+    def pieces(self, row: Row) -> list[tuple[str, str]]:
+        """(text, the column it is from or "") of a row's prompt, in their order."""
+        return self.template_read.pieces(row)
 
     def _before(self, reader: Reader) -> list[int]:
         chat = self.chat_format
@@ -229,7 +279,9 @@ class WritingTask(Task):
         n_before = len(self.begins_with) or self._n_fixed(reader) + MIN_SOURCE_TOKENS
         room = reader.target.max_tokens - n_before
         lengths = [len(self.target_ids(row, reader)) for row in rows]
-        return [(i, f'"{self.target}" takes {n:,} tokens; beside the prompt {room:,} fit into a window of '
+        flaws = [(i, f"must begin with {shorten(self.prefix(row))}, which {flaw}") for i, row in enumerate(rows)
+                 if (flaw := self.flaw_of_prefix(row, reader.target))]
+        return flaws + [(i, f'"{self.target}" takes {n:,} tokens; beside the prompt {room:,} fit into a window of '
                     f"{reader.target.max_tokens:,}") for i, n in enumerate(lengths) if n > room]
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -252,7 +304,7 @@ class WritingTask(Task):
             pair, control = self.pair(row), Control.of(row.get("control"))
             yield Written(prediction.get("text", ""), pair.targets, pair.source,
                           prediction.get("negative_log_likelihood", 0.0), prediction.get("n_tokens", 0),
-                          control if isinstance(control, Control) else None)
+                          control if isinstance(control, Control) else None, prediction.get("label", ""))
 
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 1 + C]: see measures.outcomes."""

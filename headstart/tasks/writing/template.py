@@ -23,6 +23,8 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 Kind = Literal["plain", "chat", "encoder-decoder"]  # of a model: how a prompt is put to it
 
+# What a text must keep to, as the prompt says it where rows have such.
+CONTROLLED, CONTROLLED_IN_CHAT = "{control}\n{prompt}", "{prompt}\n\n{control}"
 # For a model that continues text.
 DEFAULTS: Mapping[str, str] = {
     "translation": "Translate from {source_language} to {target_language}.\n{source_language}: {source}\n"
@@ -81,7 +83,7 @@ class Template:
 
     def check(self, known: Iterable[str], gold: Sequence[str] = (), where: str = "task.template") -> None:
         """Raise SpecError for a column that is not `known`, or that holds the answer."""
-        names = list(known)
+        names = [name for name in dict.fromkeys(known) if name not in gold]
         for column in self.columns:
             if column in gold:
                 raise SpecError(where, f'reads "{column}", which holds the answer.', f"Take {{{column}}} out.")
@@ -92,6 +94,20 @@ class Template:
     def fill(self, values: Mapping[str, str]) -> Self:
         """The template with some columns' values as text: what holds for every row, such as a language's name."""
         parts = [(values[column], "") if column in values else (text, column) for text, column in self.parts]
+        return type(self)(tuple(part for part in parts if any(part)))
+
+    def without(self, column: str) -> Self:
+        """The template without a column, and without its line's end: that before it, or behind it where it is first."""
+        parts: list[tuple[str, str]] = []
+        drops_end = False
+        for text, name in self.parts:
+            if name == column:
+                drops_end = not parts or not parts[-1][0].endswith("\n")
+                if parts and not drops_end:
+                    parts[-1] = (parts[-1][0].rstrip("\n"), "")
+                continue
+            parts.append((text.lstrip("\n") if drops_end else text, name))
+            drops_end = False
         return type(self)(tuple(part for part in parts if any(part)))
 
     def pieces(self, row: Mapping[str, Any], where: str = "") -> list[tuple[str, str]]:
