@@ -1,4 +1,4 @@
-"""From labelled rows to models: fit, compare, audit."""
+"""From labelled rows to models: fit, ensemble, compare, audit."""
 
 from __future__ import annotations
 
@@ -45,6 +45,26 @@ def fit(
 
     artifact = fit.fit(source, out=out, resume=resume, overwrite=overwrite, progress=progress,
                        layers=[("command line", overrides), ("--set", spec.parse_set(set_))])
+    print(evidence.summary_text(artifact.certificate, artifact.folder))
+    if as_json:
+        print(json.dumps(evidence.summary(artifact.certificate, artifact.folder), ensure_ascii=False))
+
+
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of finished or exported runs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the artifact.")],
+    how: Annotated[str, typer.Option(help="mean, weighted, stacking (of answers); soup, greedy-soup, task-arithmetic, "
+                                     "ties (of weights).")] = "mean",
+    subtract: Annotated[list[Path], typer.Option(
+        metavar="RUN", help="For task-arithmetic: take away what it learned; repeatable.")] = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make one artifact of several runs that answer one question, certified against the best of them alone."""
+    progress = started("ensemble", ", ".join(map(str, runs)))
+    from ..runs import ensemble, evidence
+
+    artifact = ensemble.ensemble(runs, out=out, how=how, subtract=subtract, overwrite=overwrite, progress=progress)
     print(evidence.summary_text(artifact.certificate, artifact.folder))
     if as_json:
         print(json.dumps(evidence.summary(artifact.certificate, artifact.folder), ensure_ascii=False))

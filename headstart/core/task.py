@@ -28,7 +28,7 @@ import numpy as np
 from .errors import SpecError, shorten
 from .generation import Generation
 from .reader import ChatFormat, Reader
-from .values import Batch, Constraint, LinearMap, Prediction, Row, Window
+from .values import Batch, Constraint, LinearMap, MemberLogits, Prediction, Row, Window
 
 if TYPE_CHECKING:
     import torch
@@ -265,6 +265,20 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         """The answer to one row from the logits of its windows. numpy only: the server runs this very function."""
+
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        """The answer of several models together. weights_M: of each; they sum to one."""
+        answers = [member.task.decode(row, member.windows, member.logits) for member in members]
+        return self.mean_answer(row, answers, weights_M)
+
+    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+        """The weighted mean of several models' answers to a row, by the names of labels; ends as `decode` does."""
+        raise NotImplementedError
+
+    @property
+    def is_blendable(self) -> bool:
+        """Whether answers of several models can be made one."""
+        return type(self).blend is not Task.blend or type(self).mean_answer is not Task.mean_answer
 
     def written(self, row: Row, text: str, is_complete: bool) -> Prediction:
         """The answer that a text written for a row is. is_complete: whether it ended before max_new_tokens."""

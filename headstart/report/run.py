@@ -45,6 +45,11 @@ PLAIN = {
     "undecided": "These test rows cannot tell whether starting from the pretrained model helped; more of them could.",
     "negative": "Something simpler did better on the same rows: use that, or change the Spec and fit again.",
 }
+OF_MEMBERS = {
+    "positive": "Together they do better than the best of them alone, by more than the luck of these rows explains.",
+    "undecided": "These test rows cannot tell whether together they do better than the best alone; more of them could.",
+    "negative": "The best member alone did better on the same rows: use that.",
+}
 
 
 def shown(scores: Scores) -> Scores:
@@ -60,7 +65,7 @@ def headline(scores: Scores) -> Headline:
     first, _, rest = verdict.partition("; ")
     if len(first) > MAX_TITLE_CHARS:
         first, _, rest = verdict.partition(": ")
-    meaning = PLAIN.get(scores.verdict_kind, "") if scores.baselines else ""
+    meaning = (OF_MEMBERS if scores.members else PLAIN).get(scores.verdict_kind, "") if scores.baselines else ""
     kind = "95% interval" if fitted.interval else "no interval"
     plain = (f"On {scores.test_rows}{_seen(scores)}, the fitted model reaches {score} ({kind}, {_seed(scores)})"
              f"{_without_seen(scores)}. {meaning}")
@@ -102,9 +107,9 @@ def sections(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> list[Section
     details, cost = scores.details, asdict(scores.cost)
     hashes = {name: value for name, value in (("spec_sha256", scores.spec_sha256),
                                               ("backbone_sha256", scores.backbone_sha256)) if value}
-    parts = [certificate(scores), learning(scores, steps), confusion(details), scatter(details), per_label(details),
-             groups(details), mistakes(details), examples(details), truncation(scores), vocabulary(scores),
-             data(scores.data, scores.n_folds),
+    parts = [certificate(scores), members(scores), learning(scores, steps), confusion(details), scatter(details),
+             per_label(details), groups(details), mistakes(details), examples(details), truncation(scores),
+             vocabulary(scores), data(scores.data, scores.n_folds),
              _amounts("cost", "Cost", "What this run took", cost if any(v is not None for v in cost.values()) else {}),
              _amounts("machine", "Machine and versions", "Where this run took place, and with what",
                       {**scores.machine, **scores.versions, **hashes})]
@@ -137,6 +142,21 @@ def certificate(scores: Scores) -> Section:
                                 drawing.dot_plot("Paired gains", dots, tick_points, zero=True)))
     return Section("certificate", "Certificate", lead, [picture for picture in pictures if picture.svg],
                    [certificate_table(scores)])
+
+
+def members(scores: Scores) -> Section | None:
+    """What an ensemble, or a mean of weights, was made of."""
+    if not scores.members:
+        return None
+    metric = in_words(scores.metric)
+    best = next((k for k, member in enumerate(scores.members) if member.is_best), -1)
+    rows = [(m.name, m.backbone, m.method, MISSING if m.weight is None else f"{m.weight:.3f}", percent(m.validation),
+             percent(m.test)) for m in scores.members]
+    lead = [f"{scores.kept.what}; its validation {metric} is {percent(scores.kept.score)}."] if scores.kept else []
+    table = Table(f"Each alone: {metric} on {scores.data.n_validation or 0:,} validation rows, which chose the best "
+                  f"one, and on {scores.fitted.n:,} test rows (intervals: in the certificate)",
+                  ("member", "backbone", "method", "weight", f"validation {metric}", f"test {metric}"), rows, 3, best)
+    return Section("members", "Members", lead, (), [table])
 
 
 def score_picture(scores: Scores) -> str:

@@ -20,17 +20,21 @@ from ..core.task import Task
 TITLES = {  # of the baselines that no task brings: `Task.baseline_titles` has the others
     "before-training": "the model before training",
     "frozen-backbone": "the frozen backbone with a linear head",
+    "best-member": "the best single member",
 }
+TRANSFER = ("positive transfer", "negative transfer")  # what a verdict calls a proven gain, and a proven loss
 
 GAINS = (0.1, 0.05, 0.02)  # for which a verdict says how many rows prove them: large, usual, small
 
 
 def certify(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray], *, method: str, n_resamples: int,
-            seed: int, is_seen_N: np.ndarray | None = None, n_folds: int = 0) -> Scores:
+            seed: int, is_seen_N: np.ndarray | None = None, n_folds: int = 0,
+            words: tuple[str, str] = TRANSFER) -> Scores:
     """Score outcomes of the fitted model and of every baseline on the same rows, paired.
 
     is_seen_N: which rows have a twin in train. The verdict is of the others.
     n_folds:   of a cross-validation in which each row was answered; 0 where the rows were held out.
+    words:     for a proven gain, and a proven loss.
 
     Returns  the comparison and its verdict: the heart of scores.json.
     """
@@ -42,22 +46,23 @@ def certify(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray],
     gains = {name: Gain(gain.value, gain.interval, n, seed, gain.p) for name, gain in differences.items()}
     of_baselines = dict(zip(baselines, scored[1:], strict=True))
     if is_seen_N is not None and is_seen_N.any():
-        kind, verdict, unseen = _of_unseen(task, fitted, baselines, is_seen_N, method, n_resamples, seed)
+        kind, verdict, unseen = _of_unseen(task, fitted, baselines, is_seen_N, method, n_resamples, seed, words)
     else:
         values = {name: score.value for name, score in of_baselines.items()}
-        kind, verdict = judge(method, values, differences, n, TITLES | dict(task.baseline_titles), n_folds)
+        kind, verdict = judge(method, values, differences, n, TITLES | dict(task.baseline_titles), n_folds,
+                              words)
         unseen = None
     return Scores(task.metric, scored[0], of_baselines, gains, verdict, kind, unseen, n_folds)
 
 
 def _of_unseen(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray], is_seen_N: np.ndarray, method: str,
-               n_resamples: int, seed: int) -> tuple[str, str, Score | None]:
+               n_resamples: int, seed: int, verdict_words: tuple[str, str]) -> tuple[str, str, Score | None]:
     """(kind, verdict, the fitted model's score) on the rows without a twin in train."""
     n_seen, n = int(is_seen_N.sum()), len(is_seen_N)
     if n_seen == n:
         return "undecided", f"all {n:,} test rows have a twin in train: they prove nothing about new rows", None
     clean = certify(task, fitted[~is_seen_N], {name: outcomes[~is_seen_N] for name, outcomes in baselines.items()},
-                    method=method, n_resamples=n_resamples, seed=seed)
+                    method=method, n_resamples=n_resamples, seed=seed, words=verdict_words)
     low, high = clean.fitted.interval or (0.0, 1.0)
     words = (f"{n_seen:,} of {n:,} test rows have a twin in train; on the {n - n_seen:,} others {task.metric} is "
              f"{clean.fitted.value:.4f} [{low:.4f}, {high:.4f}]; {clean.verdict}")
@@ -65,12 +70,12 @@ def _of_unseen(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarra
 
 
 def judge(method: str, baselines: Mapping[str, float], gains: Mapping[str, Difference], n: int,
-          titles: Mapping[str, str], n_folds: int = 0) -> tuple[str, str]:
+          titles: Mapping[str, str], n_folds: int = 0, words: tuple[str, str] = TRANSFER) -> tuple[str, str]:
     """(kind, verdict in words). Positive only when every gain is proven.
 
     A share's gain is proven by an exact test: no number of rows is too small for it, but few rows can prove only
-    large gains (six rows that one system alone answers right are the least). baselines: their scores. n_folds: as
-    `certify`.
+    large gains (six rows that one system alone answers right are the least). baselines: their scores. n_folds, words:
+    as `certify`.
     """
     if not gains:
         return "undecided", "no baselines were scored (evaluate.baselines is false)"
@@ -86,13 +91,13 @@ def judge(method: str, baselines: Mapping[str, float], gains: Mapping[str, Diffe
     unproven = [name for name, gain in gains.items() if not gain.is_proven]
     strongest = max(gains, key=lambda name: baselines[name])
     if worse:
-        return "negative", "negative transfer: " + "; ".join(in_words(name, "against") for name in worse)
+        return "negative", f"{words[1]}: " + "; ".join(in_words(name, "against") for name in worse)
     if unproven:
         return "undecided", (_shortage(n, max(gains[name].unequal for name in unproven), n_folds)
                              + f"no proof that {method} beats "
                              + " or ".join(titles.get(name, name) for name in unproven) + ": "
                              + "; ".join(map(in_words, unproven)))
-    return "positive", f"positive transfer: {in_words(strongest)}"
+    return "positive", f"{words[0]}: {in_words(strongest)}"
 
 
 def _shortage(n: int, unequal: float, n_folds: int) -> str:

@@ -183,6 +183,9 @@ class MultiLabelClassification(Task):
         scores = {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}
         return self.apply_threshold({"labels": [], "scores": scores})
 
+    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+        return self.answer(metrics.mean_scores(answers, weights_M, self.labels))
+
     def apply_threshold(self, prediction: Prediction) -> Prediction:
         cuts = self.thresholds or (0.5,) * len(self.labels)
         return {**prediction, "labels": [label for label, cut in zip(self.labels, cuts, strict=True)

@@ -130,6 +130,9 @@ class MultipleChoice(Task):
         at = int(shares_C.argmax())
         return {"choice": at, "text": self._choices(row)[at], "scores": [round(float(p), 6) for p in shares_C]}
 
+    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+        return self.answer(row, weights_M @ np.array([answer["scores"] for answer in answers]))
+
     def confidence(self, prediction: Prediction) -> float:
         return float(max(prediction["scores"]))
 

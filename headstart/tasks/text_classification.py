@@ -156,6 +156,9 @@ class TextClassification(Task):
         return {"label": self.labels[int(shares_K.argmax())],
                 "scores": {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}}
 
+    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+        return self.answer(metrics.mean_scores(answers, weights_M, self.labels))
+
     def confidence(self, prediction: Prediction) -> float:
         return float(max(prediction["scores"].values()))
 

@@ -123,6 +123,9 @@ class TextRegression(Task):
         """A number as the user sees it: within the range of the train rows."""
         return {"score": round(min(max(float(score), self.low), self.high), 6)}
 
+    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+        return self.answer(float(weights_M @ [answer["score"] for answer in answers]))
+
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 2]: the gold score and the predicted one."""
         return np.array([(_gold(r), p["score"]) for p, r in zip(predictions, rows, strict=True)]).reshape(-1, 2)

@@ -248,6 +248,21 @@ class SentenceSimilarity(Task):
         similarity = {"similarity": round(float(vectors_BD[0] @ vectors_BD[1]), 6)}
         return similarity if self.has_scores else {**similarity, "embeddings": listed}
 
+    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+        """The mean of the cosines; vectors one behind the other, so that their cosine is that mean."""
+        shares_M = np.sqrt(weights_M)
+
+        def behind(vectors: Sequence[Sequence[float]]) -> list[float]:
+            return [round(x, 6) for x in np.concatenate([share * np.asarray(vector) for share, vector
+                                                         in zip(shares_M, vectors, strict=True)]).tolist()]
+
+        if "embedding" in answers[0]:
+            return {"embedding": behind([answer["embedding"] for answer in answers])}
+        blended: Prediction = {"similarity": round(float(weights_M @ [a["similarity"] for a in answers]), 6)}
+        if "embeddings" in answers[0]:
+            blended["embeddings"] = list(map(behind, zip(*(a["embeddings"] for a in answers), strict=True)))
+        return blended
+
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 2]: the gold score and the cosine. Without scores [N]: the rank of each row's right text, from 1, among
         all second texts and negatives of `rows`."""
