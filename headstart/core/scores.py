@@ -266,6 +266,19 @@ class MemberScore:
 
 
 @dataclass(frozen=True)
+class Downstream:
+    """What labeled rows gain from a backbone that read on: two fits on the same rows. kind: probe, or proof."""
+
+    kind: str
+    source: str
+    metric: str
+    method: str
+    before: Score
+    after: Score
+    gain: Gain
+
+
+@dataclass(frozen=True)
 class Scores:
     """The certificate of a run: the fitted model and all it must beat on the same test rows, and how it came about.
 
@@ -276,6 +289,7 @@ class Scores:
     unknown_tokens: of the rows of all splits, by their script; () in older runs: not counted.
     members:     of an ensemble or a soup: what it was made of; () where one training made the model.
     is_one_model: False where the members answer side by side.
+    downstream:  of a backbone that read on.
     """
 
     metric: str
@@ -290,6 +304,7 @@ class Scores:
     unknown_tokens: Sequence[UnknownTokens] = ()
     members: Sequence[MemberScore] = ()
     is_one_model: bool = True
+    downstream: Sequence[Downstream] = ()
     task: str | None = None
     backbone: str | None = None
     base_model: str | None = None
@@ -357,7 +372,8 @@ class Scores:
                 **({"outcomes_of": list(self.outcomes_of)} if self.outcomes_of else {}),
                 **({"unknown_tokens": [n.to_json() for n in self.unknown_tokens]} if self.unknown_tokens else {}),
                 **({"members": [asdict(member) for member in self.members],
-                    "is_one_model": self.is_one_model} if self.members else {})}
+                    "is_one_model": self.is_one_model} if self.members else {}),
+                **({"downstream": [asdict(one) for one in self.downstream]} if self.downstream else {})}
 
 
 def tested_rows(n: int, n_folds: int) -> str:

@@ -33,6 +33,7 @@ except ImportError as error:
 from ..core.model import Model
 from ..core.task import Architecture, Head
 from .heads import NativeModel, PooledModel, build_head
+from .masked import MaskedModel
 from .writing import WritingModel, check_output_weight
 
 VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
@@ -201,10 +202,26 @@ def build_model(backbone: Backbone, task: HasHead, pooling: str, seed: int, drop
     dropout: in place of what the backbone was pretrained with.
     """
     model = _with_head(backbone, task, pooling, seed)
+    _set_dropout(model, dropout)
+    return model
+
+
+def build_masked_model(backbone: Backbone, seed: int, dropout: float | None = None) -> MaskedModel:
+    """The backbone's encoder with a new head that says which words are hidden. Arguments are those of `build_model`."""
+    family = families.of(backbone.config)
+    if family.writes_as is not None:
+        raise SpecError("--objective", f'"masked" reads texts in both directions, and {family.name} reads them in one.',
+                        "Use --objective causal.")
+    torch.manual_seed(seed)
+    model = MaskedModel(_pretrained(getattr(transformers, family.loaded_as), backbone, {}))
+    _set_dropout(model, dropout)
+    return model
+
+
+def _set_dropout(model: Model, dropout: float | None) -> None:
     for module in model.modules() if dropout is not None else ():
         if isinstance(module, nn.Dropout):
             module.p = float(dropout or 0)
-    return model
 
 
 def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:

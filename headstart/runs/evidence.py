@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core import statistics
+from ..core.likelihood import likelihood
 from ..core.scores import Cut, Gain, Score, Scores, Truncation, tested_rows
 from ..core.statistics import Difference
 from ..core.task import Task
@@ -20,6 +21,7 @@ from ..core.task import Task
 TITLES = {  # of the baselines that no task brings: `Task.baseline_titles` has the others
     "before-training": "the model before training",
     "frozen-backbone": "the frozen backbone with a linear head",
+    "before-reading": "the backbone before it read on",
     "best-member": "the best single member",
 }
 TRANSFER = ("positive transfer", "negative transfer")  # what a verdict calls a proven gain, and a proven loss
@@ -53,6 +55,37 @@ def certify(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray],
                               words)
         unseen = None
     return Scores(task.metric, scored[0], of_baselines, gains, verdict, kind, unseen, n_folds)
+
+
+def certify_texts(after_N2: np.ndarray, before_N2: np.ndarray, n_resamples: int, seed: int) -> Scores:
+    """Whether a backbone reads the same held-out texts better than before: their likelihood, by a paired bootstrap.
+
+    Both: of each text the negative log-likelihood in nats, and its number of tokens. Resamples are of texts.
+    """
+    n, rng = len(after_N2), np.random.default_rng(seed)
+    systems_SN2 = np.stack([after_N2, before_N2])
+    draws = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(n_resamples))
+    sums_RS2 = np.stack([np.tensordot(systems_SN2, counts_N, (1, 0)) for counts_N in draws])
+    mean_RS = sums_RS2[..., 0] / np.maximum(1, sums_RS2[..., 1])  # nats a token
+    values = [likelihood(*map(float, of_system.sum(0))) for of_system in systems_SN2]
+    scored = [Score(value["likelihood"], _ends(np.exp(-mean_R)), n, seed, value)
+              for value, mean_R in zip(values, mean_RS.T, strict=True)]
+    gain_R = np.exp(-mean_RS[:, 0]) - np.exp(-mean_RS[:, 1])
+    p = min(1.0, 2 * float(min((gain_R <= 0).mean(), (gain_R >= 0).mean()) + 1 / n_resamples))
+    gain = Gain(scored[0].value - scored[1].value, _ends(gain_R), n, seed, p)
+    is_open = gain.interval[0] <= 0 <= gain.interval[1]
+    kind = "undecided" if is_open else "positive" if gain.difference > 0 else "negative"
+    lead = {"positive": "it reads such texts better", "negative": "it reads such texts worse",
+            "undecided": "no proof that it reads such texts better"}[kind]
+    after, before = (f"{value['perplexity']:.2f} [{1 / high:.2f}, {1 / low:.2f}]" for value, (low, high)
+                     in zip(values, (score.interval or (1, 1) for score in scored), strict=True))
+    words = f"{lead}: perplexity {after} after, {before} before, on {n:,} held-out texts"
+    return Scores("likelihood", scored[0], {"before-reading": scored[1]}, {"before-reading": gain}, words, kind)
+
+
+def _ends(values_R: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values_R, [0.025, 0.975]).tolist()
+    return low, high
 
 
 def _of_unseen(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray], is_seen_N: np.ndarray, method: str,

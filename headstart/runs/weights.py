@@ -150,16 +150,21 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
         if model.head is not None:
             save_file(model.head.state_dict(), folder / HEAD)
             task.extra_files(folder, model.output, model.head.pooling, backbone.reader)
-    for name in TOKENIZER_FILES:
-        if (text := _text_to_copy(backbone, name)) is not None:
-            (folder / name).write_text(text, "utf-8")
-    backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))
+    save_reader(backbone, folder)
     write_task(folder, task)
     blind = [task.without_gold(row) for row in golden]
     computed_in = model.precision
     model.set_precision(FP32)  # every machine can answer so
     write_golden(folder, _golden(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu"))))
     model.set_precision(computed_in)
+
+
+def save_reader(backbone: Backbone, folder: Path) -> None:
+    """Write the backbone's tokenizer, and those of its files that say no more than that."""
+    for name in TOKENIZER_FILES:
+        if (text := _text_to_copy(backbone, name)) is not None:
+            (folder / name).write_text(text, "utf-8")
+    backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def _golden(task: Task, rows: Sequence[Row], reader: Reader, runtime: TorchRuntime) -> list[dict[str, Any]]:

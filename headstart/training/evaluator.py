@@ -34,7 +34,7 @@ class Evaluator:
         Of a task that writes: texts for the test rows, with how likely their own targets are; for others that alone.
         """
         if self.job.task.generation is not None:
-            likelihoods = self._likelihoods(part, after_batch)
+            likelihoods = self.likelihoods(part, after_batch)
             texts = self._texts(part) if part == "test" else [{} for _ in likelihoods]
             return [{**text, **likelihood} for text, likelihood in zip(texts, likelihoods, strict=True)]
         n_rows, windows, answers = len(self.job.rows(part)), self.job.windows[part], list[Prediction]()
@@ -62,8 +62,8 @@ class Evaluator:
         return by_halves(logits, inputs)
 
     @torch.inference_mode()
-    def _likelihoods(self, part: str, after_batch: Callable[[], None]) -> list[Prediction]:
-        """The negative log-likelihood of each row's target, in nats, and its number of tokens. Nothing is written."""
+    def likelihoods(self, part: str, after_batch: Callable[[], None] = lambda: None) -> list[Prediction]:
+        """The negative log-likelihood of each window's target, in nats, and its number of tokens."""
         job, windows = self.job, self.job.windows[part]
         job.model.eval()
         nats_N, n_tokens_N = np.zeros(len(windows)), np.zeros(len(windows), np.int64)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_what_is_taken_away_is_gone(run, other_run, adapter_run, backbone, tmp_p
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
-def refused(error: type[HeadstartError], words: str, runs: list, out: Path, **options: object) -> HeadstartError:
+def refused(error: type[HeadstartError], words: str, runs: list, out: Path, **options: Any) -> HeadstartError:
     """The four parts of an error that names where, and nothing is written."""
     with pytest.raises(error, match=words) as raised:
         headstart.ensemble(runs, out=out, **options)
