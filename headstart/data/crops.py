@@ -13,7 +13,8 @@ from ..core.values import Row
 
 KINDS = ("same", "crops", "neighbors")
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
-MIN_WORDS = 4  # of a text that has two parts; of characters where a text has no blanks
+MIN_WORDS = 4  # of a text that has two parts; of characters in a script that writes no blanks
+HAS_NO_BLANKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
 
 def pairs(texts: Sequence[str], how: str, seed: int) -> Iterator[Row]:
@@ -23,11 +24,11 @@ def pairs(texts: Sequence[str], how: str, seed: int) -> Iterator[Row]:
          sentences that follow each other, or the halves of a single one.
     """
     for i, text in enumerate(texts):
-        words = text.split() if " " in text.strip() else list(text.strip())
+        is_parted = HAS_NO_BLANKS.search(text) is None
+        words = text.split() if is_parted else list(text.strip())
         if len(words) < MIN_WORDS:
             continue
-        rng = random.Random(seed * 1_000_003 + i)
-        join = " ".join if " " in text.strip() else "".join
+        rng, join = random.Random(seed * 1_000_003 + i), " ".join if is_parted else "".join
         if how == "same":
             yield {"text": text, "text_pair": text}
         elif how == "crops":

@@ -8,8 +8,9 @@ from typing import Any
 from ..core.scores import Scores
 from ..core.task import Task
 from ..core.values import Row
+from .knowledge import members
 from .page import _fenced, _inert, _markdown_table
-from .run import MAX_LABELS_SHOWN, certificate_table, data, headline, members, shown, truncation, unknown_table
+from .run import MAX_LABELS_SHOWN, certificate_table, data, headline, shown, truncation, unknown_table
 from .wording import MISSING, in_words, interval, n_rows
 
 

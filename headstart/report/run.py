@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from ..core.scores import Cut, DataCounts, Details, Evaluation, Score, Scores, UnknownTokens
 from . import drawing
+from .knowledge import downstream, members
 from .parts import Headline, Picture, Section, Table
 from .wording import (
     MAX_TEXT_CHARS,
@@ -107,9 +108,9 @@ def sections(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> list[Section
     details, cost = scores.details, asdict(scores.cost)
     hashes = {name: value for name, value in (("spec_sha256", scores.spec_sha256),
                                               ("backbone_sha256", scores.backbone_sha256)) if value}
-    parts = [certificate(scores), members(scores), learning(scores, steps), confusion(details), scatter(details),
-             per_label(details), groups(details), mistakes(details), examples(details), truncation(scores),
-             vocabulary(scores), data(scores.data, scores.n_folds),
+    parts = [certificate(scores), members(scores), downstream(scores), learning(scores, steps), confusion(details),
+             scatter(details), per_label(details), groups(details), mistakes(details), examples(details),
+             truncation(scores), vocabulary(scores), data(scores.data, scores.n_folds),
              _amounts("cost", "Cost", "What this run took", cost if any(v is not None for v in cost.values()) else {}),
              _amounts("machine", "Machine and versions", "Where this run took place, and with what",
                       {**scores.machine, **scores.versions, **hashes})]
@@ -142,21 +143,6 @@ def certificate(scores: Scores) -> Section:
                                 drawing.dot_plot("Paired gains", dots, tick_points, zero=True)))
     return Section("certificate", "Certificate", lead, [picture for picture in pictures if picture.svg],
                    [certificate_table(scores)])
-
-
-def members(scores: Scores) -> Section | None:
-    """What an ensemble, or a mean of weights, was made of."""
-    if not scores.members:
-        return None
-    metric = in_words(scores.metric)
-    best = next((k for k, member in enumerate(scores.members) if member.is_best), -1)
-    rows = [(m.name, m.backbone, m.method, MISSING if m.weight is None else f"{m.weight:.3f}", percent(m.validation),
-             percent(m.test)) for m in scores.members]
-    lead = [f"{scores.kept.what}; its validation {metric} is {percent(scores.kept.score)}."] if scores.kept else []
-    table = Table(f"Each alone: {metric} on {scores.data.n_validation or 0:,} validation rows, which chose the best "
-                  f"one, and on {scores.fitted.n:,} test rows (intervals: in the certificate)",
-                  ("member", "backbone", "method", "weight", f"validation {metric}", f"test {metric}"), rows, 3, best)
-    return Section("members", "Members", lead, (), [table])
 
 
 def score_picture(scores: Scores) -> str:

@@ -64,7 +64,7 @@ TEXT_DEFAULTS: dict[str, Any] = {
     "data": {"max_tokens": 128, "validation_limit": 500, "test_limit": 1000},
     "method": {"name": "fine-tuning", "head_first": False, "average": "none"},
     "train": {"epochs": 1, "lr": 5e-5, "tokens_per_batch": 2048, "tokens_per_micro_batch": 1024, "label_smoothing": 0.0,
-              "evaluations_per_epoch": 2, "patience": 100},
+              "dropout": None, "evaluations_per_epoch": 2, "patience": 100},
     "evaluate": {"tokens_per_batch": 2048}}
 CONTRASTIVE_DEFAULTS: dict[str, Any] = {"train": {"lr": 2e-5, "tokens_per_micro_batch": None}}
 SOLVE_TOKENS = 20_000  # hidden words that a head is solved on
@@ -172,7 +172,11 @@ def _asked(name: str, reads: Objective, parts: Splits, backbone: Backbone, spec:
     if name == CONTRASTIVE:
         parts = _paired(parts, pairs, spec)
         task = tasks.build({"name": "sentence-similarity"}).learn(parts.train.rows)
-        return task, parts, build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
+        model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
+        if pairs == "same" and not any(isinstance(m, torch.nn.Dropout) and m.p for m in model.modules()):
+            raise SpecError("--pairs", '"same" tells a text from itself by dropout, and this backbone has none.',
+                            "Give it some: --set train.dropout=0.1, or use --pairs crops")
+        return task, parts, model
     reads = reads.fitted_to(backbone.reader, lambda: None)
     if name == "masked":
         return reads, parts, build_masked_model(backbone, spec.seed, spec.train.dropout)

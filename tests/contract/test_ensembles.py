@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import tiny
-from test_runs import rows_of, run_the_card
+from cards import rows_of, run_the_card
 
 import headstart
 from headstart import tasks
@@ -46,7 +46,7 @@ def members(task, backbone, tmp_path):
     import torch
 
     folders = (backbone, tiny.backbone(tmp_path / "distilbert", "distilbert", seed=1))
-    made = []
+    made: list[Member] = []
     for folder in folders:
         loaded = backbones.load_backbone(str(folder), 64)
         model = backbones.build_model(loaded, task, "mean", seed=len(made)).eval()

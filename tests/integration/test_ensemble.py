@@ -109,7 +109,7 @@ def test_an_ensemble_that_says_what_cannot_be_is_refused(pair, tmp_path, change,
 def test_exports_join_too_and_the_export_of_an_ensemble_needs_no_torch(run, other_run, tmp_path):
     headstart.export(run, out=tmp_path / "run-onnx")
     both = headstart.ensemble([tmp_path / "run-onnx", other_run], out=tmp_path / "both", how="weighted")
-    assert sum(member.weight for member in both.certificate.members) == pytest.approx(1)
+    assert sum(member.weight or 0 for member in both.certificate.members) == pytest.approx(1)
     exported = headstart.export(tmp_path / "both", out=tmp_path / "both-onnx")
     assert not list((tmp_path / "both-onnx").rglob("*.safetensors"))
     assert is_close(both.predict(ROWS), exported.predict(ROWS), 1e-3)
@@ -147,6 +147,7 @@ def test_a_soup_is_the_mean_of_the_weights_and_a_plain_run(run, adapter_run, tmp
 def test_a_greedy_soup_is_never_worse_on_validation_than_its_best_member(run, other_run, adapter_run, tmp_path):
     soup = headstart.ensemble([run, other_run, adapter_run], out=tmp_path / "soup", how="greedy-soup")
     certificate = soup.certificate
+    assert certificate.kept is not None
     assert certificate.kept.score >= max(member.validation for member in certificate.members)
     kept = [member.weight for member in certificate.members if member.weight]
     assert kept == [1 / len(kept)] * len(kept)
@@ -156,6 +157,7 @@ def test_a_greedy_soup_is_never_worse_on_validation_than_its_best_member(run, ot
 def test_sums_of_changes(how, other_run, adapter_run, tmp_path):
     made = headstart.ensemble([other_run, adapter_run], out=tmp_path / "made", how=how)
     assert made.evaluate([{"text": "a lovely film", "label": "positive"}])["n"] == 1
+    assert made.certificate.kept is not None
     assert "times" in made.certificate.kept.what
 
 

@@ -25,6 +25,7 @@ FILES = {"predict": "predict {run} {rows}", "evaluate": "evaluate {run} {rows}",
          "mine": "mine {backbone} {pairs}"}
 FOLDERS = {"fit": "fit {rows} --backbone {backbone}", "export": "export {run} --rows {rows}",
            "ensemble": "ensemble {run} {other}",
+           "pretrain": "pretrain {rows} --backbone {backbone} --objective masked",
            "audit": "audit {rows} --set backbone={backbone}",
            "compare": "compare {rows} --methods linear-probe --set backbone={backbone}"}
 
