@@ -267,18 +267,13 @@ class Task(abc.ABC):
         """The answer to one row from the logits of its windows. numpy only: the server runs this very function."""
 
     def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
-        """The answer of several models together. weights_M: of each; they sum to one."""
-        answers = [member.task.decode(row, member.windows, member.logits) for member in members]
-        return self.mean_answer(row, answers, weights_M)
-
-    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
-        """The weighted mean of several models' answers to a row, by the names of labels; ends as `decode` does."""
+        """The mean of several models' answers to a row, by labels' names; as `decode` ends. weights_M: sum to one."""
         raise NotImplementedError
 
     @property
     def is_blendable(self) -> bool:
         """Whether answers of several models can be made one."""
-        return type(self).blend is not Task.blend or type(self).mean_answer is not Task.mean_answer
+        return type(self).blend is not Task.blend
 
     def written(self, row: Row, text: str, is_complete: bool) -> Prediction:
         """The answer that a text written for a row is. is_complete: whether it ended before max_new_tokens."""

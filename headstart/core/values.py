@@ -96,6 +96,10 @@ class MemberLogits:
     windows: Sequence[Window]
     logits: Sequence[np.ndarray]
 
+    def answer(self, row: Row) -> Prediction:
+        """Its own answer to the row."""
+        return self.task.decode(row, self.windows, self.logits)
+
 
 @dataclass(frozen=True)
 class Batch:

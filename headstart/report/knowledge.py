@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..core.scores import Scores
 from .parts import Section, Table
 from .wording import MISSING, in_words, interval, percent, points
+
+OF_MEMBERS = {
+    "positive": "Together they do better than the best of them alone, by more than the luck of these rows explains.",
+    "undecided": "These test rows cannot tell whether together they do better than the best alone; more of them could.",
+    "negative": "The best member alone did better on the same rows: use that.",
+}
+OF_READING = {
+    "positive": "Reading on helped, by more than the luck of the rows that were held out explains.",
+    "undecided": "The rows that were held out cannot tell whether reading on helped; more of them could.",
+    "negative": "The backbone did better before it read on: use that.",
+}
+
+
+def meanings(scores: Scores) -> Mapping[str, str]:
+    """What each kind of verdict means in plain words; {} where a run fitted a model."""
+    return OF_MEMBERS if scores.members else OF_READING if "before-reading" in scores.baselines else {}
 
 
 def members(scores: Scores) -> Section | None:

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 from ..core.scores import Cut, DataCounts, Details, Evaluation, Score, Scores, UnknownTokens
 from . import drawing
-from .knowledge import downstream, members
+from .knowledge import downstream, meanings, members
 from .parts import Headline, Picture, Section, Table
 from .wording import (
     MAX_TEXT_CHARS,
@@ -46,11 +46,6 @@ PLAIN = {
     "undecided": "These test rows cannot tell whether starting from the pretrained model helped; more of them could.",
     "negative": "Something simpler did better on the same rows: use that, or change the Spec and fit again.",
 }
-OF_MEMBERS = {
-    "positive": "Together they do better than the best of them alone, by more than the luck of these rows explains.",
-    "undecided": "These test rows cannot tell whether together they do better than the best alone; more of them could.",
-    "negative": "The best member alone did better on the same rows: use that.",
-}
 
 
 def shown(scores: Scores) -> Scores:
@@ -66,7 +61,7 @@ def headline(scores: Scores) -> Headline:
     first, _, rest = verdict.partition("; ")
     if len(first) > MAX_TITLE_CHARS:
         first, _, rest = verdict.partition(": ")
-    meaning = (OF_MEMBERS if scores.members else PLAIN).get(scores.verdict_kind, "") if scores.baselines else ""
+    meaning = (meanings(scores) or PLAIN).get(scores.verdict_kind, "") if scores.baselines else ""
     kind = "95% interval" if fitted.interval else "no interval"
     plain = (f"On {scores.test_rows}{_seen(scores)}, the fitted model reaches {score} ({kind}, {_seed(scores)})"
              f"{_without_seen(scores)}. {meaning}")

@@ -63,8 +63,7 @@ class Candidate:
 
     def answers(self, rows: Sequence[Row], computed: Sequence[MemberLogits]) -> list[Prediction]:
         """Its own answers, from what it computed."""
-        return [self.task.decode(self.task.without_gold(row), one_row.windows, one_row.logits)
-                for row, one_row in zip(rows, computed, strict=True)]
+        return [of_row.answer(self.task.without_gold(row)) for row, of_row in zip(rows, computed, strict=True)]
 
 
 def read(folders: Sequence[str | Path]) -> list[Candidate]:

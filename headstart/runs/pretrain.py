@@ -24,7 +24,7 @@ import torch
 
 from .. import methods, tasks
 from ..core import files, machine, manifest
-from ..core.errors import DataError, SpecError, nearest, shorten
+from ..core.errors import DataError, RunFolderError, SpecError, nearest, shorten
 from ..core.files import write_file
 from ..core.model import Model
 from ..core.outputs import LOCK, clear_work
@@ -34,6 +34,7 @@ from ..core.registry import build
 from ..core.scores import Cost, DataCounts, Downstream, Evaluation, Scores
 from ..core.spec import DEFAULT, Origins, Spec, resolve_layers, to_yaml
 from ..core.task import Task
+from ..core.untrusted import read_json
 from ..core.values import Row, Window
 from ..core.windows import WindowStore, store
 from ..data import crops, splits
@@ -54,7 +55,7 @@ from ..training.job import Job, accelerator
 from ..training.learner import Learner
 from ..training.signals import Stop, signals
 from . import downstream, evidence, weights
-from .folder import opened, remove
+from .folder import opened, remove, work_of
 from .request import check_same, request
 
 OBJECTIVES: dict[str, type[Objective]] = {"masked": MaskedLanguage, "causal": CausalLanguage}
@@ -102,6 +103,8 @@ def pretrain(texts: str | Path, *, backbone: str, objective: str, out: str | Pat
     for source in (probe, proof):
         if source is not None:
             downstream.check(source)
+    if resume and final.exists() and not work_of(final).exists():
+        return _finished_already(final, spec, progress)
     inputs = [name for name in (str(texts), backbone, probe, proof) if name]
     with (signals() as stop, files.disk_errors(final),
           opened(final, inputs, resume=resume, overwrite=overwrite) as work):
@@ -117,6 +120,16 @@ def pretrain(texts: str | Path, *, backbone: str, objective: str, out: str | Pat
         made = _publish(job, learner, scores, (probe, proof), final, overwrite or resume, began)
     progress.end()
     return made
+
+
+def _finished_already(final: Path, spec: Spec, progress: Progress) -> Pretrained:
+    """The backbone that is there, which is to be the one that is asked for."""
+    scores = Scores.from_json(read_json(final / "scores.json", RunFolderError), str(final / "scores.json"))
+    if scores.spec_sha256 != spec.identity():
+        raise RunFolderError(str(final), "is finished already, and of another Spec.",
+                             "Choose another --out, or replace it: --overwrite")
+    progress.say(f"{final} is finished already.")
+    return Pretrained(final, scores)
 
 
 def _spec(texts: str, backbone: str, objective: str, layers: Sequence[tuple[str, Mapping[str, Any]]],

@@ -29,7 +29,7 @@ from ..core.task import (
     normal_label,
     written_list,
 )
-from ..core.values import LinearMap, Prediction, Row, Window
+from ..core.values import LinearMap, MemberLogits, Prediction, Row, Window
 from ..features import solve, tfidf
 from .text_classification import MAJORITY_AND_TF_IDF, USUAL_TEXT
 
@@ -183,7 +183,8 @@ class MultiLabelClassification(Task):
         scores = {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}
         return self.apply_threshold({"labels": [], "scores": scores})
 
-    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        answers = [member.answer(row) for member in members]
         return self.answer(metrics.mean_scores(answers, weights_M, self.labels))
 
     def apply_threshold(self, prediction: Prediction) -> Prediction:

@@ -18,7 +18,7 @@ from ..core import metrics
 from ..core.errors import shorten
 from ..core.reader import Reader
 from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text, listed
-from ..core.values import LinearMap, Prediction, Row, Window
+from ..core.values import LinearMap, MemberLogits, Prediction, Row, Window
 from ..features import solve, tfidf
 from .text_classification import MAJORITY_AND_TF_IDF
 
@@ -130,7 +130,8 @@ class MultipleChoice(Task):
         at = int(shares_C.argmax())
         return {"choice": at, "text": self._choices(row)[at], "scores": [round(float(p), 6) for p in shares_C]}
 
-    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        answers = [member.answer(row) for member in members]
         return self.answer(row, weights_M @ np.array([answer["scores"] for answer in answers]))
 
     def confidence(self, prediction: Prediction) -> float:

@@ -17,7 +17,7 @@ from ..core import metrics
 from ..core.errors import DataError, Problem, shorten
 from ..core.reader import Reader
 from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text, normal_label
-from ..core.values import LinearMap, Prediction, Row, Window
+from ..core.values import LinearMap, MemberLogits, Prediction, Row, Window
 from ..features import solve, tfidf
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ class TextClassification(Task):
         return {"label": self.labels[int(shares_K.argmax())],
                 "scores": {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}}
 
-    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        answers = [member.answer(row) for member in members]
         return self.answer(metrics.mean_scores(answers, weights_M, self.labels))
 
     def confidence(self, prediction: Prediction) -> float:

@@ -158,6 +158,16 @@ def test_killed_and_resumed_equals_uninterrupted(objective, texts, backbone, lan
     assert not (tmp_path / "cut.partial").exists()
 
 
+def test_what_is_finished_is_not_done_again(made, texts, backbone):
+    folder = made["masked"].folder
+    before = (folder / "scores.json").stat().st_mtime_ns
+    again = read_on(texts, backbone, "masked", folder, resume=True)
+    assert again.scores.verdict == made["masked"].scores.verdict
+    assert (folder / "scores.json").stat().st_mtime_ns == before
+    with pytest.raises(RunFolderError, match="finished already, and of another Spec"):
+        read_on(texts, backbone, "masked", folder, resume=True, spec={"train": {"lr": 0.5}})
+
+
 def test_probe_and_proof_stand_in_the_certificate(texts, backbone, reviews, tmp_path):
     spec = tmp_path / "spec.yaml"
     fields = tiny.spec(reviews, backbone, train={"max_steps": 5})

@@ -31,7 +31,7 @@ from ...core.errors import DataError
 from ...core.reader import Reader
 from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
 from ...core.untrusted import parse_json
-from ...core.values import Prediction, Row, Window
+from ...core.values import MemberLogits, Prediction, Row, Window
 from .squad import compare, gold_spans, gold_texts, n_answers, tokens, whole
 
 if TYPE_CHECKING:
@@ -186,8 +186,9 @@ class QuestionAnswering(Task):
         return self.apply_threshold({"answer": "", "start": None, "end": None, "score": 0.0,
                             "no_answer_score": round(no_answer, 6), "score_difference": difference, "best_span": best})
 
-    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
         """The span with the largest sum of weighted probabilities; of "no answer" the weighted mean."""
+        answers = [member.answer(row) for member in members]
         spans = [answer.get("best_span", answer) for answer in answers]
         sums: dict[tuple[int, int], float] = {}
         for span, weight in zip(spans, weights_M.tolist(), strict=True):

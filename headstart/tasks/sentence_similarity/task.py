@@ -30,7 +30,7 @@ from ...core import metrics
 from ...core.errors import DataError, SpecError, shorten
 from ...core.reader import Reader
 from ...core.task import LARGEST, N_MISTAKES_SHOWN, Architecture, Columns, Head, Task, finite_number, flaw_of_text
-from ...core.values import Prediction, Row, Window
+from ...core.values import MemberLogits, Prediction, Row, Window
 from ...data.duplicates import canonical
 from ...features import tfidf
 from .ranking import Candidates, negatives_of
@@ -248,8 +248,9 @@ class SentenceSimilarity(Task):
         similarity = {"similarity": round(float(vectors_BD[0] @ vectors_BD[1]), 6)}
         return similarity if self.has_scores else {**similarity, "embeddings": listed}
 
-    def mean_answer(self, row: Row, answers: Sequence[Prediction], weights_M: np.ndarray) -> Prediction:
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
         """The mean of the cosines; vectors one behind the other, so that their cosine is that mean."""
+        answers = [member.answer(row) for member in members]
         shares_M = np.sqrt(weights_M)
 
         def behind(vectors: Sequence[Sequence[float]]) -> list[float]:
