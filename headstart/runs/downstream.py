@@ -5,11 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from .. import tasks
 from ..core import statistics
 from ..core.files import scratch_errors
 from ..core.progress import Progress
 from ..core.scores import Downstream, Gain
 from ..core.statistics import Difference
+from ..data import splits
+from ..data.table import read_splits
 from . import resolve
 from .fit import fit
 
@@ -45,6 +48,12 @@ def difference(result: Downstream) -> Difference:
     return Difference(gain.difference, gain.interval, 1.0 if gain.p is None else gain.p, 0.0)
 
 
-def check(source: str) -> None:
-    """Raise SpecError or DataError for a Spec that cannot be read or resolved, before anything is trained."""
-    resolve.resolve([resolve.first_layer(source)])
+def test_texts(source: str) -> list[str]:
+    """All texts of the rows that `source`, a Spec or a labeled file, will be tested on.
+
+    Raises HeadstartError for one that cannot be read or resolved: before anything is trained.
+    """
+    spec, _, _ = resolve.resolve([resolve.first_layer(source)])
+    task = tasks.build(spec.task)
+    table = splits.make(read_splits(spec.data, task), spec.data, task, spec.seed).test
+    return [text for row in table.rows for text in task.text(row).split("\n")]

@@ -14,6 +14,7 @@ import json
 import resource
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,9 +38,9 @@ from ..core.task import Task
 from ..core.untrusted import read_json
 from ..core.values import Row, Window
 from ..core.windows import WindowStore, store
-from ..data import crops, splits
+from ..data import columns, crops, duplicates, splits
 from ..data.splits import Splits
-from ..data.table import read_splits
+from ..data.table import Table, read_splits
 from ..features.forward import CachedForward
 from ..features.store import folder_if_kept
 from ..models import adapters, precision
@@ -100,16 +101,14 @@ def pretrain(texts: str | Path, *, backbone: str, objective: str, out: str | Pat
     spec, origins = _spec(str(texts), backbone, objective, layers)
     if pairs not in crops.KINDS:
         raise SpecError("--pairs", f"{shorten(pairs)} is none; {nearest(pairs, crops.KINDS)}", "Correct the name.")
-    for source in (probe, proof):
-        if source is not None:
-            downstream.check(source)
+    tested = [text for source in (probe, proof) if source is not None for text in downstream.test_texts(source)]
     if resume and final.exists() and not work_of(final).exists():
         return _finished_already(final, spec, progress)
     inputs = [name for name in (str(texts), backbone, probe, proof) if name]
     with (signals() as stop, files.disk_errors(final),
           opened(final, inputs, resume=resume, overwrite=overwrite) as work):
         clear_work(work, ("windows",), keep=(LOCK,))
-        job = _prepare(spec, origins, work, stop, progress, pairs)
+        job = _prepare(spec, origins, work, stop, progress, pairs, tested)
         _solve(job)
         before = _outcomes(job)
         learner = Learner(job, Evaluator(job), HeadSolver(job, Evaluator(job)))
@@ -146,12 +145,16 @@ def _spec(texts: str, backbone: str, objective: str, layers: Sequence[tuple[str,
                           (f"method {method.name}", method.defaults), *named)
 
 
-def _prepare(spec: Spec, origins: Origins, work: Path, stop: Stop, progress: Progress, pairs: str) -> Job:
-    """Texts read and split, the backbone with what answers the objective, every text turned to windows."""
+def _prepare(spec: Spec, origins: Origins, work: Path, stop: Stop, progress: Progress, pairs: str,
+             tested: Sequence[str]) -> Job:
+    """Texts read and split, the backbone with what answers the objective, every text turned to windows.
+
+    tested: texts that stand in test rows of a probe or a proof: these, and near twins, are not read.
+    """
     name = spec.task["name"]
     reads = build(OBJECTIVES.get(name, CausalLanguage), {k: v for k, v in spec.task.items() if k != "name"}, "task",
                   OBJECTIVES.get(name, CausalLanguage).options)
-    parts = splits.make(read_splits(spec.data, reads), spec.data, reads, spec.seed)
+    parts = splits.make(_read(spec, reads, tested, progress), spec.data, reads, spec.seed)
     _check_texts(parts, spec)
     backbone = load_backbone(spec.backbone, spec.data.max_tokens)
     task, parts, model = _asked(name, reads, parts, backbone, spec, pairs)
@@ -170,6 +173,24 @@ def _prepare(spec: Spec, origins: Origins, work: Path, stop: Stop, progress: Pro
     forward = CachedForward(model, accelerate.device, "off", progress)  # masks differ each time
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work, now.identity,
                stop, progress)
+
+
+def _read(spec: Spec, reads: Objective, tested: Sequence[str], progress: Progress) -> dict[str, Table]:
+    """The texts, without those that are tested on later; what is left out, and what is not read, is said."""
+    tables = {}
+    for part, table in read_splits(spec.data, reads).items():
+        texts = [row["text"] for row in table.rows]
+        group_N = duplicates.groups([*texts, *tested], spec.data.near_duplicate)
+        kept = np.flatnonzero(~np.isin(group_N[: len(texts)], group_N[len(texts):]))
+        if n_out := len(texts) - len(kept):
+            progress.say(f"data: {n_out:,} of {len(texts):,} {part} texts stand in test rows, or nearly so: left out")
+        left = table.take(kept)
+        tables[part] = dataclasses.replace(left, counts={**left.counts, "n_texts_of_test_rows": n_out})
+    with suppress(DataError):  # a source without columns has no others
+        others = set(columns.sample(spec.data, 1)[0]) - set(tables["train"].columns.values())
+        if others:
+            progress.say(f"data: never read: {', '.join(map(shorten, sorted(others)[:10]))}")
+    return tables
 
 
 def _check_texts(parts: Splits, spec: Spec) -> None:

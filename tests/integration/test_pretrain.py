@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 import headstart
 from headstart.core import manifest
 from headstart.core.errors import DataError, HeadstartError, ModelError, RunFolderError, SpecError
+from headstart.core.progress import Progress
 from headstart.models.backbone import build_model, load_backbone
 from headstart.runs import evidence
 from headstart.tasks.objectives import CausalLanguage
@@ -266,6 +267,16 @@ def test_labels_in_the_file_are_never_read(backbone, reviews, tmp_path):
                                          spec={"train": {"max_steps": 3}}).folder), 64).sha256
                for source in (reviews, other)}
     assert len(digests) == 1
+
+
+def test_texts_that_are_tested_on_later_are_left_out(backbone, reviews, tmp_path, capsys):
+    """The very file that the proof is of: its test rows are not read, and that is counted."""
+    read = read_on(reviews, backbone, "masked", tmp_path / "out", proof=str(reviews), progress=Progress(),
+                   spec={"train": {"max_steps": 3}, "data": {"near_duplicate": 0.8}})
+    assert read.scores.data.notes["n_texts_of_test_rows"] == 30
+    err = capsys.readouterr().err
+    assert "30 of 300 train texts stand in test rows" in err
+    assert 'never read: "label"' in err
 
 
 def test_the_command_line(texts, backbone, tmp_path, cli):
