@@ -176,8 +176,8 @@ def _certify(alone: Alone, together: Joined, how: str) -> tuple[Scores, dict[str
     """The certificate against the best member alone, the others beside it; and the outcomes of all by name."""
     rows, best = alone.rows("test"), alone.best
     fitted = together.task.outcomes(together.answers, rows)
-    of_members = {"best-member" if m == best else f"member-{m + 1}": candidate.task.outcomes(answers, rows)
-                  for m, (candidate, answers) in enumerate(zip(alone.candidates, alone.answers["test"], strict=True))}
+    of_members = {"best-member" if m == best else f"member-{m + 1}": together.task.outcomes(answers, rows)
+                  for m, answers in enumerate(alone.answers["test"])}
     spec = together.spec
     certify = partial(evidence.certify, together.task, fitted, method=HOWS[how], words=TOGETHER,
                       n_resamples=spec.evaluate.n_resamples, seed=spec.seed,
