@@ -19,17 +19,20 @@ if TYPE_CHECKING:
     from .core.spec import Spec
     from .exporters.export import export
     from .runs.artifact import Artifact, load
+    from .runs.ensemble import ensemble
     from .runs.fit import fit
+    from .runs.pretrain import pretrain
 
 # Nobody is told what runs here. onnxruntime (since 1.29) and huggingface_hub look at these when first imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
-__all__ = ["Artifact", "HeadstartError", "Spec", "export", "fit", "load"]
+__all__ = ["Artifact", "HeadstartError", "Spec", "ensemble", "export", "fit", "load", "pretrain"]
 
 _HOMES = {"Artifact": "runs.artifact", "HeadstartError": "core.errors", "Spec": "core.spec",
-          "export": "exporters.export", "fit": "runs.fit", "load": "runs.artifact"}
+          "ensemble": "runs.ensemble", "export": "exporters.export", "fit": "runs.fit", "load": "runs.artifact",
+          "pretrain": "runs.pretrain"}
 
 
 def __getattr__(name: str) -> Any:

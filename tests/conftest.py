@@ -57,6 +57,16 @@ def run(tmp_path_factory: pytest.TempPathFactory, backbone: Path, reviews: Path)
     return out
 
 
+@pytest.fixture(scope="session")
+def other_run(tmp_path_factory: pytest.TempPathFactory, backbone: Path, reviews: Path) -> Path:
+    """Another finished run on the same rows, from the same backbone."""
+    import headstart
+
+    out = tmp_path_factory.mktemp("runs") / "other"
+    headstart.fit(tiny.spec(reviews, backbone, method="lora"), out=out)
+    return out
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
     """The command line in this process: (stdout, stderr) of a verb that ends with `rc`."""

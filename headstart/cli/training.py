@@ -1,4 +1,4 @@
-"""From labelled rows to models: fit, compare, audit."""
+"""From labelled rows to models: fit, pretrain, ensemble, compare, audit."""
 
 from __future__ import annotations
 
@@ -48,6 +48,56 @@ def fit(
     print(evidence.summary_text(artifact.certificate, artifact.folder))
     if as_json:
         print(json.dumps(evidence.summary(artifact.certificate, artifact.folder), ensure_ascii=False))
+
+
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of finished or exported runs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the artifact.")],
+    how: Annotated[str, typer.Option(help="mean, weighted, stacking (of answers); soup, greedy-soup, task-arithmetic, "
+                                     "ties (of weights).")] = "mean",
+    subtract: Annotated[list[Path], typer.Option(
+        metavar="RUN", help="For task-arithmetic: take away what it learned; repeatable.")] = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make one artifact of several runs that answer one question, certified against the best of them alone."""
+    progress = started("ensemble", ", ".join(map(str, runs)))
+    from ..runs import ensemble, evidence
+
+    artifact = ensemble.ensemble(runs, out=out, how=how, subtract=subtract, overwrite=overwrite, progress=progress)
+    print(evidence.summary_text(artifact.certificate, artifact.folder))
+    if as_json:
+        print(json.dumps(evidence.summary(artifact.certificate, artifact.folder), ensure_ascii=False))
+
+
+def pretrain(
+    texts: Annotated[str, typer.Argument(metavar="TEXTS", help="Texts without labels: a file or another source.")],
+    backbone: Annotated[str, typer.Option(help="What reads on: a name, a folder or a hub id.")],
+    objective: Annotated[str, typer.Option(help="masked, causal or contrastive.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new backbone.")],
+    probe: Annotated[str | None, typer.Option(
+        metavar="SPEC_OR_DATA", help="What a linear probe loses or gains: what was forgotten.")] = None,
+    proof: Annotated[str | None, typer.Option(
+        metavar="SPEC_OR_DATA", help="What labelled rows gain from the new backbone: the verdict is of this.")] = None,
+    pairs: Annotated[str, typer.Option(help="Of contrastive: same, crops or neighbors.")] = "same",
+    encoding: Encoding = None,
+    set_: Set = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Let a backbone read texts without labels, and prove what that changed: a folder that --backbone takes."""
+    from ..core import spec
+
+    progress = started("pretrain", texts)
+    from ..runs import evidence, pretrain
+
+    layers = [("command line", {"data": {"encoding": encoding}} if encoding else {}), ("--set", spec.parse_set(set_))]
+    made = pretrain.pretrain(texts, backbone=backbone, objective=objective, out=out, probe=probe, proof=proof,
+                             pairs=pairs, resume=resume, overwrite=overwrite, progress=progress, layers=layers)
+    print(evidence.summary_text(made.scores, made.folder))
+    if as_json:
+        print(json.dumps(evidence.summary(made.scores, made.folder), ensure_ascii=False))
 
 
 def compare(

@@ -29,7 +29,7 @@ FREE = ("*.md", "LICENSE*", "NOTICE*", "report.html", ".git", ".gitattributes", 
 
 def seal(folder: Path) -> None:
     """Write the manifest of what lies in `folder`; files.write_folder makes it durable."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
     names = {str(path.relative_to(folder)): path for path in files}
     hashes = {name: sha256(path) for name, path in names.items() if not is_free(name)}
     manifest = folder / MANIFEST

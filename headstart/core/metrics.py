@@ -5,7 +5,8 @@ Shape suffixes: N rows, K labels, S systems that are compared, R resamples, P pa
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     z = np.asarray(logits, np.float64)
     e = np.exp(z - z.max(-1, keepdims=True))
     return np.asarray(e / e.sum(-1, keepdims=True))
+
+
+def mean_scores(answers: Sequence[Mapping[str, Any]], weights_M: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """The weighted mean of the scores of several answers, in the order of `labels`. weights_M: of each answer."""
+    scores_MK = np.array([[answer["scores"][label] for label in labels] for answer in answers], np.float64)
+    return np.asarray(weights_M @ scores_MK)
 
 
 class LabelCounts(NamedTuple):

@@ -93,6 +93,9 @@ class Reader(Protocol):
     def token_texts(self) -> tuple[str, ...]:
         """What each token writes behind a letter, by its id, casefolded; special ones write nothing."""
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its name, such as "[MASK]"; None where the vocabulary has none of it."""
+
     def ids(self, text: str, has_special: bool = False) -> list[int]:
         """The tokens of a text, none added. has_special: whether the names of special tokens mean these tokens."""
 

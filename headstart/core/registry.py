@@ -15,12 +15,13 @@ from .errors import SpecError, nearest, shorten
 
 
 def known(package: ModuleType, kind: type) -> dict[str, type]:
-    """Every named subclass of `kind` that stands in `package` or comes by the entry point group of its name."""
+    """Every named subclass of `kind` that stands in `package` or comes by the entry point group of its name;
+    none that says `is_internal`."""
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     for entry in entry_points(group=package.__name__):
         entry.load()
-    return {c.name: c for c in _subclasses(kind) if "name" in vars(c)}
+    return {c.name: c for c in _subclasses(kind) if "name" in vars(c) and not getattr(c, "is_internal", False)}
 
 
 def _subclasses(kind: type) -> Iterator[Any]:

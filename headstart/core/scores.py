@@ -219,6 +219,7 @@ class DataCounts:
 
     n_validation, n_test: rows held out; 0 where all of train were tested by cross-validation.
     validation_sha256: of the validation rows in their order, by which an export knows them again; "" in older runs.
+    test_sha256:       the same of the test rows, for ensembles.
     """
 
     source: str | None = None
@@ -228,6 +229,7 @@ class DataCounts:
     n_test: int | None = None
     languages: Sequence[str] = ()
     validation_sha256: str = ""
+    test_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,35 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class MemberScore:
+    """A model of an ensemble. weight: of its answers, or in the mean of weights; None where no number says it.
+
+    validation: its score alone, by which the best one was chosen. test: its score alone on the test rows.
+    """
+
+    name: str
+    backbone: str
+    method: str
+    weight: float | None
+    validation: float
+    test: float
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """What labeled rows gain from a backbone that read on: two fits on the same rows. kind: probe, or proof."""
+
+    kind: str
+    source: str
+    metric: str
+    method: str
+    before: Score
+    after: Score
+    gain: Gain
+
+
+@dataclass(frozen=True)
 class Scores:
     """The certificate of a run: the fitted model and all it must beat on the same test rows, and how it came about.
 
@@ -256,6 +287,9 @@ class Scores:
                  its own fold of so many (cross-validation), and what is shipped learned from all of them.
     outcomes_of: the systems whose outcomes stand side by side in outcomes.npy; () in older runs: the fitted model's.
     unknown_tokens: of the rows of all splits, by their script; () in older runs: not counted.
+    members:     of an ensemble or a soup: what it was made of; () where one training made the model.
+    is_one_model: False where the members answer side by side.
+    downstream:  of a backbone that read on.
     """
 
     metric: str
@@ -268,6 +302,9 @@ class Scores:
     n_folds: int = 0
     outcomes_of: Sequence[str] = ()
     unknown_tokens: Sequence[UnknownTokens] = ()
+    members: Sequence[MemberScore] = ()
+    is_one_model: bool = True
+    downstream: Sequence[Downstream] = ()
     task: str | None = None
     backbone: str | None = None
     base_model: str | None = None
@@ -333,7 +370,10 @@ class Scores:
         return {**({"unseen": {**self.unseen.to_json(), "n": self.unseen.n}} if self.unseen else {}),
                 **({"n_folds": self.n_folds} if self.n_folds else {}),
                 **({"outcomes_of": list(self.outcomes_of)} if self.outcomes_of else {}),
-                **({"unknown_tokens": [n.to_json() for n in self.unknown_tokens]} if self.unknown_tokens else {})}
+                **({"unknown_tokens": [n.to_json() for n in self.unknown_tokens]} if self.unknown_tokens else {}),
+                **({"members": [asdict(member) for member in self.members],
+                    "is_one_model": self.is_one_model} if self.members else {}),
+                **({"downstream": [asdict(one) for one in self.downstream]} if self.downstream else {})}
 
 
 def tested_rows(n: int, n_folds: int) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from .errors import SpecError, shorten
 from .generation import Generation
 from .reader import ChatFormat, Reader
-from .values import Batch, Constraint, LinearMap, Prediction, Row, Window
+from .values import Batch, Constraint, LinearMap, MemberLogits, Prediction, Row, Window
 
 if TYPE_CHECKING:
     import torch
@@ -262,6 +262,15 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
         """The answer to one row from the logits of its windows. numpy only: the server runs this very function."""
+
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        """The mean of several models' answers to a row, by labels' names; as `decode` ends. weights_M: sum to one."""
+        raise NotImplementedError
+
+    @property
+    def is_blendable(self) -> bool:
+        """Whether answers of several models can be made one."""
+        return type(self).blend is not Task.blend
 
     def written(self, row: Row, text: str, is_complete: bool) -> Prediction:
         """The answer that a text written for a row is. is_complete: whether it ended before max_new_tokens."""

@@ -14,6 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+    from .task import Task
+
 Row = dict[str, Any]  # one record of the user's file: column -> value
 Prediction = dict[str, Any]  # one answer, as the user sees it
 
@@ -96,6 +98,22 @@ class Window:
         if "input_ids" in self.inputs:  # nearly all windows, without the walk
             return len(self.inputs["input_ids"])
         return max((len(value) for value in self.inputs.values() if np.ndim(value) == 1), default=1)
+
+
+@dataclass(frozen=True)
+class MemberLogits:
+    """What one model of several computed of a row: its windows and their logits, as `Task.decode` takes them.
+
+    task: as that model learned it; its labels may stand in another order.
+    """
+
+    task: Task
+    windows: Sequence[Window]
+    logits: Sequence[np.ndarray]
+
+    def answer(self, row: Row) -> Prediction:
+        """Its own answer to the row."""
+        return self.task.decode(row, self.windows, self.logits)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from ..core.outputs import check_output
 from ..core.predict import predict
 from ..core.progress import Progress
 from ..core.spec import Spec
-from ..core.values import Row
+from ..core.values import Row, Runtime
 from ..data import splits
 from ..data.table import read_splits, read_table
 from ..runs import artifact, runtime, weights
-from ..runs.artifact import EXPORT, GOLDEN_TOLERANCE, Artifact
+from ..runs.artifact import ENSEMBLE, EXPORT, GOLDEN_TOLERANCE, Artifact
 from ..runs.folder import sources_of
 from ..runs.runtime import OnnxRuntime
 from ..use.answers import data_spec
@@ -38,7 +38,7 @@ from .parity import Gate, Rows
 MAX_LOSS = 0.5  # points
 MAX_ROWS = 2_000
 INT8_TOLERANCE = artifact.MAX_TOLERANCE  # of a golden score: sums of rounded numbers differ more between machines
-COPIED = ("tokenizer.json", "task.json", "scores.json")
+COPIED = ("tokenizer.json", "task.json")
 
 
 def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None, rows: str | None = None,
@@ -70,26 +70,54 @@ def export(run: str | Path, *, int8: bool = False, out: str | Path | None = None
                         "answer a text at once can be exported so far.",
                         f"Use the run as it is: headstart predict {run} ROWS")
     check_output(final, overwrite, sources_of(loaded.spec), folder=True)
-    chosen = _rows(loaded, rows, settings, progress)
-    if int8 and not chosen.is_labelled:
-        raise DataError("--int8", f"needs labelled rows to prove that the metric holds; there are {chosen.origin}.",
-                        "Name a file with labelled rows: --rows FILE")
-    progress.say(f"comparing on {len(chosen.rows):,} rows: {chosen.origin}")
-    spec = loaded.spec
-    gate = Gate.of(loaded.task, loaded.reader, loaded.runtime, chosen, spec.evaluate.tokens_per_batch)
+    order = Order(int8, rows, max_loss, settings, texts, progress)
     with files.write_folder(final, overwrite) as folder:
-        model, _ = weights.open_model(run, loaded.task, spec)
-        results: dict[str, Any] = {}
-        exported, results["fp32"] = in_32_bits(gate, model, folder, progress=progress)
-        del model
-        progress.say(f"fp32: every answer agrees; numbers to {results['fp32']['largest_difference']:.1g}")
-        if int8:
-            exported, results["int8"] = _in_8_bits(gate, folder / graph.file("model"), max_loss, spec, progress)
-        _fill(folder, loaded, exported, results, texts)
-        del exported
+        if (run / ENSEMBLE).exists():
+            from . import ensemble
+
+            ensemble.write(folder, loaded, order)
+        else:
+            write(folder, loaded, order)
         manifest.seal(folder)
         read = artifact.read_back(folder)  # its golden inputs are answered before anyone sees it
     return dataclasses.replace(read, folder=final)
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What `export` was asked to do, by its arguments' names."""
+
+    int8: bool
+    rows: str | None
+    max_loss: float
+    settings: Mapping[str, Any] | None
+    texts: bool
+    progress: Progress
+
+
+def write(folder: Path, loaded: Artifact, order: Order) -> None:
+    """Export one model into an empty folder. Raises ParityError when its gate is not passed."""
+    spec, progress = loaded.spec, order.progress
+    chosen = rows_for(loaded, order)
+    gate = Gate.of(loaded.task, loaded.reader, loaded.runtime, chosen, spec.evaluate.tokens_per_batch)
+    model, _ = weights.open_model(loaded.folder, loaded.task, spec)
+    results: dict[str, Any] = {}
+    exported, results["fp32"] = in_32_bits(gate, model, folder, progress=progress)
+    del model
+    progress.say(f"fp32: every answer agrees; numbers to {results['fp32']['largest_difference']:.1g}")
+    if order.int8:
+        exported, results["int8"] = _in_8_bits(gate, folder / graph.file("model"), order.max_loss, spec, progress)
+    _fill(folder, loaded, exported, results, order.texts)
+
+
+def rows_for(loaded: Artifact, order: Order) -> Rows:
+    """What to compare on. Raises DataError where 8 bits cannot be proven on it."""
+    chosen = _rows(loaded, order.rows, order.settings, order.progress)
+    if order.int8 and not chosen.is_labelled:
+        raise DataError("--int8", f"needs labelled rows to prove that the metric holds; there are {chosen.origin}.",
+                        "Name a file with labelled rows: --rows FILE")
+    order.progress.say(f"comparing on {len(chosen.rows):,} rows: {chosen.origin}")
+    return chosen
 
 
 def _rows(loaded: Artifact, source: str | None, settings: Mapping[str, Any] | None, progress: Progress) -> Rows:
@@ -192,13 +220,8 @@ def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mappin
     """The files beside the graphs: all that serving reads, as JSON, and a page for people."""
     for name in COPIED:
         (folder / name).write_bytes((loaded.folder / name).read_bytes())
-    golden, is_int8 = artifact.golden(loaded.folder), "int8" in results
-    rows = [entry["row"] for entry in golden]
-    if not texts:
-        rows = loaded.task.made_up(rows[0])
-        details = {**loaded.scores.get("details", {}), "mistakes": []}
-        scores = json.dumps({**loaded.scores, "details": details}, ensure_ascii=False, indent=1)
-        (folder / "scores.json").write_text(scores, "utf-8")
+    is_int8 = "int8" in results
+    write_scores(folder, loaded, texts)
     graphs = {name: {"file": graph.file(name), "inputs": opened.inputs, "outputs": opened.outputs}
               for name, opened in exported.graphs.items()}
     facts = {"format": manifest.FORMAT, "precision": "int8" if is_int8 else "fp32",
@@ -209,14 +232,30 @@ def _fill(folder: Path, loaded: Artifact, exported: OnnxRuntime, results: Mappin
              "run_manifest_sha256": manifest.identity(loaded.folder),
              "model_bytes": sum((folder / graph.file(name)).stat().st_size for name in graphs),
              "versions": machine.versions(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
-    if is_int8 or not texts:  # in 32 bits the answers must stay those of the run itself
-        answers = predict(loaded.task, rows, loaded.reader, exported if is_int8 else loaded.runtime,
+    write_golden(folder, loaded, exported if is_int8 else loaded.runtime, texts, is_anew=is_int8)
+    (folder / EXPORT).write_text(json.dumps(facts, ensure_ascii=False, indent=1), "utf-8")
+    (folder / "README.md").write_text(page(loaded, facts), "utf-8")
+
+
+def write_scores(folder: Path, loaded: Artifact, texts: bool) -> None:
+    """scores.json of the run; texts: with the rows that it shows."""
+    if texts:
+        (folder / "scores.json").write_bytes((loaded.folder / "scores.json").read_bytes())
+        return
+    details = {**loaded.scores.get("details", {}), "mistakes": []}
+    scores = json.dumps({**loaded.scores, "details": details}, ensure_ascii=False, indent=1)
+    (folder / "scores.json").write_text(scores, "utf-8")
+
+
+def write_golden(folder: Path, loaded: Artifact, exported: Runtime, texts: bool, *, is_anew: bool) -> None:
+    """The run's golden inputs with its answers; `exported` answers anew where those are others, or no texts may be."""
+    golden = artifact.golden(loaded.folder)
+    if is_anew or not texts:  # in 32 bits the answers must stay those of the run itself
+        rows = [entry["row"] for entry in golden] if texts else loaded.task.made_up(golden[0]["row"])
+        answers = predict(loaded.task, rows, loaded.reader, exported,
                           tokens_per_batch=loaded.spec.evaluate.tokens_per_batch)
         golden = [{"row": row, "prediction": answer} for row, answer in zip(rows, answers, strict=True)]
-    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in golden)
-    for name, text in {EXPORT: json.dumps(facts, ensure_ascii=False, indent=1), "golden.jsonl": lines,
-                       "README.md": page(loaded, facts)}.items():
-        (folder / name).write_text(text, "utf-8")
+    artifact.write_golden(folder, golden)
 
 
 def page(loaded: Artifact, facts: Mapping[str, Any]) -> str:

@@ -62,6 +62,10 @@ class Gate:
 
     def exact(self, exported: Runtime) -> dict[str, Any]:
         """Compare in 32 bits; returns the results. Raises ParityError that shows what differs."""
+        return {**self.same_answers(exported), "shapes": self.try_shapes(exported, TOLERANCE)}
+
+    def same_answers(self, exported: Runtime) -> dict[str, Any]:
+        """The part of `exact` that looks at answers alone."""
         answers = self.predict(exported)
         different = [i for i, (a, b) in enumerate(zip(self.answers, answers, strict=True))
                      if not is_close(a, b, TOLERANCE)]
@@ -70,10 +74,15 @@ class Gate:
             raise ParityError("export", f"{len(different):,} of {len(answers):,} rows are answered otherwise; row "
                               f"{i + 1} was answered {shorten(self.answers[i], 200)} and is now answered "
                               f"{shorten(answers[i], 200)}.", "Nothing was published. This is a bug: tell us.")
-        return {**self.agreement(answers), "shapes": self.try_shapes(exported, TOLERANCE)}
+        return self.agreement(answers)
 
     def close(self, exported: Runtime, max_loss: float, n_resamples: int, seed: int) -> dict[str, Any]:
         """Compare the metric; returns the results, with "passed". max_loss: in points, hundredths of the metric."""
+        return {**self.close_answers(exported, max_loss, n_resamples, seed),
+                "shapes": self.try_shapes(exported, np.inf)}
+
+    def close_answers(self, exported: Runtime, max_loss: float, n_resamples: int, seed: int) -> dict[str, Any]:
+        """The part of `close` that looks at answers alone."""
         answers, metric = self.predict(exported), self.task.metric
         outcomes = [self.task.outcomes(predictions, self.rows.rows) for predictions in (self.answers, answers)]
         paired = statistics.paired(self.task, outcomes, n_resamples, seed)
@@ -81,7 +90,7 @@ class Gate:
         bound = 100 * statistics.least_difference(paired.difference(1, 0), paired.n)
         return {**self.agreement(answers), "metric": metric, "score": scores[1], "score_of_original": scores[0],
                 "loss_points": 100 * (scores[0] - scores[1]), "loss_points_at_most": 0.0 - bound, "max_loss": max_loss,
-                "passed": bound >= -max_loss, "shapes": self.try_shapes(exported, np.inf)}
+                "passed": bound >= -max_loss}
 
     def agreement(self, answers: Sequence[Prediction]) -> dict[str, Any]:
         """How many rows, from where, and how alike their answers are."""

@@ -35,6 +35,7 @@ from ..core.task import Architecture, Head
 from .encoder_decoder import Seq2SeqModel
 from .families import ENCODER_DECODER
 from .heads import NativeModel, PooledModel, build_head
+from .masked import MaskedModel
 from .writing import WritingModel, check_output_weight
 
 TARGET_TOKENIZER = "target_tokenizer.json"  # of a decoder that has a vocabulary of its own
@@ -263,10 +264,26 @@ def build_model(backbone: Backbone, task: HasHead, pooling: str, seed: int, drop
     dropout: in place of what the backbone was pretrained with.
     """
     model = _with_head(backbone, task, pooling, seed)
+    _set_dropout(model, dropout)
+    return model
+
+
+def build_masked_model(backbone: Backbone, seed: int, dropout: float | None = None) -> MaskedModel:
+    """The backbone's encoder with a new head that says which words are hidden. Arguments are those of `build_model`."""
+    family = families.of(backbone.config)
+    if family.loaded_as is None or (family.writes_as is not None and family.decoder_blocks is None):
+        raise SpecError("--objective", f'"masked" is for an encoder, and {family.name} writes.',
+                        "Use --objective causal." if family.loaded_as else "Take an encoder, such as minilm-l6.")
+    torch.manual_seed(seed)
+    model = MaskedModel(load_encoder(backbone))
+    _set_dropout(model, dropout)
+    return model
+
+
+def _set_dropout(model: Model, dropout: float | None) -> None:
     for module in model.modules() if dropout is not None else ():
         if isinstance(module, nn.Dropout):
             module.p = float(dropout or 0)
-    return model
 
 
 def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Model:

@@ -22,7 +22,7 @@ from ..core.model import MAIN, Inputs
 from ..core.values import DECODER_IDS, PREDICTS, Outputs
 from . import families
 from .families import ENCODER_DECODER, Family
-from .heads import NOTHING, Headed, encoded, save_pretrained
+from .heads import NOTHING, Headed, encoded, save_encoder
 from .precision import autocast
 
 
@@ -138,7 +138,7 @@ class Seq2SeqModel(Headed):
         return nn.ModuleDict({"transform": self.transform})  # beside an adapter it moves, too
 
     def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
-        save_pretrained(self.model, folder, labels)
+        save_encoder(self.model, folder, labels)
 
     def features(self, hidden_MD: torch.Tensor) -> torch.Tensor:
         """What flows into the output layer, [M, D]."""

@@ -191,7 +191,7 @@ class PooledModel(Headed):
         return self.head
 
     def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
-        save_pretrained(self.encoder, folder, labels)
+        save_encoder(self.encoder, folder, labels)
 
     def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
         head = self.head if job == MAIN else cast(HeadModule, self.more_heads[_known(job, self.more_heads)])
@@ -226,7 +226,7 @@ class WholeModel(Headed):
         self.set_precision(self.precision)
 
     def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
-        save_pretrained(self.model, folder, labels)
+        save_encoder(self.model, folder, labels)
 
 
 class NativeModel(WholeModel):
@@ -270,7 +270,7 @@ def _known(job: str, heads: nn.ModuleDict) -> str:
     return job
 
 
-def save_pretrained(pretrained: Any, folder: Path, labels: Mapping[str, Any]) -> None:
+def save_encoder(pretrained: Any, folder: Path, labels: Mapping[str, Any]) -> None:
     """Write a model of transformers, with `labels` in its configuration."""
     for key, value in labels.items():
         setattr(pretrained.config, key, {int(k): v for k, v in value.items()} if key == "id2label" else value)

@@ -101,6 +101,10 @@ class TextReader:
         plain.encode_special_tokens = True
         return plain
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its name, such as "[MASK]"; None where the vocabulary has none of it."""
+        return None if (i := self.tokenizer.token_to_id(token)) is None else int(i)
+
     def ids(self, text: str, has_special: bool = False) -> list[int]:
         """The tokens of a text, none added. has_special: whether the names of special tokens mean these tokens."""
         tokenizer = self.tokenizer if has_special else self._plain

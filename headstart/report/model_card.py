@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 from ..core.scores import Scores
+from ..core.task import Task
 from ..core.values import Row
+from .knowledge import members
 from .page import _fenced, _inert, _markdown_table
 from .run import MAX_LABELS_SHOWN, certificate_table, data, headline, shown, truncation, unknown_table
 from .wording import MISSING, in_words, interval, n_rows
@@ -23,18 +25,29 @@ def model_card(scores: Scores, spec_yaml: str, example: Row | None = None, has_t
 
     scores = shown(scores)
     front = yaml.safe_dump(_front_matter(scores), sort_keys=False, allow_unicode=True, width=1000)
-    top, counts = headline(scores), data(scores.data, scores.n_folds)
+    top, counts, of_members = headline(scores), data(scores.data, scores.n_folds), members(scores)
     name = f"{scores.backbone or 'a model'}, fitted for {scores.task or 'text'}"
     made = ", ".join(f"{key} {MISSING if value is None else value}" for key, value in (
         ("method", scores.method), ("backbone", scores.backbone), ("seed", scores.fitted.seed)))
     parts = [f"---\n{front}---", f"# {_inert(name)}", _inert(f"{top.title}."), _inert(top.rest), _inert(top.plain),
-             "## Use", _use(example, native), "## Data", _inert(f"Source: {scores.data.source or 'not recorded'}."),
+             "## Use", _use(example, native, scores), "## Data",
+             _inert(f"Source: {scores.data.source or 'not recorded'}."),
              *(map(_markdown_table, counts.tables) if counts else ()),
              *([_markdown_table(unknown_table(scores.unknown_tokens))] if scores.unknown_tokens else ()),
              "## Certificate",
-             _markdown_table(certificate_table(scores)), "## Limits", _limits(scores, has_texts), "## How it was made",
-             _inert(f"Fitted by headstart: {made}. The resolved Spec:"), _fenced(spec_yaml)]
+             _markdown_table(certificate_table(scores)),
+             *(_markdown_table(table) for table in (of_members.tables if of_members else ())), "## Limits",
+             _limits(scores, has_texts), "## How it was made",
+             _inert(f"{'Joined' if scores.members else 'Fitted'} by headstart: {made}. The resolved Spec"
+                    f"{' of the best member' if scores.members else ''}:"), _fenced(spec_yaml)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def example_row(task: Task) -> Row:
+    """A row of the task's own examples with no more than what it must read."""
+    row = next((row for row in task.examples if row.keys() >= set(task.columns.required_inputs)), task.examples[0])
+    columns = task.columns.required_inputs or [column for column in task.columns.inputs if column in row]
+    return {column: row.get(column, "another text") for column in columns}
 
 
 def _front_matter(scores: Scores) -> dict[str, Any]:
@@ -55,12 +68,15 @@ def _front_matter(scores: Scores) -> dict[str, Any]:
     return {key: value for key, value in front.items() if value}
 
 
-def _use(example: Row | None, native: str | None) -> str:
+def _use(example: Row | None, native: str | None, scores: Scores) -> str:
     row = "a text" if set(example or ()) <= {"text"} else example
     code = ["From outside of this folder, called FOLDER here: Python imports what lies where it is started.",
             "```sh\nheadstart predict FOLDER rows.csv\n```",
             '```python\nimport headstart\n\nartifact = headstart.load("FOLDER")\n'
             f"artifact.predict([{json.dumps(row, ensure_ascii=False)}])\n```"]
+    if scores.members and not scores.is_one_model:
+        return "\n\n".join([*code, "Each folder in `members` is an artifact by itself: `headstart predict "
+                            "FOLDER/members/1 rows.csv`."])
     if native is None:
         return "\n\n".join([*code, "transformers loads the encoder alone (`AutoModel`). Its classes that have a head "
                             "know nothing of this one: they make a new one, of no labels."])

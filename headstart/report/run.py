@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from ..core.scores import Cut, DataCounts, Details, Evaluation, Score, Scores, UnknownTokens
 from . import drawing
+from .knowledge import downstream, meanings, members
 from .parts import Headline, Picture, Section, Table
 from .wording import (
     MAX_TEXT_CHARS,
@@ -60,7 +61,7 @@ def headline(scores: Scores) -> Headline:
     first, _, rest = verdict.partition("; ")
     if len(first) > MAX_TITLE_CHARS:
         first, _, rest = verdict.partition(": ")
-    meaning = PLAIN.get(scores.verdict_kind, "") if scores.baselines else ""
+    meaning = (meanings(scores) or PLAIN).get(scores.verdict_kind, "") if scores.baselines else ""
     kind = "95% interval" if fitted.interval else "no interval"
     plain = (f"On {scores.test_rows}{_seen(scores)}, the fitted model reaches {score} ({kind}, {_seed(scores)})"
              f"{_without_seen(scores)}. {meaning}")
@@ -102,9 +103,9 @@ def sections(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> list[Section
     details, cost = scores.details, asdict(scores.cost)
     hashes = {name: value for name, value in (("spec_sha256", scores.spec_sha256),
                                               ("backbone_sha256", scores.backbone_sha256)) if value}
-    parts = [certificate(scores), learning(scores, steps), confusion(details), scatter(details), per_label(details),
-             groups(details), mistakes(details), examples(details), truncation(scores), vocabulary(scores),
-             data(scores.data, scores.n_folds),
+    parts = [certificate(scores), members(scores), downstream(scores), learning(scores, steps), confusion(details),
+             scatter(details), per_label(details), groups(details), mistakes(details), examples(details),
+             truncation(scores), vocabulary(scores), data(scores.data, scores.n_folds),
              _amounts("cost", "Cost", "What this run took", cost if any(v is not None for v in cost.values()) else {}),
              _amounts("machine", "Machine and versions", "Where this run took place, and with what",
                       {**scores.machine, **scores.versions, **hashes})]

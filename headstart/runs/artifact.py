@@ -18,6 +18,9 @@ An exported run (exporters/export.py) answers without torch. In the place of wei
     export.json                                          its graphs and their files, how it reads text, its Spec, and
                                                          what the parity gate measured
 
+An ensemble (ensemble_folder.py) has ensemble.json and the folders of its members, whole, in the place of weights and
+Spec.
+
 Nothing here imports torch: weights.py does, where the folder is not an exported one.
 """
 
@@ -26,8 +29,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -55,7 +58,7 @@ N_GOLDEN, N_GOLDEN_TEXTS = 10, 2  # a text takes a second to write, and every lo
 GOLDEN_TOLERANCE = 1e-3  # of a score, between machines; on one machine answers are equal to the last bit
 MAX_TOLERANCE = 1e-2  # of an export in 8 bits
 MAX_GOLDEN_BYTES = 50_000_000  # ten rows of a million characters each
-EXPORT = "export.json"
+EXPORT, ENSEMBLE = "export.json", "ensemble.json"
 # What headstart writes. Nothing that Python imports or unpickles, whatever a manifest says.
 KINDS = (".json", ".jsonl", ".yaml", ".txt", ".md", ".npy", ".safetensors", ".onnx")
 FORMER_GRAPHS = {"model": {"file": "model.onnx"}}  # of a folder that was exported before export.json listed them
@@ -206,15 +209,15 @@ def read_back(folder: Path, device: str | None = None, n_threads: int | None = N
 
     Hashes say that a file is as it was written, not by whom: what each one says is checked before it is used.
     """
-    where = str(folder / "task.json")
-    described = read_json(folder / "task.json", ArtifactError)
-    if described.get("format") != manifest.FORMAT:
-        raise ArtifactError(where, f"has format {shorten(described.get('format'))}; this version reads "
-                            f"{manifest.FORMAT}.",
-                            "Use the version of headstart that wrote it (versions in scores.json).")
-    task = tasks.restore(described.get("name"), described.get("fields"), where)
+    task = read_task(folder)
     scores, inputs = read_json(folder / "scores.json", ArtifactError), golden(folder)
     Scores.from_json(scores, str(folder / "scores.json"))
+    if (folder / ENSEMBLE).exists():
+        from . import ensemble_folder  # it reads its members by this very function
+
+        together = ensemble_folder.opened(folder, task, scores, device, n_threads, precision)
+        _answer_golden(together.artifact, inputs, together.tolerance)
+        return together.artifact
     if (folder / EXPORT).exists():
         facts = _exported(folder)
         if device not in (None, "cpu"):
@@ -289,6 +292,29 @@ def _limits(artifact: Artifact, inputs: Sequence[Mapping[str, Any]]) -> tuple[fl
     longest = min(artifact.reader.max_tokens, n_chars)
     n_bytes = (1 << 31) + 256 * longest * max(longest, artifact.spec.evaluate.tokens_per_batch)
     return 60 + 0.1 * n_chars, min(n_bytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def read_task(folder: Path) -> Task:
+    """The task in task.json. Raises ArtifactError for one that headstart does not write."""
+    where = str(folder / "task.json")
+    described = read_json(folder / "task.json", ArtifactError)
+    if described.get("format") != manifest.FORMAT:
+        raise ArtifactError(where, f"has format {shorten(described.get('format'))}; this version reads "
+                            f"{manifest.FORMAT}.",
+                            "Use the version of headstart that wrote it (versions in scores.json).")
+    return tasks.restore(described.get("name"), described.get("fields"), where)
+
+
+def write_task(folder: Path, task: Task) -> None:
+    """The task with all that it learned, as task.json."""
+    described = {"format": manifest.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
+    (folder / "task.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
+
+
+def write_golden(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """golden.jsonl; each entry as `golden` reads it."""
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    (folder / "golden.jsonl").write_text(lines, "utf-8")
 
 
 def golden(folder: Path) -> list[dict[str, Any]]:

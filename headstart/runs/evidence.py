@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core import statistics
+from ..core.likelihood import likelihood
 from ..core.scores import Cut, Gain, Score, Scores, Truncation, tested_rows
 from ..core.statistics import Difference
 from ..core.task import Task
@@ -20,17 +21,22 @@ from ..core.task import Task
 TITLES = {  # of the baselines that no task brings: `Task.baseline_titles` has the others
     "before-training": "the model before training",
     "frozen-backbone": "the frozen backbone with a linear head",
+    "before-reading": "the backbone before it read on",
+    "best-member": "the best single member",
 }
+TRANSFER = ("positive transfer", "negative transfer")  # what a verdict calls a proven gain, and a proven loss
 
 GAINS = (0.1, 0.05, 0.02)  # for which a verdict says how many rows prove them: large, usual, small
 
 
 def certify(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray], *, method: str, n_resamples: int,
-            seed: int, is_seen_N: np.ndarray | None = None, n_folds: int = 0) -> Scores:
+            seed: int, is_seen_N: np.ndarray | None = None, n_folds: int = 0,
+            words: tuple[str, str] = TRANSFER) -> Scores:
     """Score outcomes of the fitted model and of every baseline on the same rows, paired.
 
     is_seen_N: which rows have a twin in train. The verdict is of the others.
     n_folds:   of a cross-validation in which each row was answered; 0 where the rows were held out.
+    words:     for a proven gain, and a proven loss.
 
     Returns  the comparison and its verdict: the heart of scores.json.
     """
@@ -42,22 +48,54 @@ def certify(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray],
     gains = {name: Gain(gain.value, gain.interval, n, seed, gain.p) for name, gain in differences.items()}
     of_baselines = dict(zip(baselines, scored[1:], strict=True))
     if is_seen_N is not None and is_seen_N.any():
-        kind, verdict, unseen = _of_unseen(task, fitted, baselines, is_seen_N, method, n_resamples, seed)
+        kind, verdict, unseen = _of_unseen(task, fitted, baselines, is_seen_N, method, n_resamples, seed, words)
     else:
         values = {name: score.value for name, score in of_baselines.items()}
-        kind, verdict = judge(method, values, differences, n, TITLES | dict(task.baseline_titles), n_folds)
+        kind, verdict = judge(method, values, differences, n, TITLES | dict(task.baseline_titles), n_folds,
+                              words)
         unseen = None
     return Scores(task.metric, scored[0], of_baselines, gains, verdict, kind, unseen, n_folds)
 
 
+def certify_texts(after_N2: np.ndarray, before_N2: np.ndarray, n_resamples: int, seed: int) -> Scores:
+    """Whether a backbone reads the same held-out texts better than before: their likelihood, by a paired bootstrap.
+
+    Both: of each text the negative log-likelihood in nats, and its number of tokens. Resamples are of texts.
+    """
+    n, rng = len(after_N2), np.random.default_rng(seed)
+    systems_SN2 = np.stack([after_N2, before_N2])
+    draws = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(n_resamples))
+    sums_RS2 = np.stack([np.tensordot(systems_SN2, counts_N, (1, 0)) for counts_N in draws])
+    mean_RS = sums_RS2[..., 0] / np.maximum(1, sums_RS2[..., 1])  # nats a token
+    values = [likelihood(*map(float, of_system.sum(0))) for of_system in systems_SN2]
+    scored = [Score(value["likelihood"], _ends(np.exp(-mean_R)), n, seed, value)
+              for value, mean_R in zip(values, mean_RS.T, strict=True)]
+    gain_R = np.exp(-mean_RS[:, 0]) - np.exp(-mean_RS[:, 1])
+    p = min(1.0, 2 * float(min((gain_R <= 0).mean(), (gain_R >= 0).mean()) + 1 / n_resamples))
+    gain = Gain(scored[0].value - scored[1].value, _ends(gain_R), n, seed, p)
+    is_open = gain.interval[0] <= 0 <= gain.interval[1]
+    kind = "undecided" if is_open else "positive" if gain.difference > 0 else "negative"
+    lead = {"positive": "it reads such texts better", "negative": "it reads such texts worse",
+            "undecided": "no proof that it reads such texts better"}[kind]
+    after, before = (f"{value['perplexity']:.2f} [{1 / high:.2f}, {1 / low:.2f}]" for value, (low, high)
+                     in zip(values, (score.interval or (1, 1) for score in scored), strict=True))
+    words = f"{lead}: perplexity {after} after, {before} before, on {n:,} held-out texts"
+    return Scores("likelihood", scored[0], {"before-reading": scored[1]}, {"before-reading": gain}, words, kind)
+
+
+def _ends(values_R: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values_R, [0.025, 0.975]).tolist()
+    return low, high
+
+
 def _of_unseen(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarray], is_seen_N: np.ndarray, method: str,
-               n_resamples: int, seed: int) -> tuple[str, str, Score | None]:
+               n_resamples: int, seed: int, verdict_words: tuple[str, str]) -> tuple[str, str, Score | None]:
     """(kind, verdict, the fitted model's score) on the rows without a twin in train."""
     n_seen, n = int(is_seen_N.sum()), len(is_seen_N)
     if n_seen == n:
         return "undecided", f"all {n:,} test rows have a twin in train: they prove nothing about new rows", None
     clean = certify(task, fitted[~is_seen_N], {name: outcomes[~is_seen_N] for name, outcomes in baselines.items()},
-                    method=method, n_resamples=n_resamples, seed=seed)
+                    method=method, n_resamples=n_resamples, seed=seed, words=verdict_words)
     low, high = clean.fitted.interval or (0.0, 1.0)
     words = (f"{n_seen:,} of {n:,} test rows have a twin in train; on the {n - n_seen:,} others {task.metric} is "
              f"{clean.fitted.value:.4f} [{low:.4f}, {high:.4f}]; {clean.verdict}")
@@ -65,12 +103,12 @@ def _of_unseen(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarra
 
 
 def judge(method: str, baselines: Mapping[str, float], gains: Mapping[str, Difference], n: int,
-          titles: Mapping[str, str], n_folds: int = 0) -> tuple[str, str]:
+          titles: Mapping[str, str], n_folds: int = 0, words: tuple[str, str] = TRANSFER) -> tuple[str, str]:
     """(kind, verdict in words). Positive only when every gain is proven.
 
     A share's gain is proven by an exact test: no number of rows is too small for it, but few rows can prove only
-    large gains (six rows that one system alone answers right are the least). baselines: their scores. n_folds: as
-    `certify`.
+    large gains (six rows that one system alone answers right are the least). baselines: their scores. n_folds, words:
+    as `certify`.
     """
     if not gains:
         return "undecided", "no baselines were scored (evaluate.baselines is false)"
@@ -86,13 +124,13 @@ def judge(method: str, baselines: Mapping[str, float], gains: Mapping[str, Diffe
     unproven = [name for name, gain in gains.items() if not gain.is_proven]
     strongest = max(gains, key=lambda name: baselines[name])
     if worse:
-        return "negative", "negative transfer: " + "; ".join(in_words(name, "against") for name in worse)
+        return "negative", f"{words[1]}: " + "; ".join(in_words(name, "against") for name in worse)
     if unproven:
         return "undecided", (_shortage(n, max(gains[name].unequal for name in unproven), n_folds)
                              + f"no proof that {method} beats "
                              + " or ".join(titles.get(name, name) for name in unproven) + ": "
                              + "; ".join(map(in_words, unproven)))
-    return "positive", f"positive transfer: {in_words(strongest)}"
+    return "positive", f"{words[0]}: {in_words(strongest)}"
 
 
 def _shortage(n: int, unequal: float, n_folds: int) -> str:

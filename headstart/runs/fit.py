@@ -29,7 +29,7 @@ from ..core.scores import Cost, DataCounts, Details, Evaluation, Kept, Scores
 from ..core.spec import DEFAULT, Origins, Spec, leaves, to_yaml
 from ..core.task import Task
 from ..core.untrusted import check_utf8
-from ..core.values import Prediction, Row
+from ..core.values import Prediction
 from ..core.windows import WindowStore, store
 from ..data import splits
 from ..data.splits import Splits
@@ -38,7 +38,7 @@ from ..features.forward import CachedForward
 from ..features.store import folder_if_kept
 from ..models import adapters, masks, precision
 from ..models.backbone import build_model, hub_id
-from ..report.model_card import model_card
+from ..report.model_card import example_row, model_card
 from ..report.page import write as write_report
 from ..tasks.inference import read_as
 from ..training import batches
@@ -318,14 +318,14 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
         unknown_tokens=job.unknown_tokens,
         data=DataCounts(spec.data.train, parts.counts, len(parts.train),
                         *((0, 0) if parts.is_pooled else (len(parts.validation), len(parts.test))),
-                        validation_sha256=parts.validation.digest()),
+                        validation_sha256=parts.validation.digest(), test_sha256=parts.test.digest()),
         machine={**machine.describe(job.device), **job.model.precision.facts()}, versions=machine.versions(),
         spec_sha256=spec.identity(), backbone_sha256=job.backbone.sha256,
         created=datetime.now(UTC).isoformat(timespec="seconds"))
     steps = job.work / "steps.jsonl"
     spec_yaml = to_yaml(spec, job.origins)
     native = job.task.head.native if job.model.head is None and not adapters.is_on(job.model) else None
-    card = model_card(scores, spec_yaml, _example(job.task), spec.data.keep_texts, native)
+    card = model_card(scores, spec_yaml, example_row(job.task), spec.data.keep_texts, native)
     with files.write_folder(final) as folder:
         rows = parts.validation.rows[: artifact.N_GOLDEN if job.task.generation is None else artifact.N_GOLDEN_TEXTS]
         golden = rows if spec.data.keep_texts else job.task.made_up(rows[0])[: len(rows)]
@@ -346,10 +346,3 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
     write_report(final)
     remove(job.work)
     return dataclasses.replace(fitted, folder=final) if job.device.type == "cpu" else artifact.read_back(final)
-
-
-def _example(task: Task) -> Row:
-    """A row of the task's own examples with no more than what it must read."""
-    row = next((row for row in task.examples if row.keys() >= set(task.columns.required_inputs)), task.examples[0])
-    columns = task.columns.required_inputs or [column for column in task.columns.inputs if column in row]
-    return {column: row.get(column, "another text") for column in columns}

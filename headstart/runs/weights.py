@@ -5,10 +5,8 @@ What answers needs none of this: `artifact` opens an exported folder without tor
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +33,7 @@ from ..models.backbone import TARGET_TOKENIZER, Backbone, build_model, load_back
 from ..models.hub import TOKENIZER_FILES
 from ..models.precision import FP32, put_in
 from ..models.runtime import TorchRuntime
-from .artifact import EXPORT
+from .artifact import ENSEMBLE, EXPORT, write_golden, write_task
 
 # Where the head is ours, transformers would make one of its own, with random weights: one of no labels cannot answer.
 NO_LABELS: dict[str, Any] = {"id2label": {}, "label2id": {}, "problem_type": None}
@@ -62,6 +60,9 @@ def in_precision(runtime: TorchRuntime, wanted: str, cache: str) -> TorchRuntime
 
 def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
     """The torch model of a finished run whose hashes were checked, on the CPU, and its reader."""
+    if (folder / ENSEMBLE).exists():
+        raise ArtifactError(str(folder), "is an ensemble: it has no weights of its own.",
+                            f"Name one of its members: {folder / 'members' / '1'}")
     if (folder / EXPORT).exists():
         raise ArtifactError(str(folder), "is exported and holds no weights to open.",
                             "Name the run that it was exported from.")
@@ -148,22 +149,23 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
         if model.head is not None:
             save_file(model.head.state_dict(), folder / HEAD)
             task.extra_files(folder, model.output, model.head.pooling, backbone.reader)
+    save_reader(backbone, folder)
+    write_task(folder, task)
+    blind = [task.without_gold(row) for row in golden]
+    computed_in = model.precision
+    model.set_precision(FP32)  # every machine can answer so
+    write_golden(folder, _golden(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu"))))
+    model.set_precision(computed_in)
+
+
+def save_reader(backbone: Backbone, folder: Path) -> None:
+    """Write the backbone's tokenizer, and those of its files that say no more than that."""
     for name in TOKENIZER_FILES:
         if (text := _text_to_copy(backbone, name)) is not None:
             (folder / name).write_text(text, "utf-8")
     backbone.reader.tokenizer.save(str(folder / "tokenizer.json"))
     if backbone.reader.of_target is not None:
         backbone.reader.of_target.tokenizer.save(str(folder / TARGET_TOKENIZER))
-    described = {"format": manifest.FORMAT, "name": task.name, "fields": asdict(task)}  # type: ignore[call-overload]
-    (folder / "task.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
-    blind = [task.without_gold(row) for row in golden]
-    computed_in = model.precision
-    model.set_precision(FP32)  # every machine can answer so
-    entries = _golden(task, blind, backbone.reader, TorchRuntime(model, torch.device("cpu")))
-    model.set_precision(computed_in)
-    with (folder / "golden.jsonl").open("w", encoding="utf-8") as file:
-        for entry in entries:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
 def _golden(task: Task, rows: Sequence[Row], reader: Reader, runtime: TorchRuntime) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from ..core.cells import listed, normal_label, written_list
 from ..core.errors import DataError, shorten
 from ..core.reader import Reader
 from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
-from ..core.values import LinearMap, Prediction, Row, Window
+from ..core.values import LinearMap, MemberLogits, Prediction, Row, Window
 from ..features import solve, tfidf
 from .text_classification import MAJORITY_AND_TF_IDF, USUAL_TEXT
 
@@ -173,6 +173,10 @@ class MultiLabelClassification(Task):
         """Probabilities in the order of `labels`, as the user sees them."""
         scores = {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}
         return self.apply_threshold({"labels": [], "scores": scores})
+
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        answers = [member.answer(row) for member in members]
+        return self.answer(metrics.mean_scores(answers, weights_M, self.labels))
 
     def apply_threshold(self, prediction: Prediction) -> Prediction:
         cuts = self.thresholds or (0.5,) * len(self.labels)

@@ -19,7 +19,7 @@ from ..core.cells import listed
 from ..core.errors import shorten
 from ..core.reader import Reader
 from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
-from ..core.values import LinearMap, Prediction, Row, Window
+from ..core.values import LinearMap, MemberLogits, Prediction, Row, Window
 from ..features import solve, tfidf
 from .text_classification import MAJORITY_AND_TF_IDF
 
@@ -130,6 +130,10 @@ class MultipleChoice(Task):
         """Shares of one, in the order of the row's choices, as the user sees them."""
         at = int(shares_C.argmax())
         return {"choice": at, "text": self._choices(row)[at], "scores": [round(float(p), 6) for p in shares_C]}
+
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        answers = [member.answer(row) for member in members]
+        return self.answer(row, weights_M @ np.array([answer["scores"] for answer in answers]))
 
     def confidence(self, prediction: Prediction) -> float:
         return float(max(prediction["scores"]))

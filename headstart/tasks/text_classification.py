@@ -18,7 +18,7 @@ from ..core.cells import normal_label
 from ..core.errors import DataError, Problem, shorten
 from ..core.reader import Reader
 from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
-from ..core.values import LinearMap, Prediction, Row, Window
+from ..core.values import LinearMap, MemberLogits, Prediction, Row, Window
 from ..features import solve, tfidf
 
 if TYPE_CHECKING:
@@ -156,6 +156,10 @@ class TextClassification(Task):
         """Shares of one, in the order of `labels`, as the user sees them."""
         return {"label": self.labels[int(shares_K.argmax())],
                 "scores": {label: round(float(p), 6) for label, p in zip(self.labels, shares_K, strict=True)}}
+
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        answers = [member.answer(row) for member in members]
+        return self.answer(metrics.mean_scores(answers, weights_M, self.labels))
 
     def confidence(self, prediction: Prediction) -> float:
         return float(max(prediction["scores"].values()))

@@ -19,7 +19,7 @@ from ..core.cells import finite_number
 from ..core.errors import DataError, shorten
 from ..core.reader import Reader
 from ..core.task import LARGEST, N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
-from ..core.values import LinearMap, Prediction, Row, Window
+from ..core.values import LinearMap, MemberLogits, Prediction, Row, Window
 from ..features import solve, tfidf
 from .text_classification import columns_of_texts
 
@@ -123,6 +123,10 @@ class TextRegression(Task):
     def answer(self, score: float) -> Prediction:
         """A number as the user sees it: within the range of the train rows."""
         return {"score": round(min(max(float(score), self.low), self.high), 6)}
+
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        answers = [member.answer(row) for member in members]
+        return self.answer(float(weights_M @ [answer["score"] for answer in answers]))
 
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 2]: the gold score and the predicted one."""

@@ -11,6 +11,7 @@ from itertools import count
 
 import numpy as np
 
+from ..core.task import Task
 from ..core.values import Batch
 from ..core.windows import Units, WindowStore
 
@@ -45,6 +46,17 @@ def steps(windows: WindowStore, tokens_per_batch: int, tokens_per_micro_batch: i
             units = Units.of(windows, chosen)
             yield [windows.batch(chosen[piece]) for piece in
                    units.by_length(np.arange(len(units.starts_U)), tokens_per_micro_batch)]
+
+
+def corrupted(steps: Generator[list[Batch], None, None], task: Task, seed: int,
+              first: int = 1) -> Generator[list[Batch], None, None]:
+    """`steps` as the task learns from them; what is drawn for a step is a function of (seed, its number)."""
+    if type(task).corrupt is Task.corrupt:
+        yield from steps
+        return
+    for n, micro_batches in enumerate(steps, first):
+        rng = np.random.default_rng((seed, n))
+        yield [task.corrupt(batch, rng) for batch in micro_batches]
 
 
 def usual_epochs(sizes_N: np.ndarray, tokens_per_batch: int) -> int:

@@ -34,7 +34,7 @@ class Evaluator:
         Of a task that writes: texts for the test rows, with how likely their own targets are; for others that alone.
         """
         if self.job.task.generation is not None:
-            likelihoods = self._likelihoods(self.job.windows[part], after_batch)
+            likelihoods = self.likelihoods(self.job.windows[part], after_batch)
             texts = self._texts(self.job.rows(part), part) if part == "test" else [{} for _ in likelihoods]
             return [{**text, **likelihood} for text, likelihood in zip(texts, likelihoods, strict=True)]
         n_rows, windows, answers = len(self.job.rows(part)), self.job.windows[part], list[Prediction]()
@@ -68,13 +68,13 @@ class Evaluator:
             windows = store((w for i, row in enumerate(rows) for w in job.task.encode(i, row, job.backbone.reader)),
                             job.work / "windows" / name, job.backbone.reader.pad_id)
             answers = [{**text, **likelihood} for text, likelihood in zip(
-                self._texts(rows, f"{part} ({name})"), self._likelihoods(windows, lambda: None), strict=True)]
+                self._texts(rows, f"{part} ({name})"), self.likelihoods(windows), strict=True)]
             named[name] = writing.judged(job.task, job.rows(part), answers, job.judge)
         return named
 
     @torch.inference_mode()
-    def _likelihoods(self, windows: WindowStore, after_batch: Callable[[], None]) -> list[Prediction]:
-        """The negative log-likelihood of each row's target, in nats, and its number of tokens. Nothing is written."""
+    def likelihoods(self, windows: WindowStore, after_batch: Callable[[], None] = lambda: None) -> list[Prediction]:
+        """The negative log-likelihood of each window's target in nats, and its number of tokens."""
         job = self.job
         job.model.eval()
         nats_N, n_tokens_N = np.zeros(len(windows)), np.zeros(len(windows), np.int64)

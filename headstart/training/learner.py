@@ -94,9 +94,10 @@ class Learner:
 
         self._evaluate_if_due(evaluate_at)
         job.progress.begin("training", n_steps, "steps", state.step - began)
-        with closing(prefetch.for_device(batches.steps(
-                job.windows["train"], settings.tokens_per_batch, settings.tokens_per_micro_batch, seed,
-                state.step + 1 - began), job.device)) as stream:
+        first_step = state.step + 1 - began
+        with closing(prefetch.for_device(batches.corrupted(batches.steps(
+                job.windows["train"], settings.tokens_per_batch, settings.tokens_per_micro_batch, seed, first_step),
+                job.task, seed, first_step), job.device)) as stream:
             steps = loop.train(self._loss(first), stream, self.optimizer, lambda n: rate(n - began), seed=seed,
                                accelerator=job.accelerator, clip_norm=settings.clip_norm, first=state.step + 1,
                                sync_every=self.sync_every, is_due=is_due, memory=self.memory)

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 
 import pytest
 import tiny
+from cards import rows_of, run_the_card
 
 import headstart
 from headstart import tasks
 
 METHODS = ["linear-probe", {"name": "fine-tuning", "last_blocks": 1}, "lora"]
-
-
-def rows_of(kind):
-    """The task's examples, a dozen times with other texts."""
-    columns = {column for row in kind.examples for column in row}
-    rows = []
-    for i in range(12):
-        for row in kind.examples:
-            changed = {c: f"{v} {i}" if c in ("text", "question") and isinstance(v, str) else v for c, v in row.items()}
-            rows.append({**dict.fromkeys(columns), **changed})
-    return rows
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
@@ -42,22 +30,3 @@ def test_a_file_becomes_an_artifact_that_answers(name, method, backbone, tmp_pat
     assert run.scores["baselines"]
     assert kind.name in (run.folder / "report.md").read_text("utf-8")
     run_the_card(run.folder)
-
-
-def run_the_card(folder):
-    """Run the Python of the model card as a reader would: beside the folder, line by line. Its last line answers."""
-    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.DOTALL)
-    assert blocks
-    before = os.getcwd()
-    os.chdir(folder.parent)
-    try:
-        for block in blocks:
-            *lines, last = block.replace("FOLDER", folder.name).strip().splitlines()
-            names: dict[str, object] = {}
-            exec("\n".join(lines), names)
-            if last.startswith("artifact.predict"):
-                assert len(eval(last, names)) == 1
-            else:
-                exec(last, names)
-    finally:
-        os.chdir(before)

@@ -31,7 +31,7 @@ from ...core.errors import DataError
 from ...core.reader import Reader
 from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_text
 from ...core.untrusted import parse_json
-from ...core.values import Prediction, Row, Window
+from ...core.values import MemberLogits, Prediction, Row, Window
 from .squad import compare, gold_spans, gold_texts, n_answers, tokens, whole
 
 if TYPE_CHECKING:
@@ -185,6 +185,22 @@ class QuestionAnswering(Task):
         no_answer = 1 / (1 + math.exp(min(-difference, 700.0)))
         return self.apply_threshold({"answer": "", "start": None, "end": None, "score": 0.0,
                             "no_answer_score": round(no_answer, 6), "score_difference": difference, "best_span": best})
+
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        """The span with the largest sum of weighted probabilities; of "no answer" the weighted mean."""
+        answers = [member.answer(row) for member in members]
+        spans = [answer.get("best_span", answer) for answer in answers]
+        sums: dict[tuple[int, int], float] = {}
+        for span, weight in zip(spans, weights_M.tolist(), strict=True):
+            if span is not None and span["start"] is not None:
+                place = (span["start"], span["end"])
+                sums[place] = sums.get(place, 0.0) + weight * span["score"]
+        best: dict[str, Any] | None = None
+        if sums:
+            (start, end), share = max(sums.items(), key=lambda item: item[1])
+            best = {"answer": row["context"][start:end], "start": start, "end": end, "score": round(share, 6)}
+        differences = [answer.get("score_difference", 0.0) for answer in answers]
+        return self._answer(best, round(float(weights_M @ differences), 6))
 
     def _best_span(self, context: str, window: Window, logits_T2: np.ndarray) -> tuple[float, int, int, float] | None:
         """(how far above "not in this window", start, end, probability) of the best span of one window."""

@@ -31,7 +31,7 @@ from ...core.cells import finite_number
 from ...core.errors import DataError, SpecError, shorten
 from ...core.reader import Reader
 from ...core.task import LARGEST, N_MISTAKES_SHOWN, Architecture, Columns, Head, Task, flaw_of_text
-from ...core.values import Prediction, Row, Window
+from ...core.values import MemberLogits, Prediction, Row, Window
 from ...data.duplicates import canonical
 from ...features import tfidf
 from .ranking import Candidates, negatives_of
@@ -248,6 +248,22 @@ class SentenceSimilarity(Task):
             return {"embedding": listed[0]}
         similarity = {"similarity": round(float(vectors_BD[0] @ vectors_BD[1]), 6)}
         return similarity if self.has_scores else {**similarity, "embeddings": listed}
+
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        """The mean of the cosines; vectors one behind the other, so that their cosine is that mean."""
+        answers = [member.answer(row) for member in members]
+        shares_M = np.sqrt(weights_M)
+
+        def behind(vectors: Sequence[Sequence[float]]) -> list[float]:
+            return [round(x, 6) for x in np.concatenate([share * np.asarray(vector) for share, vector
+                                                         in zip(shares_M, vectors, strict=True)]).tolist()]
+
+        if "embedding" in answers[0]:
+            return {"embedding": behind([answer["embedding"] for answer in answers])}
+        blended: Prediction = {"similarity": round(float(weights_M @ [a["similarity"] for a in answers]), 6)}
+        if "embeddings" in answers[0]:
+            blended["embeddings"] = list(map(behind, zip(*(a["embeddings"] for a in answers), strict=True)))
+        return blended
 
     def outcomes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> np.ndarray:
         """[N, 2]: the gold score and the cosine. Without scores [N]: the rank of each row's right text, from 1, among

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,7 @@ SCHEMES = ("IOB1", "IOB2", "BIOES", "BILOU", "BMES", PLAIN)
 LETTERS = {"IOB": "BI", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES"}  # what tags of a family may begin with
 SINGLE = {"BIOES": "S", "BILOU": "U", "BMES": "S"}
 INSIDE = {"BIOES": "I", "BILOU": "I", "BMES": "M"}
+SMALLEST_SHARE = 1e-12  # of a tag, when its logarithm is taken
 LAST = {"BIOES": "E", "BILOU": "L", "BMES": "E"}
 
 
@@ -216,3 +217,25 @@ def _best_window(g: int, lengths: Sequence[int], step: int) -> int:
         if min(left, right) > most:
             best, most = k, min(left, right)
     return best
+
+
+def mean_of_units(of_members: Sequence[Mapping[tuple[int, int], np.ndarray]],
+                  weights_M: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """The weighted mean of several models' shares of each unit's tags, over the models that read it.
+
+    of_members: unit -> shares_K. Units are one where they begin with one word: tokenizers may part words otherwise.
+    Returns  the units, in order, and the logarithms of their means, logits_UK.
+    """
+    sums: dict[int, np.ndarray] = {}
+    stops: dict[int, int] = {}
+    for of_units, weight in zip(of_members, weights_M.tolist(), strict=True):
+        for (first, stop), shares_K in of_units.items():
+            sums[first] = sums.get(first, 0.0) + weight * shares_K
+            stops[first] = max(stop, stops.get(first, 0))
+    if not sums:
+        return [], np.empty((0, 0))
+    firsts = sorted(sums)
+    ends = [*firsts[1:], stops[firsts[-1]]]
+    shares_UK = np.stack([sums[first] for first in firsts])
+    return ([(first, min(stops[first], end)) for first, end in zip(firsts, ends, strict=True)],
+            np.log(np.maximum(shares_UK / shares_UK.sum(1, keepdims=True), SMALLEST_SHARE)))

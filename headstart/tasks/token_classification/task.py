@@ -26,11 +26,22 @@ from ...core.cells import normal_label, written_list
 from ...core.errors import DataError, shorten
 from ...core.reader import Reader
 from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
-from ...core.values import IGNORE, LinearMap, Prediction, Row, Window
+from ...core.values import IGNORE, LinearMap, MemberLogits, Prediction, Row, Window
 from ...features import solve, tagger
 from ...readers.words import join_tokens, places, split_words
 from .entities import flaw_of_entities, flaw_of_tags, flaw_of_tokens, mistakes, normal_entities
-from .tags import PLAIN, SCHEMES, Span, flaw_of_sequence, scheme_of, spans_to_tags, tags_to_spans, units_of, viterbi
+from .tags import (
+    PLAIN,
+    SCHEMES,
+    Span,
+    flaw_of_sequence,
+    mean_of_units,
+    scheme_of,
+    spans_to_tags,
+    tags_to_spans,
+    units_of,
+    viterbi,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -257,15 +268,33 @@ class TokenClassification(Task):
     # ---------------------------------------------------------------------------------------------------- answers
 
     def decode(self, row: Row, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Prediction:
-        units, lines = [], []
+        of_units = self._of_units(windows, logits)
+        if not of_units:
+            return self._answer(row, [], [], [])
+        return self._best(row, list(of_units), np.stack(list(of_units.values())),
+                          self._barred_KK if self.constrained else None)
+
+    def _of_units(self, windows: Sequence[Window],
+                  logits: Sequence[np.ndarray]) -> dict[tuple[int, int], np.ndarray]:
+        """Unit -> its logits_K, in the order of the text."""
+        of_units: dict[tuple[int, int], np.ndarray] = {}
         for window, logits_TK in zip(windows, logits, strict=True):
-            units += np.asarray(window.notes["units"]).tolist()  # pairs, or a store's array of them
-            lines.append(logits_TK[window.notes["at"]])
+            units = np.asarray(window.notes["units"]).tolist()  # pairs, or a store's array of them
+            of_units |= zip(map(tuple, units), logits_TK[window.notes["at"]], strict=True)
+        return dict(sorted(of_units.items()))
+
+    def blend(self, row: Row, members: Sequence[MemberLogits], weights_M: np.ndarray) -> Prediction:
+        """The best sequence by the weighted mean of each unit's probabilities, over the members that read it."""
+        of_members = []
+        for member in members:
+            assert isinstance(member.task, TokenClassification), "members answer one question"
+            order = [member.task.tags_K.index(tag) for tag in self.tags_K]
+            of_units = member.task._of_units(member.windows, member.logits)
+            of_members.append({unit: metrics.softmax(logits_K)[order] for unit, logits_K in of_units.items()})
+        units, logits_UK = mean_of_units(of_members, weights_M)
         if not units:
             return self._answer(row, [], [], [])
-        order = sorted(range(len(units)), key=units.__getitem__)
-        logits_UK = np.concatenate(lines)[order]
-        return self._best(row, [units[u] for u in order], logits_UK, self._barred_KK if self.constrained else None)
+        return self._best(row, units, logits_UK, self._barred_KK if self.constrained else None)
 
     def _best(self, row: Row, units: Sequence[tuple[int, int]], logits_UK: np.ndarray,
               follows_KK: np.ndarray | None) -> Prediction:
