@@ -272,7 +272,7 @@ def build_masked_model(backbone: Backbone, seed: int, dropout: float | None = No
     """The backbone's encoder with a new head that says which words are hidden. Arguments are those of `build_model`."""
     family = families.of(backbone.config)
     if family.loaded_as is None or (family.writes_as is not None and family.decoder_blocks is None):
-        raise SpecError("--objective", f'"masked" is for an encoder, and {family.name} writes.',
+        raise SpecError("--objective", f'"masked" is for an encoder, which reads in both directions; {family.name} writes.',
                         "Use --objective causal." if family.loaded_as else "Take an encoder, such as minilm-l6.")
     torch.manual_seed(seed)
     model = MaskedModel(load_encoder(backbone))
