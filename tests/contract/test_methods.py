@@ -36,7 +36,7 @@ def test_methods_and_pairs_are_found():
     assert NAMES == ["adapter", "auto", "bitfit", "dora", "fine-tuning", "ia3", "linear-probe", "lora",
                      "prefix-tuning", "prompt-tuning", "setfit"]
     assert len(tasks.names()) == 12
-    assert len(tiny.ANSWERING) == 8  # of the others: test_causal.py
+    assert len(tiny.ANSWERING) == 8  # of the others: test_writing_models.py
     assert len(PAIRS) == 84  # of 88: setfit has no way to compare the answers of four tasks
 
 

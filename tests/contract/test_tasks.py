@@ -270,7 +270,7 @@ def test_bad_rows_are_told_and_nothing_breaks(task):
 @pytest.mark.parametrize("adds_tokens", [True, False])
 def test_a_text_of_no_token_gets_an_answer(task, tmp_path, adds_tokens):
     if task.generation is not None:
-        pytest.skip("its prompt always has a token; tests/contract/test_causal.py")
+        pytest.skip("its prompt always has a token; tests/contract/test_writing_models.py")
     folder = tiny.backbone(tmp_path / "model")
     if not adds_tokens:
         described = json.loads((folder / "tokenizer.json").read_text("utf-8"))

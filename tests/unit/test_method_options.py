@@ -228,6 +228,13 @@ def test_an_adapter_alone_needs_its_backbone(backbone, reviews, tmp_path, name):
         headstart.load(run.folder)
 
 
+@pytest.mark.parametrize("name", ["lora", "ia3", "adapter"])
+def test_an_adapter_alone_is_read_back_where_peft_shortens_its_list_of_layers(reviews, tmp_path, name):
+    deep = tiny.backbone(tmp_path / "deep", num_hidden_layers=5)  # of twenty layers and more it keeps the ends of names
+    run = fit_alone(deep, reviews, tmp_path / "run", name)
+    assert headstart.load(run.folder).predict(["a lovely film"]) == run.predict(["a lovely film"])
+
+
 def test_peft_itself_loads_what_lora_stored(backbone, reviews, tmp_path):
     import peft
     import transformers
