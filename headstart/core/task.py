@@ -210,6 +210,18 @@ class Task(abc.ABC):
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and target of a batch as (scores_NK, gold_N), padding dropped."""
 
+    def compared(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
+        """scores_NK of a batch that are held against a teacher's: a distribution each or, where K is 1, a number."""
+        return self.aligned(logits, target)[0]
+
+    def from_teacher(self, teacher: Self, logits: np.ndarray) -> np.ndarray:
+        """Logits of a model of `teacher`, a learned task of this kind, in our order and scale. Raises SpecError."""
+        return logits
+
+    def placeholder(self, row: Row) -> Row:
+        """An unlabeled row with some gold that fits it: its target has the shape of others', and no loss reads it."""
+        raise NotImplementedError
+
     def loss(self, logits: torch.Tensor, target: dict[str, torch.Tensor], *, weights_K: torch.Tensor | None = None,
              label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross entropy as (sum, count); with class weights the count is the sum of the gold labels' weights."""
@@ -348,10 +360,7 @@ def finite_number(value: Any) -> float | None:
 
 
 def normal_label(value: Any) -> Any:
-    """A label without blanks around it, its letters composed (NFC); each of a list; anything else as it is.
-
-    The same object where nothing changes.
-    """
+    """A label without blanks around it, its letters composed (NFC); each of a list; else, and if equal, as it is."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -382,10 +391,7 @@ def written_list(value: Any) -> Any:
 
 
 def listed(value: Any, separator: str) -> list[Any] | None:
-    """A list as it is, a string cut at `separator` (CSV files hold no lists), None for anything else.
-
-    An empty separator takes every character for an item.
-    """
+    """A list as it is, a string cut at `separator` (a CSV file's; "": at every character), None for anything else."""
     if isinstance(value, str):
         return [part.strip() for part in (value.split(separator) if separator else value) if part.strip()]
     return list(value) if isinstance(value, list | tuple) else None

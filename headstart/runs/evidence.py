@@ -20,6 +20,7 @@ from ..core.task import Task
 TITLES = {  # of the baselines that no task brings: `Task.baseline_titles` has the others
     "before-training": "the model before training",
     "frozen-backbone": "the frozen backbone with a linear head",
+    "student-from-labels": "the same student without the teacher",
 }
 
 GAINS = (0.1, 0.05, 0.02)  # for which a verdict says how many rows prove them: large, usual, small

@@ -20,7 +20,7 @@ from ..core.spec import Spec
 from ..training.checkpoint import checkpoints
 
 WORK = ("request.json", "asked.json", "spec.yaml", "steps.jsonl", "windows", "features-*.bin", "checkpoint-*",
-        "damaged-*")  # what lies in it; asked.json: of an older version
+        "damaged-*", "ablation-*")  # what lies in it; asked.json: of an older version
 
 
 def work_of(final: Path) -> Path:

@@ -21,6 +21,7 @@ from ..data.splits import Splits
 from ..features.forward import CachedForward
 from ..models.backbone import Backbone
 from ..models.device import tokens_at_once
+from .lessons import Lessons
 from .signals import Stop
 
 PARTS = ("train", "validation", "test")
@@ -36,6 +37,7 @@ class Job:
     work:    the run's folder while it runs.
     request: identity of what the run was asked to do; a checkpoint of another one is not used.
     unknown_tokens: of the rows of all PARTS, by their script.
+    lessons: what a teacher said, where the method has one.
     """
 
     spec: Spec
@@ -53,6 +55,7 @@ class Job:
     stop: Stop
     progress: Progress
     unknown_tokens: Sequence[UnknownTokens] = ()
+    lessons: Lessons | None = None
 
     @property
     def device(self) -> torch.device:
@@ -70,6 +73,11 @@ class Job:
     def trains(self) -> bool:
         """Whether gradient steps are taken."""
         return trains(self.method, self.task, len(self.rows("validation")))
+
+    @property
+    def learned(self) -> WindowStore:
+        """What gradient steps read: the train rows or, under a teacher, what that said of them and of others."""
+        return self.lessons.windows if self.lessons else self.windows["train"]
 
     def rows(self, part: str) -> Sequence[Row]:
         """The labeled rows of one of PARTS."""

@@ -92,7 +92,7 @@ class Learner:
         self._evaluate_if_due(evaluate_at)
         job.progress.begin("training", n_steps, "steps", state.step - began)
         with closing(prefetch.for_device(batches.steps(
-                job.windows["train"], settings.tokens_per_batch, settings.tokens_per_micro_batch, seed,
+                job.learned, settings.tokens_per_batch, settings.tokens_per_micro_batch, seed,
                 state.step + 1 - began), job.device)) as stream:
             steps = loop.train(self._loss(first), stream, self.optimizer, lambda n: rate(n - began), seed=seed,
                                accelerator=job.accelerator, clip_norm=settings.clip_norm, first=state.step + 1,
@@ -128,7 +128,7 @@ class Learner:
             raise SpecError("train.tokens_per_micro_batch", f'would change the loss of "{names[0]}", which '
                             "compares the rows of a batch.", "Leave it out.")
         n_steps, evaluate_at, epochs_at = batches.plan(
-            self.job.windows["train"], settings.tokens_per_batch, seed, settings.epochs or 1, settings.max_steps,
+            self.job.learned, settings.tokens_per_batch, seed, settings.epochs or 1, settings.max_steps,
             settings.evaluations_per_epoch)
         if not self.can_choose:
             evaluate_at = {step: evaluate_at[step] for step in (0, n_steps)}
@@ -138,7 +138,7 @@ class Learner:
         job, settings, weights_K = self.job, self.job.spec.train, self._class_weights()
 
         def loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            outputs = job.forward(batch.inputs, want=job.method.wants)
+            outputs = job.method.projected(job.model, job.forward(batch.inputs, want=job.method.wants))
             summed, n = job.method.loss(job.task, outputs, to_device(batch.target, job.device), weights_K=weights_K,
                                         label_smoothing=settings.label_smoothing)
             penalty = job.method.penalty(job.model, first)
