@@ -25,7 +25,8 @@ class HasRows(Protocol):
     def rows(self) -> Sequence[Row]: ...
 
 
-def read_unlabeled(source: str, data: DataSpec, task: Task, parts: Mapping[str, HasRows]) -> tuple[Table, dict[str, int]]:
+def read_unlabeled(source: str, data: DataSpec, task: Task,
+                   parts: Mapping[str, HasRows]) -> tuple[Table, dict[str, int]]:
     """The rows of `source` that have other texts than those of `parts`, each text once, and what was left out.
 
     parts: rows by the name of their part; a text of several is counted for the first of them.

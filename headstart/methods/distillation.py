@@ -7,15 +7,15 @@ What moves  as in fine-tuning: all of the student but its token embeddings, and 
 When        the teacher is better than the student alone, and there are texts without labels (unlabelled): from a few
             thousand labeled rows alone a student rarely gains. Labels are matched by their names.
 Cost        one forward pass of the teacher over all rows, then that of fine-tuning the student on them; ablation trains
-            the student again, once without the teacher or, if true, three times. Matching hidden states stores a
-            vector a token and block (4 bytes a number), and the cache of frozen blocks cannot serve it.
+            the student again, once without the teacher or, if true, up to three times. Matched hidden states take four
+            bytes a number, token and block on the disk, and the cache of frozen blocks cannot serve them.
 Goes wrong  a teacher that is no better than the student teaches its mistakes. One that learned from this run's test
             rows makes them worthless: fit it with the same data and seed, or name data.test. Where the head reads
             tokens, and where hidden states or attention are matched, both must have the same tokenizer. More unlabeled
-            rows need more steps: epochs count all rows.
-Source      Hinton et al. 2015, "Distilling the Knowledge in a Neural Network" (temperature squared, weight); Jiao et al.
-            2020, "TinyBERT" (hidden states of evenly chosen blocks, through a learned projection); Wang et al. 2020,
-            "MiniLM" (attention of the last block, compared as distributions; ours is the mean of its heads).
+            rows make more steps: an epoch is all rows.
+Source      Hinton et al. 2015, "Distilling the Knowledge in a Neural Network" (temperature squared, weight); Jiao et
+            al. 2020, "TinyBERT" (hidden states of evenly chosen blocks, through a learned projection); Wang et al.
+            2020, "MiniLM" (attention of the last block, compared as distributions; here the mean of its heads).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Distillation(Method):
     """A student learns from a teacher's answers.
 
     teacher:     the folder of a finished run, or a list of them.
-    temperature: logits are divided by it before they are compared: the higher, the more unlikely answers count; 1 leaves
-                 them as they are. Numbers (regression, cosines) are compared by their squared difference, without it.
+    temperature: logits are divided by it before they are compared: the higher, the more unlikely answers count; 1: as
+                 they are. Numbers (regression, cosines) are compared by their squared difference, without it.
     weight:      of the teacher's answers; the gold of labeled rows has the rest. 1: gold is not read.
     match:       what is compared: logits; hidden, the states of evenly chosen blocks through a learned projection;
                  attention, how the last block spreads it, mean of its heads.
@@ -77,7 +77,8 @@ class Distillation(Method):
     @property
     def plan(self) -> Plan:
         teachers = (self.teacher,) if isinstance(self.teacher, str) else self.teacher
-        return Plan(solves_head=self.head_first, average=self.average, teachers=teachers, unlabeled=self.unlabelled, matches=self.match)
+        return Plan(solves_head=self.head_first, average=self.average, teachers=teachers, unlabeled=self.unlabelled,
+                    matches=self.match)
 
     @property
     def wants(self) -> frozenset[str]:
@@ -94,7 +95,7 @@ class Distillation(Method):
             raise SpecError("method.match", f"is {list(self.match)}; it must name one or more of logits, hidden and "
                             "attention, each once.", "Leave it out: logits are matched then.")
         if task.generation is not None:
-            raise SpecError("method.name", f'"distillation" compares the logits of an answer; task "{task.name}" writes '
+            raise SpecError("method.name", f'"distillation" compares logits of answers; task "{task.name}" writes '
                             "texts.", "Use lora, or write texts with the teacher and fit the student to those.")
 
     def prepare(self, model: Model) -> None:
@@ -174,7 +175,7 @@ def hidden_loss(hidden: tuple[torch.Tensor, ...], teacher_BTLD: torch.Tensor) ->
 
 
 def attention_loss(attention_BHTT: torch.Tensor, teacher_BS: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence of where tokens look, mean of the heads; a mean over a window's tokens, summed over B.
+    """Kullback-Leibler divergence of where tokens look, mean of the heads; of a window's tokens the mean, summed over B.
 
     teacher_BS: [T, T] of each window in a row, S numbers with IGNORE behind them.
     """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from transformers import PretrainedConfig
 from torch import nn
+from transformers import PretrainedConfig
 
 from ..core.model import Model
 from ..core.teaching import PROJECTIONS

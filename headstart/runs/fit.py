@@ -164,7 +164,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     lessons = teaching.learn_from(spec, task, method, parts, windows, backbone.reader, model, work, progress)
     unknown = unknown_tokens(task, parts, windows, backbone)
     inferred = tables["train"].inferred
-    chosen = {"epochs": batches.usual_epochs((lessons.windows if lessons else windows["train"]).sizes_N, spec.train.tokens_per_batch)}
+    learned = lessons.windows if lessons else windows["train"]
+    chosen = {"epochs": batches.usual_epochs(learned.sizes_N, spec.train.tokens_per_batch)}
     is_trained = trains(method, task, len(parts.validation)) and spec.train.epochs is None
     spec, origins = layers.resolve(
         layer, (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
@@ -288,7 +289,7 @@ def certify(job: Job, predictions: Sequence[Prediction], baselines: dict[str, li
     others: dict[str, Sequence[Prediction]] = {name: beside[name] for name in ablation.MUST_BEAT if name in beside}
     if spec.evaluate.baselines:
         job.progress.begin("baselines", 1, "")
-        others = {**baselines_of(job), **baselines, **others}
+        others = {**evidence.baselines_of(job), **baselines, **others}
     fitted, n_folds = task.outcomes(predictions, rows), job.splits.n_folds if job.splits.is_pooled else 0
     of_others = {name: task.outcomes(answers, rows) for name, answers in others.items()}
     scores = evidence.certify(task, fitted, of_others, method=job.method.name, n_resamples=spec.evaluate.n_resamples,
@@ -305,20 +306,6 @@ def certify(job: Job, predictions: Sequence[Prediction], baselines: dict[str, li
     if not spec.data.keep_texts:
         details = dataclasses.replace(details, mistakes=(), examples=())
     return dataclasses.replace(scores, details=details, truncation=truncation), {"fitted": fitted, **of_others}
-
-
-def baselines_of(job: Job) -> dict[str, list[Prediction]]:
-    """The task's own baselines, by name: answers to the test rows, where these are pooled by folds."""
-    task, seed, rows, parts = job.task, job.spec.seed, job.rows("test"), job.splits
-    if not parts.is_pooled:
-        return dict(task.baselines(job.rows("train"), job.rows("validation"), rows, seed))
-    fold_N, answers = parts.fold_N["test"], dict[str, dict[int, Prediction]]()
-    for fold in np.unique(fold_N):
-        others, tested = (np.flatnonzero(is_in).tolist() for is_in in (fold_N != fold, fold_N == fold))
-        learned = [rows[i] for i in others]
-        for name, of_fold in task.baselines(learned, learned, [rows[i] for i in tested], seed):
-            answers.setdefault(name, {}).update(zip(tested, of_fold, strict=True))
-    return {name: [of_rows[i] for i in range(len(rows))] for name, of_rows in answers.items()}
 
 
 def untrained(job: Job, scores: Scores) -> Kept | None:
@@ -360,7 +347,8 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
         curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
         kept=learner.kept if learner else untrained(job, scores), outcomes_of=list(outcomes),
         unknown_tokens=job.unknown_tokens,
-        data=DataCounts(spec.data.train, {**parts.counts, **(job.lessons.counts if job.lessons else {})}, len(parts.train),
+        data=DataCounts(spec.data.train, {**parts.counts, **(job.lessons.counts if job.lessons else {})},
+                        len(parts.train),
                         *((0, 0) if parts.is_pooled else (len(parts.validation), len(parts.test))),
                         validation_sha256=parts.validation.digest()),
         machine={**machine.describe(job.device), **job.model.precision.facts()}, versions=machine.versions(),
