@@ -175,7 +175,7 @@ def hidden_loss(hidden: tuple[torch.Tensor, ...], teacher_BTLD: torch.Tensor) ->
 
 
 def attention_loss(attention_BHTT: torch.Tensor, teacher_BS: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence of where tokens look, mean of the heads; of a window's tokens the mean, summed over B.
+    """Kullback-Leibler divergence of where tokens look, mean of the heads; a mean over a window's tokens.
 
     teacher_BS: [T, T] of each window in a row, S numbers with IGNORE behind them.
     """

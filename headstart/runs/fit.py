@@ -155,7 +155,8 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
             raise DataError.of(problems, f"Remove these {name} rows, or add train rows with their labels.")
     _tell(parts, progress)
     layer = language.layer(spec, origins, task, parts.train.rows)
-    backbone = load_backbone(layer[1].get("backbone", spec.backbone), spec.data.max_tokens, method.plan.n_extra_tokens)
+    backbone = load_backbone(layer[1].get("backbone", spec.backbone.name), spec.data.max_tokens,
+                             method.plan.n_extra_tokens, keep_blocks=spec.backbone.keep_blocks)
     model = build_model(backbone, task, spec.head.pooling, spec.seed, spec.train.dropout)
     task = fitted_to(backbone, task, parts)
     check_memory(model, task, spec, backbone.reader.max_tokens)
@@ -342,8 +343,8 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
     """
     spec, parts = job.spec, job.splits
     scores = dataclasses.replace(
-        scores, task=job.task.name, backbone=spec.backbone, method=job.method.name,
-        base_model=hub_id(spec.backbone), head=spec.head.model_dump(),
+        scores, task=job.task.name, backbone=str(spec.backbone), method=job.method.name,
+        base_model=hub_id(spec.backbone.name), head=spec.head.model_dump(),
         curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
         kept=learner.kept if learner else untrained(job, scores), outcomes_of=list(outcomes),
         unknown_tokens=job.unknown_tokens,

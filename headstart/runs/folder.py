@@ -31,7 +31,7 @@ def work_of(final: Path) -> Path:
 def sources_of(spec: Spec, caller: str | Path | Mapping[str, Any] = "") -> list[str]:
     """What a run reads: an output must not replace any of it. caller: what named it, a file of a Spec or a mapping."""
     named = "" if isinstance(caller, Mapping) else str(caller)
-    return [name for name in (spec.data.train, spec.data.validation, spec.data.test, spec.backbone, named) if name]
+    return [name for name in (spec.data.train, spec.data.validation, spec.data.test, spec.backbone.name, named) if name]
 
 
 @contextlib.contextmanager

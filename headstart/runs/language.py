@@ -25,7 +25,7 @@ def layer(spec: Spec, origins: Origins, task: Task, rows: Sequence[Row]) -> tupl
 
     rows: of train.
     """
-    if origins["backbone"] != DEFAULT:
+    if origins.get("backbone") != DEFAULT:  # where blocks are chosen, so is the backbone
         return "", {}
     if task.generation is not None:
         warn(f'backbone: {WRITES}, for none is named and "{task.name}" writes. To say otherwise: --backbone NAME')
@@ -36,8 +36,8 @@ def layer(spec: Spec, origins: Origins, task: Task, rows: Sequence[Row]) -> tupl
         return "", {}
     words = f"{n_chinese:,} of {len(looked_at):,} rows looked at are Chinese"
     if shelf.find(CHINESE) is None:
-        warn(f"backbone: {spec.backbone}, the default, knows few Chinese words, and {words}. A better one: headstart "
-             f"models get {CHINESE}, then this command again, with --overwrite.")
+        warn(f"backbone: {spec.backbone.name}, the default, knows few Chinese words, and {words}. A better one: "
+             f"headstart models get {CHINESE}, then this command again, with --overwrite.")
         return "", {}
-    warn(f"backbone: {CHINESE}, for none is named and {words}. To say otherwise: --backbone {spec.backbone}")
+    warn(f"backbone: {CHINESE}, for none is named and {words}. To say otherwise: --backbone {spec.backbone.name}")
     return "chosen: the rows are mostly Chinese", {"backbone": CHINESE}
