@@ -219,7 +219,7 @@ class Teaching:
 
     systems: "teacher", and the same student as learned from a part of what there was in as many steps, by name.
     gains:   the fitted student minus each of them, paired.  kept_share: of the teacher's score.
-    rows_per_s, bytes: that each answers, of the same rows on this machine; of its weights.
+    rows_per_s, bytes: that each answers, of the same rows on this machine, None if it is gone; of its weights.
     """
 
     teachers: Sequence[str]
@@ -227,7 +227,7 @@ class Teaching:
     gains: Mapping[str, Gain]
     kept_share: float
     n_unlabeled: int
-    teacher_rows_per_s: float
+    teacher_rows_per_s: float | None
     student_rows_per_s: float
     teacher_bytes: int
     student_bytes: int

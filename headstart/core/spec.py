@@ -140,7 +140,7 @@ class BackboneSpec(_Part):
     """Where training begins; a name alone stands for all of its blocks, and is written so."""
 
     name: str = Field("minilm-l6", description="a name, a folder or a hub id of a pretrained model")
-    keep_blocks: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+    keep_blocks: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = Field(
         None, description="numbers of the blocks that stay, from 0, ascending; absent: all")
 
     @pydantic.field_validator("keep_blocks")

@@ -27,10 +27,11 @@ def lead(scores: Scores) -> list[str]:
     if taught is None:
         return []
     several = f"the mean of {len(taught.teachers)} teachers" if len(taught.teachers) > 1 else "its teacher"
-    times = taught.student_rows_per_s / taught.teacher_rows_per_s if taught.teacher_rows_per_s else 0.0
+    speed = (f"at {taught.student_rows_per_s / taught.teacher_rows_per_s:.1f} times the speed and "
+             if taught.teacher_rows_per_s else "with ")
     smaller = taught.student_bytes / taught.teacher_bytes if taught.teacher_bytes else 0.0
     lines = [f"The student keeps {percent(taught.kept_share)} of the {in_words(scores.metric)} of {several} "
-             f"({', '.join(taught.teachers)}), at {times:.1f} times the speed and {percent(smaller)} of the bytes."]
+             f"({', '.join(taught.teachers)}), {speed}{percent(smaller)} of the bytes."]
     alone = taught.gains.get("student-from-labels")
     if alone:
         is_proven = not alone.interval[0] <= 0 <= alone.interval[1] and (alone.p or 0) <= 0.05
@@ -54,14 +55,14 @@ def _gains(taught: Teaching) -> str:
 
 def teaching_table(scores: Scores, taught: Teaching) -> Table:
     """A line a system: score, interval, and what the fitted student gains over it."""
-    speeds = {"teacher": (taught.teacher_rows_per_s, taught.teacher_bytes)}
+    speeds: dict[str, tuple[float | None, int]] = {"teacher": (taught.teacher_rows_per_s, taught.teacher_bytes)}
     rows = []
     for name, score in {"fitted student": scores.fitted, **taught.systems}.items():
         gain = taught.gains.get(name)
         speed, n_bytes = speeds.get(name, (taught.student_rows_per_s, taught.student_bytes))
         rows.append((name.replace("-", " "), percent(score.value), interval(score.interval) or MISSING,
                      *((points(gain.difference), interval(gain.interval)) if gain else (MISSING, MISSING)),
-                     f"{speed:,.0f}", f"{n_bytes / 1e6:,.1f}"))
+                     MISSING if speed is None else f"{speed:,.0f}", f"{n_bytes / 1e6:,.1f}"))
     columns = ("system", in_words(scores.metric), "interval", "gain", "interval of the gain", "rows/s", "MB of weights")
     return Table(f"Test {in_words(scores.metric)}, {n_rows(scores.fitted.n)}, 95% intervals; gain: fitted student "
                  "minus each, paired; speeds on the same rows and machine", columns, rows, main=0)

@@ -10,7 +10,6 @@ D width, K labels, L layers, N windows.
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from ..core import manifest
 from ..core.errors import SpecError, shorten
 from ..core.method import Method
 from ..core.model import Model
-from ..core.predict import ROWS_AT_ONCE, by_batches, decode, predict
+from ..core.predict import ROWS_AT_ONCE, by_batches, decode
 from ..core.progress import Progress
 from ..core.reader import Reader
 from ..core.spec import Spec
@@ -41,7 +40,6 @@ from ..training.lessons import Lessons
 from . import artifact
 from .artifact import Artifact
 
-N_TIMED = 256  # test rows by which speeds are compared
 DEEPER = "Match logits alone, keep fewer blocks of the student, or name a deeper teacher."
 Values = dict[str, list[np.ndarray]]  # field of the target -> an array a window
 
@@ -74,11 +72,9 @@ def learn_from(spec: Spec, task: Task, method: Method, parts: Splits, windows: M
     progress.begin("the teacher's answers", n_rows, "rows")
     lines = asked.windows(parts.train.rows, unlabeled, progress)
     taught = store(lines, work / "windows" / "taught", reader.pad_id, task.keeps_rows_whole)
-    timed = [task.without_gold(row) for row in parts.test.rows[:N_TIMED]]
-    seconds = sum(seconds_of(t.artifact.task, timed, t.artifact.reader, t.artifact.runtime) for t in teachers)
     lessons = Lessons(taught, len(windows["train"]), predictions, plan.teachers,
-                      {"teachers": {t.artifact.folder.name: t.digest for t in teachers}, "unlabeled": digest}, counts,
-                      len(timed) / seconds, sum(t.n_bytes for t in teachers))
+                      {**{f"teacher {i}": t.digest for i, t in enumerate(teachers)}, "unlabeled": digest}, counts,
+                      sum(t.n_bytes for t in teachers))
     del teachers, asked  # they are not in memory while the student trains
     gc.collect()
     return lessons
@@ -90,17 +86,6 @@ def _tell(source: str, gold: Sequence[str], counts: Mapping[str, int], progress:
     for name, n in counts.items():
         if name != "n_unlabeled_rows":
             progress.say(f"{source}: {n:,} {name.removeprefix('n_').replace('_', ' ').replace('unlabeled ', '')}")
-
-
-def seconds_of(task: Task, rows: Sequence[Row], reader: Reader, runtime: Any) -> float:
-    """How long some rows take to be answered, from text to answer: the faster of two times."""
-    seconds = []
-    for _ in range(2):
-        began = time.perf_counter()
-        for _ in predict(task, rows, reader, runtime):
-            pass
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
 
 
 @dataclass

@@ -22,7 +22,6 @@ class Lessons:
     teachers:    their folders.
     identity:    what decides the answers: a resumed run must have the same.
     counts:      of unlabeled rows, and of those that were left out.
-    rows_per_s:  that the teachers answer, one after the other, on this machine.
     n_bytes:     of their weights.
     """
 
@@ -32,7 +31,6 @@ class Lessons:
     teachers: Sequence[str]
     identity: Mapping[str, Any]
     counts: Mapping[str, int]
-    rows_per_s: float
     n_bytes: int
 
     @property
