@@ -41,7 +41,7 @@ def student(source, model, teacher, *, method=None, **fields):
     """A Spec of a student of `teacher`."""
     return tiny.spec(source, model, method={"name": "distillation", "teacher": teacher, **(method or {})},
                      data={"near_duplicate": 1, **fields.pop("data", {})},
-                     train={"epochs": 2, **fields.pop("train", {})}, evaluate={"n_resamples": 100}, **fields)
+                     train={"epochs": 2, "precision": "fp32", **fields.pop("train", {})}, evaluate={"n_resamples": 100}, **fields)
 
 
 def weights_of(run) -> bytes:
@@ -170,7 +170,8 @@ def test_killed_while_it_learns_and_in_its_ablation_it_goes_on_to_the_same_bits(
 
 def test_answers_are_kept_for_other_students_and_change_nothing(backbone, source, more, teacher, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
-    spec = student(source, backbone, teacher, method={"unlabelled": str(more), "ablation": False})
+    # A head that is solved on stored features may differ in its last bits from one solved on others' batches.
+    spec = student(source, backbone, teacher, method={"unlabelled": str(more), "ablation": False, "head_first": False})
 
     def kept():
         return sorted((path.name, path.stat().st_size) for path in (tmp_path / "cache").glob("*-teacher-*/*.bin"))
