@@ -243,7 +243,7 @@ def _open(folder: str, task: Task, parts: Splits, matches: Sequence[str], cache:
         raise SpecError("method.match", f"wants {', '.join(part for part in matches if part != 'logits')}, and "
                         f"{shorten(folder)} is exported: it tells its logits alone.",
                         "Name the run that it was exported from, or match logits alone.")
-    if loaded.certificate.data.validation_sha256 != parts.validation.digest():
+    if loaded.certificate.data.validation_sha256 != parts.validation.digest() or loaded.certificate.n_folds:
         progress.say(f"{folder}: was fitted to other splits than these; if it learned from these test rows, its score "
                      "and the student's are too high. The same data and seed give the same splits.")
     task.from_teacher(loaded.task, np.zeros((1, loaded.task.n_outputs or 1), np.float32))  # raises for other labels

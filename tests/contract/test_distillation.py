@@ -25,7 +25,7 @@ def rows_of(kind, n=12, word=""):
     rows = []
     for i in range(n):
         for row in kind.examples:
-            changed = {c: f"{row[c]} {word}{i}" for c in ("text", "question") if c in row}
+            changed: dict[str, object] = {c: f"{row[c]} {word}{i}" for c in ("text", "question") if c in row}
             if "tokens" in row:
                 changed["tokens"] = [*row["tokens"][:-1], f"{row['tokens'][-1]}{word}{i}"]
             rows.append({**dict.fromkeys(columns), **row, **changed})
@@ -41,7 +41,8 @@ def student(source, model, teacher, *, method=None, **fields):
     """A Spec of a student of `teacher`."""
     return tiny.spec(source, model, method={"name": "distillation", "teacher": teacher, **(method or {})},
                      data={"near_duplicate": 1, **fields.pop("data", {})},
-                     train={"epochs": 2, "precision": "fp32", **fields.pop("train", {})}, evaluate={"n_resamples": 100}, **fields)
+                     train={"epochs": 2, "precision": "fp32", **fields.pop("train", {})},
+                     evaluate={"n_resamples": 100}, **fields)
 
 
 def weights_of(run) -> bytes:
@@ -116,9 +117,9 @@ def test_losses_of_pieces_are_that_of_the_whole(name, backbone):
                         {k: [w.target[k] for w in some] for k in some[0].target}, loaded.reader.pad_id)
         target = {k: torch.from_numpy(a) for k, a in batch.target.items()}
         outputs = Outputs(model({k: torch.from_numpy(a) for k, a in batch.inputs.items()}).logits)
-        said = [noise[i][: len(w)] if outputs.logits.ndim == 3 else noise[i][0] for i in chosen for w in windows[i]]
-        said = collate({"x": [[0]]}, {"teacher_logits": said}, 0).target["teacher_logits"]
-        target |= {"teacher_logits": torch.from_numpy(said), "is_labeled": torch.tensor(
+        lines = [noise[i][: len(w)] if outputs.logits.ndim == 3 else noise[i][0] for i in chosen for w in windows[i]]
+        logits = collate({"x": [[0]]}, {"teacher_logits": lines}, 0).target["teacher_logits"]
+        target |= {"teacher_logits": torch.from_numpy(logits), "is_labeled": torch.tensor(
             [i % 2 for i in chosen for _ in windows[i]])}
         return method.loss(task, outputs, target)
 
