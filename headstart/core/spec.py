@@ -20,6 +20,7 @@ import pydantic
 from pydantic import Field
 
 from .errors import MAX_PROBLEMS_SHOWN, SpecError, nearest, shorten
+from .pretrained import BackboneSpec, named
 from .untrusted import read_text
 
 MAX_SPEC_BYTES = 1_000_000
@@ -136,34 +137,6 @@ class EvaluateSpec(_Part):
 NAMED = ("task", "method", "backbone")  # fields that are {name: ..., option: value}
 
 
-class BackboneSpec(_Part):
-    """Where training begins; a name alone stands for all of its blocks, and is written so."""
-
-    name: str = Field("minilm-l6", description="a name, a folder or a hub id of a pretrained model")
-    keep_blocks: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = Field(
-        None, description="numbers of the blocks that stay, from 0, ascending; absent: all")
-
-    @pydantic.field_validator("keep_blocks")
-    @classmethod
-    def _ascending(cls, blocks: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if blocks is not None and (not blocks or list(blocks) != sorted(set(blocks))):
-            raise ValueError("must name one block or more, each once, in ascending order, such as [0, 2, 4]")
-        return blocks
-
-    @pydantic.model_serializer
-    def _shortest(self) -> Any:
-        return self.name if self.keep_blocks is None else {"name": self.name, "keep_blocks": list(self.keep_blocks)}
-
-    def __str__(self) -> str:
-        return self.name if self.keep_blocks is None else (
-            f"{self.name} (of its blocks {', '.join(map(str, self.keep_blocks))})")
-
-
-def _named(value: Any) -> Any:
-    """`backbone: minilm-l6` is short for `backbone: {name: minilm-l6}`."""
-    return {"name": value} if isinstance(value, str) else value
-
-
 def _yes_or_no(value: Any) -> Any:
     """`cache: false` and `cache: true` as YAML reads them."""
     return {True: "fp16", False: "off"}[value] if isinstance(value, bool) else value
@@ -174,7 +147,7 @@ class Spec(_Part):
 
     task: dict[str, Any] = Field({"name": "text-classification"},
                                  description="the kind of question, with options such as metric: macro_f1")
-    backbone: Annotated[BackboneSpec, pydantic.BeforeValidator(_named)] = BackboneSpec()
+    backbone: Annotated[BackboneSpec, pydantic.BeforeValidator(named)] = BackboneSpec()
     method: dict[str, Any] = Field({"name": "auto"}, description="how knowledge is carried over, with options")
     head: HeadSpec = HeadSpec()
     data: DataSpec
@@ -213,7 +186,7 @@ def check_data_spec(values: Mapping[str, Any], settings: Mapping[str, Any] | Non
 
 def _with_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """`method: lora` is short for `method: {name: lora}`; `task` and `backbone` likewise."""
-    return {key: _named(value) if key in NAMED else value for key, value in values.items()}
+    return {key: named(value) if key in NAMED else value for key, value in values.items()}
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any], origin: str, origins: Origins, prefix: str) -> None:

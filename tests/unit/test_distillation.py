@@ -75,6 +75,7 @@ def test_closed_places_tell_nothing():
     loss = soft_loss(ours, theirs, 1.0)
     loss.backward()
     assert loss == 0
+    assert ours.grad is not None
     assert torch.isfinite(ours.grad).all()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import tiny
 import torch
@@ -9,7 +11,8 @@ import torch
 import headstart
 from headstart import tasks
 from headstart.core.errors import HeadstartError, SpecError
-from headstart.core.spec import BackboneSpec, resolve_layers
+from headstart.core.pretrained import BackboneSpec
+from headstart.core.spec import resolve_layers
 from headstart.models import backbone as backbones
 from headstart.models import blocks, families
 
@@ -17,7 +20,8 @@ DEEP = {"num_hidden_layers": 4, "n_layers": 4, "n_layer": 4, "num_layers": 4}
 
 
 def deep(folder, family="bert"):
-    return tiny.backbone(folder, family, **{name: 4 for name in tiny.FAMILIES[family] if name in DEEP})
+    deeper: dict[str, Any] = {name: 4 for name in tiny.FAMILIES[family] if name in DEEP}
+    return tiny.backbone(folder, family, **deeper)
 
 
 def built(folder, keep=None):
@@ -56,6 +60,8 @@ def test_what_was_fitted_loads_with_its_own_blocks(method, reviews, tmp_path):
     assert run.predict("a lovely film") == headstart.load(tmp_path / "run").predict("a lovely film")
     assert run.spec.backbone.keep_blocks == (1, 2)
     assert "of its blocks 1, 2" in run.scores["backbone"]
+    if method == "fine-tuning":
+        assert headstart.export(run.folder, out=tmp_path / "onnx").spec.backbone == run.spec.backbone
     again = headstart.fit({**spec, "method": "fine-tuning", "backbone": str(tmp_path / "run")}, out=tmp_path / "on"
                           ) if method == "fine-tuning" else run
     assert again.predict("a lovely film")
