@@ -91,6 +91,9 @@ class Distillation(Method):
                             "of them.", "For example: --set method.teacher=runs/big")
         if len(set(self.plan.teachers)) < len(self.plan.teachers):
             raise SpecError(TEACHER, "names a run twice.", "Name each once.")
+        if self.unlabelled == "-":
+            raise SpecError("method.unlabelled", "is standard input, which cannot be read again by a run that goes on.",
+                            "Write the rows to a file first, and name it.")
         if not self.match or len(set(self.match)) < len(self.match):
             raise SpecError("method.match", f"is {list(self.match)}; it must name one or more of logits, hidden and "
                             "attention, each once.", "Leave it out: logits are matched then.")

@@ -221,13 +221,15 @@ def bad(tmp_path, source, backbone, teacher):
         "no weight": ({"weight": 0}, "greater than 0"),
         "cold": ({"temperature": 0.5}, "greater than or equal to 1"),
         "empty": ({"unlabelled": str(tmp_path / "empty.txt")}, "is empty"),
+        "stream": ({"unlabelled": "-"}, "is standard input"),
         "no file": ({"unlabelled": str(tmp_path / "none.txt")}, "no such file"),
         "nothing new": ({"unlabelled": str(known)}, "holds no row that is not in test, validation, train already"),
     }
 
 
 @pytest.mark.parametrize("name", ["missing", "nowhere", "twice", "not a run", "labels", "task", "deeper",
-                                  "nothing matched", "no weight", "cold", "empty", "no file", "nothing new"])
+                                  "nothing matched", "no weight", "cold", "empty", "stream", "no file",
+                                  "nothing new"])
 def test_what_cannot_teach_is_an_error_that_says_what_to_do(name, backbone, source, teacher, tmp_path):
     options, words = bad(tmp_path, source, backbone, teacher)[name]
     options = {key: value() if callable(value) else value for key, value in options.items()}
