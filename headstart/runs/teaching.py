@@ -66,16 +66,16 @@ def learn_from(spec: Spec, task: Task, method: Method, parts: Splits, windows: M
     layers = _layers(teachers, model, plan.matches, spec.seed)
     for teacher in teachers:
         teacher.begin(layers, reader, task)
-    asked = Asked(task, teachers, reader, spec.evaluate.tokens_per_batch)
-    predictions = {name: asked.predictions(of_parts[name].rows, windows[name]) for name in ("validation", "test")}
+    answers = Answers(task, teachers, reader, spec.evaluate.tokens_per_batch)
+    predictions = {name: answers.predictions(of_parts[name].rows, windows[name]) for name in ("validation", "test")}
     n_rows = sum(map(len, (parts.train.rows, unlabeled)))
     progress.begin("the teacher's answers", n_rows, "rows")
-    lines = asked.windows(parts.train.rows, unlabeled, progress)
+    lines = answers.windows(parts.train.rows, unlabeled, progress)
     taught = store(lines, work / "windows" / "taught", reader.pad_id, task.keeps_rows_whole)
     lessons = Lessons(taught, len(windows["train"]), predictions, plan.teachers,
                       {**{f"teacher {i}": t.digest for i, t in enumerate(teachers)}, "unlabeled": digest}, counts,
                       sum(t.n_bytes for t in teachers))
-    del teachers, asked  # they are not in memory while the student trains
+    del teachers, answers  # they are not in memory while the student trains
     gc.collect()
     return lessons
 
@@ -270,7 +270,7 @@ def _layers(teachers: Sequence[Teacher], model: Model, matches: Sequence[str], s
 
 
 @dataclass(frozen=True)
-class Asked:
+class Answers:
     """The answers of all teachers in the order and scale of the student's task."""
 
     task: Task
@@ -306,8 +306,8 @@ class Asked:
             read = windows if teacher.reads_ours else [
                 window for i, row in chunk for window in teacher.artifact.task.encode(
                     i, self.task.without_gold(row), teacher.artifact.reader)]
-            asked = replace(teacher, fields=(LOGITS,)) if logits_only else teacher
-            values = asked.answers(read, self.tokens_per_batch) if read else {name: [] for name in asked.fields}
+            narrowed = replace(teacher, fields=(LOGITS,)) if logits_only else teacher
+            values = narrowed.answers(read, self.tokens_per_batch) if read else {name: [] for name in narrowed.fields}
             if LOGITS in values:
                 values[LOGITS] = [self.task.from_teacher(teacher.artifact.task, line) for line in values[LOGITS]]
             of_teachers.append(values)

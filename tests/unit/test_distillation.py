@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 
@@ -14,8 +15,9 @@ import headstart
 from headstart import methods, tasks
 from headstart.core.errors import HeadstartError, SpecError
 from headstart.core.progress import Progress
-from headstart.core.values import IGNORE
+from headstart.core.values import IGNORE, Outputs
 from headstart.methods.distillation import attention_loss, hidden_loss, soft_loss
+from headstart.models.runtime import TorchRuntime
 from headstart.tasks.multi_label_classification import MultiLabelClassification
 from headstart.tasks.relation_extraction import RelationExtraction
 from headstart.tasks.text_classification import TextClassification
@@ -94,7 +96,7 @@ def test_padding_is_not_matched():
 
 def test_all_of_the_weight_on_one_side_leaves_the_other_unread():
     task = tasks.find("text-classification")().learn([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}])
-    outputs = headstart.core.values.Outputs(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    outputs = Outputs(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
     target = {"label": torch.tensor([0, 1]), "is_labeled": torch.tensor([1, 1]),
               "teacher_logits": torch.tensor([[0.0, 1.0], [0.0, 1.0]])}
     method = methods.build({"name": "distillation", "teacher": "x", "weight": 1})
@@ -136,7 +138,18 @@ def test_an_exported_teacher_teaches_what_the_run_does(backbone, source, teacher
 
 def test_several_teachers_are_their_mean_and_none_is_left_in_memory(backbone, source, teacher, tmp_path):
     other = fitted(tmp_path / "other", source, tiny.backbone(tmp_path / "model", seed=3))
-    run = headstart.fit(spec(source, backbone, [teacher, other]), out=tmp_path / "student")
+
+    class Counts(Progress):
+        n_teachers: list[int] = []  # noqa: RUF012
+
+        def say(self, line):
+            if line.startswith("epoch"):
+                self.n_teachers.append(sum(type(value) is TorchRuntime for value in gc.get_objects()))
+
+    gc.collect()
+    before = sum(type(value) is TorchRuntime for value in gc.get_objects())
+    run = headstart.fit(spec(source, backbone, [teacher, other]), out=tmp_path / "student", progress=Counts(quiet=True))
+    assert Counts.n_teachers == [before] * 2
     assert run.scores["teaching"]["teachers"] == [teacher, other]
     assert "mean of 2 teachers" in (run.folder / "report.md").read_text("utf-8")
 
