@@ -61,7 +61,8 @@ class Distillation(Method):
     """
 
     name: ClassVar = "distillation"
-    defaults: ClassVar = STEPS.defaults
+    # A student goes on learning from what a teacher says of all rows while a small validation set shows nothing yet.
+    defaults: ClassVar = {"train": {**STEPS.defaults["train"], "patience": 20}}
 
     teacher: str | tuple[str, ...] = ()
     temperature: Annotated[float, Field(ge=1, le=100)] = 2.0
