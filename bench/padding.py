@@ -36,7 +36,7 @@ def measure(name: str, n_rows: int | None, seed: int) -> dict[str, Any]:
     spec, _, _ = resolving.resolve([("bench", {"data": {"train": source.format(data=DATA), "errors": errors}})])
     task = tasks.build(spec.task)
     rows = data.read_table(spec.data.train, spec.data, task).rows[:n_rows]
-    reader = backbone.load_backbone(spec.backbone, spec.data.max_tokens).reader
+    reader = backbone.load_backbone(spec.backbone.name, spec.data.max_tokens).reader
     lengths_N = np.array([len(reader.read(task.text(row))[0]["input_ids"]) for row in rows])
     budget = spec.train.tokens_per_batch
     windows = WindowStore({}, {}, {}, lengths_N, lengths_N, np.arange(len(rows)), np.zeros(len(rows), int), 0)

@@ -38,7 +38,7 @@ def measure(name: str, n_steps: int) -> dict[str, Any]:
     task = tasks.build(spec.task)
     rows = data.read_splits(spec.data.model_copy(update={"test": None}), task)["train"].rows[:N_ROWS]
     task = task.learn(rows)
-    loaded = backbones.load_backbone(spec.backbone, spec.data.max_tokens)
+    loaded = backbones.load_backbone(spec.backbone.name, spec.data.max_tokens)
     with tempfile.TemporaryDirectory() as folder:
         encoded = (w for i, row in enumerate(rows) for w in task.encode(i, row, loaded.reader))
         windows = store(encoded, Path(folder), loaded.reader.pad_id, task.keeps_rows_whole)

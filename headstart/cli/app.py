@@ -18,7 +18,7 @@ from .deployment import export, serve
 from .inference import evaluate, extract, mine, predict, search
 from .maintenance import cache, report
 from .shelf import models
-from .training import audit, compare, ensemble, fit, pretrain
+from .training import audit, compare, ensemble, fit, pretrain, shrink
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Carry what a pretrained language model knows over to your own task, and prove that it helped.")
@@ -89,8 +89,8 @@ def _give_up_streams() -> None:
 
 
 # In the order in which --help lists them.
-for verb in (fit, predict, evaluate, export, extract, search, mine, pretrain, ensemble, compare, audit, serve, models,
-             cache, report):
+for verb in (fit, predict, evaluate, export, shrink, extract, search, mine, pretrain, ensemble, compare, audit, serve,
+             models, cache, report):
     app.command()(system_errors()(verb))  # inside, as click has its own ways with some of them
 
 

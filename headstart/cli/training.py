@@ -1,15 +1,16 @@
-"""From labelled rows to models: fit, pretrain, ensemble, compare, audit."""
+"""From labelled rows to models: fit, shrink, pretrain, ensemble, compare, audit."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..core.errors import SpecError
-from .options import Encoding, Json, NoTexts, Overwrite, Set, SpecOrData, TaskName, started
+from ..core.errors import SpecError, shorten
+from .options import Encoding, Json, NoTexts, Overwrite, RunArgument, Set, SpecOrData, TaskName, started
 
 
 def fit(
@@ -48,6 +49,37 @@ def fit(
     print(evidence.summary_text(artifact.certificate, artifact.folder))
     if as_json:
         print(json.dumps(evidence.summary(artifact.certificate, artifact.folder), ensure_ascii=False))
+
+
+def shrink(
+    run: RunArgument,
+    to: Annotated[str, typer.Option(metavar="SHARE", help="Most blocks that a student may have: 0.5x.")] = "0.5x",
+    max_loss: Annotated[float, typer.Option(min=0, help="Points of the metric that it may lose.")] = 1.0,
+    unlabelled: Annotated[str | None, typer.Option(help="Rows without labels, which the run answers.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the students; RUN-small when absent.")] = None,
+    set_: Set = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="Keep what is finished and run the rest.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Find the smallest student of a finished run that is proven to lose little, and export it; or say none."""
+    from ..core import spec
+
+    try:
+        share = float(to.removesuffix("x"))
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise SpecError("--to", f"is {shorten(to)}; it must be a share of the blocks between 0 and 1.", "--to 0.5x")
+    progress = started("shrink", run)
+    from ..studies import shrink
+
+    result = shrink.shrink(run, to=share, max_loss=max_loss, unlabeled=unlabelled, out=out, resume=resume,
+                           overwrite=overwrite, progress=progress, layers=[("--set", spec.parse_set(set_))])
+    folder = out or run.with_name(run.name + "-small")
+    print((folder / "shrink.md").read_text("utf-8"))
+    if as_json:
+        print(json.dumps({"out": str(folder), "page": str(folder / "shrink.html"), **result}, ensure_ascii=False))
 
 
 def ensemble(

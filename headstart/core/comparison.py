@@ -131,3 +131,47 @@ class Comparison:
         """The values of compare.json."""
         return {**{part.name: getattr(self, part.name) for part in fields(self)},
                 "sizes": [size.to_json() for size in self.sizes]}
+
+
+@dataclass(frozen=True)
+class Student:
+    """A smaller model beside the one it learned from, on the same test rows.
+
+    difference:   of its score to the teacher's, paired.  times_faster: None where the teacher could not be timed.
+    is_proven:    whether the whole 95 % interval of its loss lies below what was asked.
+    """
+
+    keep_blocks: tuple[int, ...]
+    score: float
+    interval: Interval
+    teacher: float
+    difference: float
+    interval_of_difference: Interval
+    n_test: int
+    times_faster: float | None
+    bytes_share: float
+    is_proven: bool
+
+
+@dataclass(frozen=True)
+class Shrinking:
+    """Students of one run, the largest first. max_loss: points of the metric. exported: the folder of the smallest."""
+
+    run: str
+    task: str
+    metric: str
+    n_blocks: int
+    max_loss: float
+    students: Sequence[Student]
+    n_test: int
+    seed: int
+    exported: str | None
+
+    @property
+    def chosen(self) -> Student | None:
+        """The smallest that is proven."""
+        return next((student for student in reversed(self.students) if student.is_proven), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The values of shrink.json."""
+        return {**asdict(self), "chosen": asdict(self.chosen) if self.chosen else None}

@@ -32,6 +32,9 @@ class Plan:
     min_choosing_rows: with fewer validation rows than this nothing is chosen by their score: the last weights are kept.
     stores_backbone:   the artifact holds the backbone's weights beside what was learned.
     n_extra_tokens:    positions that the method itself takes from every window.
+    teachers:          folders of runs that answer the rows before training; the targets then hold what they say.
+    unlabeled:         a source of rows without gold, which only the teachers answer.
+    matches:           what of the teachers the targets hold: "logits", "hidden", "attention".
     """
 
     solves_head: bool = True
@@ -44,17 +47,23 @@ class Plan:
     min_choosing_rows: int = 0
     stores_backbone: bool = True
     n_extra_tokens: int = 0
+    teachers: tuple[str, ...] = ()
+    unlabeled: str | None = None
+    matches: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> list[str]:
+        """What a run reads beside what its data and backbone name."""
+        return [*self.teachers, *([self.unlabeled] if self.unlabeled else [])]
 
 
 class Method(abc.ABC):
     """One way to carry knowledge over. Subclasses are final, frozen dataclasses; their fields are its options.
 
-    wants: fields of Outputs that `loss` reads beside the logits. What is not named here is not computed.
     compares_rows: whether `loss` compares a batch's rows: it cannot be summed in pieces.
     """
 
     name: ClassVar[str]
-    wants: ClassVar[frozenset[str]] = frozenset()
     compares_rows: ClassVar[bool] = False
 
     @property
@@ -66,6 +75,11 @@ class Method(abc.ABC):
     def alternatives(self) -> Mapping[str, Method]:
         """Methods, by name, of which validation chooses one before the run; {}: it is this one."""
         return {}
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """Fields of Outputs that `loss` reads beside the logits. What is not named here is not computed."""
+        return frozenset()
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -95,6 +109,10 @@ class Method(abc.ABC):
         """Every weight that may ever move, with its rate. Decay spares biases and norms (all that has one axis)."""
         return parameter_groups([p for p in model.parameters() if p.requires_grad], lr, weight_decay)
 
+    def projected(self, model: Model, outputs: Outputs) -> Outputs:
+        """What `loss` reads, where weights of the method's own stand between it and what the model answers."""
+        return outputs
+
     def loss(self, task: Task, outputs: Outputs, target: dict[str, torch.Tensor], *,
              weights_K: torch.Tensor | None = None, label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """(sum, count) of a batch.
@@ -107,6 +125,11 @@ class Method(abc.ABC):
     def penalty(self, model: Model, first: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """What is added to the mean loss. first: the trainable weights by name, as they were before the first step."""
         return None
+
+    def ablations(self) -> dict[str, tuple[Method, bool]]:
+        """Name -> (the method without a part of what it learns from, whether it reads the unlabeled rows): trained as
+        often, they show what each part is worth."""
+        return {}
 
     def finish(self, model: Model) -> Model:
         """The model that answers in the end: adapters merged, teachers dropped."""

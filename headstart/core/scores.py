@@ -214,6 +214,32 @@ class UnknownTokens:
 
 
 @dataclass(frozen=True)
+class Teaching:
+    """What a teacher is worth to the fitted student, on the same test rows.
+
+    systems: "teacher", and the same student as learned from a part of what there was in as many steps, by name.
+    gains:   the fitted student minus each of them, paired.  kept_share: of the teacher's score.
+    rows_per_s, bytes: that each answers, of the same rows on this machine, None if it is gone; of its weights.
+    """
+
+    teachers: Sequence[str]
+    systems: Mapping[str, Score]
+    gains: Mapping[str, Gain]
+    kept_share: float
+    n_unlabeled: int
+    teacher_rows_per_s: float | None
+    student_rows_per_s: float
+    teacher_bytes: int
+    student_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As `Scores.to_json` writes it."""
+        return {**{part.name: getattr(self, part.name) for part in fields(self)}, "teachers": list(self.teachers),
+                "systems": {name: score.to_json() for name, score in self.systems.items()},
+                "gains": {name: gain.to_json() for name, gain in self.gains.items()}}
+
+
+@dataclass(frozen=True)
 class DataCounts:
     """Where the rows came from, how many there are, and what was counted on the way.
 
@@ -290,6 +316,7 @@ class Scores:
     members:     of an ensemble or a soup: what it was made of; () where one training made the model.
     is_one_model: False where the members answer side by side.
     downstream:  of a backbone that read on.
+    teaching:    what the teacher was worth, where there was one.
     """
 
     metric: str
@@ -305,6 +332,7 @@ class Scores:
     members: Sequence[MemberScore] = ()
     is_one_model: bool = True
     downstream: Sequence[Downstream] = ()
+    teaching: Teaching | None = None
     task: str | None = None
     backbone: str | None = None
     base_model: str | None = None
@@ -370,6 +398,7 @@ class Scores:
         return {**({"unseen": {**self.unseen.to_json(), "n": self.unseen.n}} if self.unseen else {}),
                 **({"n_folds": self.n_folds} if self.n_folds else {}),
                 **({"outcomes_of": list(self.outcomes_of)} if self.outcomes_of else {}),
+                **({"teaching": self.teaching.to_json()} if self.teaching else {}),
                 **({"unknown_tokens": [n.to_json() for n in self.unknown_tokens]} if self.unknown_tokens else {}),
                 **({"members": [asdict(member) for member in self.members],
                     "is_one_model": self.is_one_model} if self.members else {}),
@@ -388,6 +417,10 @@ def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
             "baselines": {name: score_fields(entry, shared) for name, entry in values.get("baselines", {}).items()},
             "gains": {name: {**entry, **shared} for name, entry in values.get("gain_over", {}).items()},
             "unseen": score_fields(unseen, {**shared, "n": unseen["n"]}) if (unseen := values.get("unseen")) else None,
+            "teaching": {**teaching, "systems": {
+                name: score_fields(entry, shared) for name, entry in teaching["systems"].items()}, "gains": {
+                name: {**entry, **shared} for name, entry in teaching["gains"].items()}}
+            if (teaching := values.get("teaching")) else None,
             "details": _details(values.get("details", {})),
             "truncation": values.get("truncation") or None, "kept": values.get("kept") or None}
 

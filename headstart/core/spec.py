@@ -20,6 +20,7 @@ import pydantic
 from pydantic import Field
 
 from .errors import MAX_PROBLEMS_SHOWN, SpecError, nearest, shorten
+from .pretrained import BackboneSpec, named
 from .untrusted import read_text
 
 MAX_SPEC_BYTES = 1_000_000
@@ -145,7 +146,7 @@ class EvaluateSpec(_Part):
         1024, ge=1, le=10_000_000, description="padded tokens in one forward pass; a GPU likes more")
 
 
-NAMED = ("task", "method")  # fields that are {name: ..., option: value}
+NAMED = ("task", "method", "backbone")  # fields that are {name: ..., option: value}
 
 
 def _yes_or_no(value: Any) -> Any:
@@ -158,7 +159,7 @@ class Spec(_Part):
 
     task: dict[str, Any] = Field({"name": "text-classification"},
                                  description="the kind of question, with options such as metric: macro_f1")
-    backbone: str = Field("minilm-l6", description="a name, a folder or a hub id of a pretrained model")
+    backbone: Annotated[BackboneSpec, pydantic.BeforeValidator(named)] = BackboneSpec()
     encoder_decoder: EncoderDecoderSpec | None = Field(
         None, description="in place of backbone, for tasks that write: {encoder: NAME, decoder: NAME, blocks: 3, "
         "vocabulary: 8000}; a decoder is put beside an encoder")
@@ -189,6 +190,7 @@ def resolve_layers(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Spec, Origin
         spec = Spec.model_validate(merged)
     except pydantic.ValidationError as error:
         raise _explain(error, origins) from None
+    origins["backbone"] = origins.get("backbone.name", origins.get("backbone", DEFAULT))
     return spec, {path: origins.get(path, DEFAULT) for path, _ in leaves(spec.model_dump())}
 
 
@@ -198,8 +200,8 @@ def check_data_spec(values: Mapping[str, Any], settings: Mapping[str, Any] | Non
 
 
 def _with_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`method: lora` is short for `method: {name: lora}`; `task` likewise."""
-    return {key: {"name": value} if key in NAMED and isinstance(value, str) else value for key, value in values.items()}
+    """`method: lora` is short for `method: {name: lora}`; `task` and `backbone` likewise."""
+    return {key: named(value) if key in NAMED else value for key, value in values.items()}
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any], origin: str, origins: Origins, prefix: str) -> None:

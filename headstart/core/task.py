@@ -207,6 +207,18 @@ class Task(abc.ABC):
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and target of a batch as (scores_NK, gold_N), padding dropped."""
 
+    def compared(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
+        """scores_NK of a batch that are held against a teacher's: a distribution each or, where K is 1, a number."""
+        return self.aligned(logits, target)[0]
+
+    def from_teacher(self, teacher: Self, logits: np.ndarray) -> np.ndarray:
+        """Logits of a model of `teacher`, a learned task of this kind, in our order and scale. Raises SpecError."""
+        return logits
+
+    def placeholder(self, row: Row) -> Row:
+        """An unlabeled row with some gold that fits it: its target has the shape of others', and no loss reads it."""
+        raise NotImplementedError
+
     def loss(self, logits: torch.Tensor, target: dict[str, torch.Tensor], *, weights_K: torch.Tensor | None = None,
              label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross entropy as (sum, count); with class weights the count is the sum of the gold labels' weights."""

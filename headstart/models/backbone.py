@@ -11,15 +11,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from ..core import manifest
 from ..core.errors import MissingExtraError, ModelError, SpecError, nearest, shorten
 from ..core.untrusted import expand_user, library_errors, read_json
 from ..readers.text import TextReader
 from ..readers.tokenizer import parse_tokenizer, read_tokenizer
-from . import families, hub, shelf, tensors, trust
+from . import families, hub, kept, shelf, tensors, trust
 from .shelf import SHIPPED
+from .tensors import Entry
 
 try:
     import torch
@@ -39,6 +40,7 @@ from .masked import MaskedModel
 from .writing import WritingModel, check_output_weight
 
 TARGET_TOKENIZER = "target_tokenizer.json"  # of a decoder that has a vocabulary of its own
+T = TypeVar("T")
 VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 MAX_TOKENIZER_CONFIG_BYTES = 5_000_000
 MIN_TOKENS = 4  # of a window: the special tokens of a pair alone take as many
@@ -57,9 +59,10 @@ class HasHead(Protocol):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A checked model folder. `config` holds only what its family knows; `sha256` is of the weights.
+    """A checked model folder. `config` holds only what its family knows; `sha256` is of the weights' files.
 
-    new: names of an encoder-decoder's weights, or beginnings of them, that no pretraining has seen.
+    new:         names of an encoder-decoder's weights, or beginnings of them, that no pretraining has seen.
+    keep_blocks: the numbers of the blocks that it begins with; None: all. `config` is of these.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Backbone:
     sha256: str
     weights: Sequence[Path]
     new: tuple[str, ...] = ()
+    keep_blocks: tuple[int, ...] | None = None
 
     @property
     def read_by(self) -> transformers.PretrainedConfig:
@@ -76,16 +80,26 @@ class Backbone:
         return of_encoder(self.config)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All weights by their names in the files, which they are mapped from."""
-        return {name: tensor for path in self.weights for name, tensor in load_file(path).items()}
+        """All weights by their names in the files, which they are mapped from; blocks are counted without those left
+        out."""
+        return self._kept({name: tensor for path in self.weights for name, tensor in load_file(path).items()})
+
+    def entries(self) -> dict[str, Entry]:
+        """What the files' headers say of the same."""
+        return self._kept({name: entry for path in self.weights for name, entry in tensors.read_header(path).items()})
+
+    def _kept(self, by_name: dict[str, T]) -> dict[str, T]:
+        return by_name if self.keep_blocks is None else kept.by_name(by_name, self.config, self.keep_blocks)
 
 
-def load_backbone(name: str, max_tokens: int, n_extra_tokens: int = 0, sha256: str | None = None) -> Backbone:
+def load_backbone(name: str, max_tokens: int, n_extra_tokens: int = 0, sha256: str | None = None,
+                  keep_blocks: tuple[int, ...] | None = None) -> Backbone:
     """Find `name` (a shipped model, a folder or a hub id), check it and read its tokenizer.
 
     max_tokens: wanted length of a window; the model's own limit wins when it is smaller.
     n_extra_tokens: of that limit, what is needed for other things than text, such as a prompt.
     sha256: of the weights, where it was checked just now; computed when absent.
+    keep_blocks: the numbers of the blocks to begin with, ascending; absent: all.
     Raises  ModelError for a folder that cannot be trusted, is damaged, or whose parts do not fit each other.
     """
     folder = locate(name)
@@ -95,7 +109,10 @@ def load_backbone(name: str, max_tokens: int, n_extra_tokens: int = 0, sha256: s
     if name in SHIPPED and digest != SHIPPED[name].sha256:
         raise ModelError(str(weights[0]), f"has sha256 {digest[:12]}…, not {SHIPPED[name].sha256[:12]}… of {name}.",
                          f"Fetch it again: headstart models get {name}")
-    return Backbone(name, folder, config, _reader(folder, config, max_tokens, n_extra_tokens), digest, weights)
+    reader = _reader(folder, config, max_tokens, n_extra_tokens)
+    if keep_blocks is not None:
+        config = kept.config_of(config, keep_blocks)
+    return Backbone(name, folder, config, reader, digest, weights, keep_blocks=keep_blocks)
 
 
 def locate(name: str) -> Path:
@@ -272,7 +289,7 @@ def build_masked_model(backbone: Backbone, seed: int, dropout: float | None = No
     """The backbone's encoder with a new head that says which words are hidden. Arguments are those of `build_model`."""
     family = families.of(backbone.config)
     if family.loaded_as is None or (family.writes_as is not None and family.decoder_blocks is None):
-        raise SpecError("--objective", f'"masked" is for an encoder, which reads in both directions; {family.name} writes.',
+        raise SpecError("--objective", f'"masked" reads in both directions, as an encoder does; {family.name} writes.',
                         "Use --objective causal." if family.loaded_as else "Take an encoder, such as minilm-l6.")
     torch.manual_seed(seed)
     model = MaskedModel(load_encoder(backbone))
@@ -295,8 +312,7 @@ def _with_head(backbone: Backbone, task: HasHead, pooling: str, seed: int) -> Mo
         if has_decoder:
             return Seq2SeqModel(_pretrained(getattr(transformers, str(family.writes_as)), backbone, {}), family,
                                 backbone.new)
-        entries = {name: entry for path in backbone.weights for name, entry in tensors.read_header(path).items()}
-        check_output_weight(backbone.config, entries, backbone.folder)
+        check_output_weight(backbone.config, backbone.entries(), backbone.folder)
         return WritingModel(_pretrained(getattr(transformers, str(family.writes_as)), backbone, {}))
     # Decoders are read as encoders, T5 by its encoder.
     task.check_backbone("encoder" if family.loaded_as else "encoder-decoder", width)
@@ -321,7 +337,7 @@ def _pretrained(auto: Any, backbone: Backbone, describe: dict[str, Any]) -> nn.M
     transformers is handed tensors, never the folder: it would follow other files in there, such as adapter_config.json.
     """
     path = backbone.weights[0]
-    entries = {name: entry for path in backbone.weights for name, entry in tensors.read_header(path).items()}
+    entries = backbone.entries()
     for part in (backbone.config,) if backbone.read_by is backbone.config else (
             backbone.config.encoder, backbone.config.decoder):
         trust.check_sizes(part, entries, backbone.folder / "config.json")

@@ -31,8 +31,9 @@ def load(spec: Spec, origins: Origins, task: Task, train: Sequence[Row], method:
     pair = spec.encoder_decoder
     if pair is None:
         layer = language.layer(spec, origins, task, train)
-        name = layer[1].get("backbone", spec.backbone)
-        return layer, load_backbone(name, spec.data.max_tokens, method.plan.n_extra_tokens)
+        name = layer[1].get("backbone", spec.backbone.name)
+        return layer, load_backbone(name, spec.data.max_tokens, method.plan.n_extra_tokens,
+                                    keep_blocks=spec.backbone.keep_blocks)
     _check_pair(pair, spec, origins, task)
     texts = [text for row in train for text in task.targets_of(row)]
     backbone = warm_start(work / BACKBONE, pair.encoder, pair.decoder, pair.blocks, pair.vocabulary, texts,
@@ -44,7 +45,7 @@ def _check_pair(pair: EncoderDecoderSpec, spec: Spec, origins: Origins, task: Ta
     if task.generation is None:
         raise SpecError("encoder_decoder", f'is for tasks that write; "{task.name}" does not.',
                         "Leave it out, or name another task.")
-    if origins["backbone"] != DEFAULT and spec.backbone != pair.encoder:
+    if origins.get("backbone") != DEFAULT and str(spec.backbone) != pair.encoder:
         raise SpecError("encoder_decoder.encoder", f"is {pair.encoder}, and backbone is {spec.backbone}: only one of "
                         "both can read the rows.", "Leave backbone out.")
 

@@ -188,7 +188,8 @@ def _certify(alone: Alone, together: Joined, how: str) -> tuple[Scores, dict[str
     if not _keeps_texts(alone):
         details = dataclasses.replace(details, mistakes=(), examples=())
     alone_on_test = [scores.baselines[name].value for name in of_members]
-    listed = [MemberScore(c.name, c.loaded.spec.backbone, c.loaded.spec.method["name"], weight, value, test, m == best)
+    listed = [MemberScore(c.name, str(c.loaded.spec.backbone), c.loaded.spec.method["name"], weight, value, test,
+                          m == best)
               for m, (c, weight, value, test) in enumerate(zip(alone.candidates, together.weights, alone.scores,
                                                                alone_on_test, strict=True))]
     return dataclasses.replace(scores, details=details, members=listed), {"fitted": fitted, **of_members}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,12 +17,18 @@ from ..core.likelihood import likelihood
 from ..core.scores import Cut, Gain, Score, Scores, Truncation, tested_rows
 from ..core.statistics import Difference
 from ..core.task import Task
+from ..core.values import Prediction
+from ..report.teaching import lead
+
+if TYPE_CHECKING:
+    from ..training.job import Job  # torch
 
 TITLES = {  # of the baselines that no task brings: `Task.baseline_titles` has the others
     "before-training": "the model before training",
     "frozen-backbone": "the frozen backbone with a linear head",
     "before-reading": "the backbone before it read on",
     "best-member": "the best single member",
+    "student-from-labels": "the same student without the teacher",
 }
 TRANSFER = ("positive transfer", "negative transfer")  # what a verdict calls a proven gain, and a proven loss
 
@@ -102,6 +108,20 @@ def _of_unseen(task: Task, fitted: np.ndarray, baselines: Mapping[str, np.ndarra
     return clean.verdict_kind, words, clean.fitted
 
 
+def baselines_of(job: Job) -> dict[str, list[Prediction]]:
+    """The task's own baselines, by name: answers to the test rows, where these are pooled by folds."""
+    task, seed, rows, parts = job.task, job.spec.seed, job.rows("test"), job.splits
+    if not parts.is_pooled:
+        return dict(task.baselines(job.rows("train"), job.rows("validation"), rows, seed))
+    fold_N, answers = parts.fold_N["test"], dict[str, dict[int, Prediction]]()
+    for fold in np.unique(fold_N):
+        others, tested = (np.flatnonzero(is_in).tolist() for is_in in (fold_N != fold, fold_N == fold))
+        learned = [rows[i] for i in others]
+        for name, of_fold in task.baselines(learned, learned, [rows[i] for i in tested], seed):
+            answers.setdefault(name, {}).update(zip(tested, of_fold, strict=True))
+    return {name: [of_rows[i] for i in range(len(rows))] for name, of_rows in answers.items()}
+
+
 def judge(method: str, baselines: Mapping[str, float], gains: Mapping[str, Difference], n: int,
           titles: Mapping[str, str], n_folds: int = 0, words: tuple[str, str] = TRANSFER) -> tuple[str, str]:
     """(kind, verdict in words). Positive only when every gain is proven.
@@ -176,6 +196,7 @@ def summary(scores: Scores, folder: Path) -> dict[str, Any]:
         "scores": fitted.metrics, "seed": fitted.seed,
         "train_seconds": cost.train_seconds, "train_tokens_per_s": cost.train_tokens_per_s,
         "peak_rss_mb": cost.peak_rss_mb, "total_seconds": cost.total_seconds,
+        **({"teaching": scores.teaching.to_json()} if scores.teaching else {}),
     }
 
 
@@ -189,6 +210,8 @@ def summary_text(scores: Scores, folder: Path) -> str:
         gain = scores.gains.get(name)
         against = "   this run {} points {}".format(*_points(gain.difference, gain.interval)) if gain else ""
         lines.append(f"  {name:<{width}}  {score.value:.4f}{interval}{against}")
+    if scores.teaching:
+        lines += ["", *lead(scores)]
     if scores.kept and scores.kept.why:
         lines += ["", f"shipped   {scores.kept.what}: {scores.kept.why}"]
     return "\n".join([*lines, "", f"artifact  {folder}", f"report    {folder / 'report.html'}"])

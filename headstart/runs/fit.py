@@ -49,7 +49,7 @@ from ..training.head import HeadSolver
 from ..training.job import PARTS, Job, accelerator, trains
 from ..training.learner import Learner
 from ..training.signals import Stop, signals
-from . import artifact, backbones, choosing, evidence, language, resolve, weights
+from . import ablation, artifact, backbones, choosing, evidence, language, resolve, teaching, weights
 from .artifact import Artifact
 from .folder import opened, remove, sources_of, work_of
 from .judge import with_judge
@@ -80,7 +80,7 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
     _check_names(spec, origins)
     if resume and final.exists() and not work_of(final).exists():
         return _finished_already(final, spec, origins, progress)
-    inputs = sources_of(spec, spec_or_path)
+    inputs = [*sources_of(spec, spec_or_path), *method.plan.sources]
     with (signals() as stop, files.disk_errors(final),
           opened(final, inputs, resume=resume, overwrite=overwrite) as work):
         replaced = _inode(final)
@@ -92,15 +92,14 @@ def fit(spec_or_path: str | Path | Mapping[str, Any], *, out: str | Path | None 
         evaluator = Evaluator(job)
         head = HeadSolver(job, evaluator)
         store_frozen(job)
-        solved, learner = head.solve(), None
+        solved, learner, beside = head.solve(), None, dict[str, Sequence[Prediction]]()
         if job.trains:
-            learner = Learner(job, evaluator, head)
-            learner.learn(resume=resume, why=why)
+            learner, beside = ablation.learned(job, evaluator, head, resume=resume, why=why)
             if method.plan.keeps == "likely" and learner.kept and learner.kept.what == FIRST:
                 solved.baselines.pop("frozen-backbone", None)  # the fitted model is this very one
         job = finished(job, solved.out_of_fold)
         learned = time.perf_counter()
-        scores, outcomes = certify(job, solved.tested or Evaluator(job).predictions("test"), solved.baselines)
+        scores, outcomes = certify(job, solved.tested or Evaluator(job).predictions("test"), solved.baselines, beside)
         if _inode(final) != replaced:
             raise RunFolderError(str(final), "came to be there, or was exchanged, while the run trained; it is not "
                                  "replaced.", "Move it away, then continue with the same command and --resume")
@@ -162,16 +161,18 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
     backbones.check_memory(model, task, spec, backbone.reader.max_tokens)
     method.prepare(model)
     windows = encoded(task, parts, backbone.reader, work / "windows")
+    lessons = teaching.learn_from(spec, task, method, parts, windows, backbone.reader, model, work, progress)
     unknown = language.unknown_tokens(task, parts, windows, backbone)
     inferred = tables["train"].inferred
-    chosen = {"epochs": batches.usual_epochs(windows["train"].sizes_N, spec.train.tokens_per_batch)}
+    learned = lessons.windows if lessons else windows["train"]
+    chosen = {"epochs": batches.usual_epochs(learned.sizes_N, spec.train.tokens_per_batch)}
     is_trained = trains(method, task, len(parts.validation)) and spec.train.epochs is None
     spec, origins = layers.resolve(
         layer, (f"inferred from {spec.data.train}", {"data": {"columns": inferred}} if inferred else {}),
         (f"chosen for {len(parts.train):,} rows", {"train": chosen} if is_trained else {}))
     accelerate = accelerator(spec.train.precision)
     precision.put_in(model, spec.train.precision, accelerate.device, folder_if_kept(spec.cache))
-    now = request(spec, parts, backbone, model.precision, accelerate.device, task.judged_by[1])
+    now = request(spec, parts, backbone, model.precision, accelerate.device, task.judged_by[1], lessons)
     check_same(work, now)
     write_file(work / "spec.yaml", [to_yaml(spec, origins)])
     model.to(accelerate.device)
@@ -179,7 +180,7 @@ def prepare(spec: Spec, origins: Origins, method: Method, work: Path, stop: Stop
         masks.never_look(model)
     forward = CachedForward(model, accelerate.device, spec.cache, progress)
     return Job(spec, origins, task, method, backbone, model, forward, parts, windows, accelerate, work,
-               now.identity, stop, progress, unknown, judge)
+               now.identity, stop, progress, unknown, judge, lessons)
 
 
 def encoded(task: Task, parts: Splits, reader: Reader, folder: Path) -> dict[str, WindowStore]:
@@ -216,7 +217,7 @@ def _tell(parts: Splits, progress: Progress) -> None:
 def store_frozen(job: Job) -> None:
     """Compute what the method leaves frozen, once for all epochs, or load what an earlier run computed."""
     if job.trains:
-        parts = [(windows, np.arange(len(windows))) for windows in job.windows.values()]
+        parts = [(windows, np.arange(len(windows))) for windows in {**job.windows, "train": job.learned}.values()]
         job.forward.remember(parts, job.method.depths(job.model, job.spec.train.epochs or 1),
                              job.tokens_at_once)
 
@@ -235,22 +236,26 @@ def finished(job: Job, out_of_fold: Sequence[Prediction]) -> Job:
     return dataclasses.replace(job, task=evaluator.calibrated(evaluator.predictions("validation")))
 
 
-def certify(job: Job, predictions: Sequence[Prediction],
-            baselines: dict[str, list[Prediction]]) -> tuple[Scores, dict[str, np.ndarray]]:
+def certify(job: Job, predictions: Sequence[Prediction], baselines: dict[str, list[Prediction]],
+            beside: Mapping[str, Sequence[Prediction]]) -> tuple[Scores, dict[str, np.ndarray]]:
     """Score the fitted model's answers and everything it must beat on the same test rows: the heart of scores.json.
 
+    beside: answers of a teacher, and of what learned without it: that must be beaten, too.
     Returns  the scores, and the outcomes of all systems by name, the fitted model's first.
     """
     spec, task, rows = job.spec, job.task, job.rows("test")
-    others: dict[str, list[Prediction]] = {}
+    others: dict[str, Sequence[Prediction]] = {name: beside[name] for name in ablation.MUST_BEAT if name in beside}
     if spec.evaluate.baselines:
         job.progress.begin("baselines", 1, "")
-        others = {name: writing.judged(task, rows, answers, job.judge) for name, answers in baselines_of(job).items()}
-        others |= Evaluator(job).ablated("test") | baselines
+        answers = {name: writing.judged(task, rows, of_name, job.judge)
+                   for name, of_name in evidence.baselines_of(job).items()}
+        others = {**answers, **Evaluator(job).ablated("test"), **baselines, **others}
     fitted, n_folds = task.outcomes(predictions, rows), job.splits.n_folds if job.splits.is_pooled else 0
     of_others = {name: task.outcomes(answers, rows) for name, answers in others.items()}
     scores = evidence.certify(task, fitted, of_others, method=job.method.name, n_resamples=spec.evaluate.n_resamples,
                               seed=spec.seed, is_seen_N=job.splits.is_seen_N, n_folds=n_folds)
+    if beside:
+        scores = dataclasses.replace(scores, teaching=ablation.certified(job, fitted, beside))
     n_cut_N = {part: job.windows[part].n_cut_of_rows(len(job.rows(part))) for part in ("train", "test")}
     n_tokens = {part: int(job.windows[part].lengths_N.sum()) for part in n_cut_N}
     truncation = evidence.truncation(task, fitted, job.backbone.reader.max_tokens, n_cut_N, n_tokens)
@@ -261,20 +266,6 @@ def certify(job: Job, predictions: Sequence[Prediction],
     if not spec.data.keep_texts:
         details = dataclasses.replace(details, mistakes=(), examples=())
     return dataclasses.replace(scores, details=details, truncation=truncation), {"fitted": fitted, **of_others}
-
-
-def baselines_of(job: Job) -> dict[str, list[Prediction]]:
-    """The task's own baselines, by name: answers to the test rows, where these are pooled by folds."""
-    task, seed, rows, parts = job.task, job.spec.seed, job.rows("test"), job.splits
-    if not parts.is_pooled:
-        return dict(task.baselines(job.rows("train"), job.rows("validation"), rows, seed))
-    fold_N, answers = parts.fold_N["test"], dict[str, dict[int, Prediction]]()
-    for fold in np.unique(fold_N):
-        others, tested = (np.flatnonzero(is_in).tolist() for is_in in (fold_N != fold, fold_N == fold))
-        learned = [rows[i] for i in others]
-        for name, of_fold in task.baselines(learned, learned, [rows[i] for i in tested], seed):
-            answers.setdefault(name, {}).update(zip(tested, of_fold, strict=True))
-    return {name: [of_rows[i] for i in range(len(rows))] for name, of_rows in answers.items()}
 
 
 def untrained(job: Job, scores: Scores) -> Kept | None:
@@ -311,12 +302,14 @@ def publish(job: Job, learner: Learner | None, scores: Scores, outcomes: Mapping
     """
     spec, parts = job.spec, job.splits
     scores = dataclasses.replace(
-        scores, task=job.task.name, backbone=job.backbone.name, method=job.method.name,
-        base_model=None if spec.encoder_decoder else hub_id(spec.backbone), head=spec.head.model_dump(),
+        scores, task=job.task.name, backbone=job.backbone.name if spec.encoder_decoder else str(spec.backbone),
+        method=job.method.name, base_model=None if spec.encoder_decoder else hub_id(spec.backbone.name),
+        head=spec.head.model_dump(),
         curve=[Evaluation(**entry) for entry in learner.state.curve] if learner else [],
         kept=learner.kept if learner else untrained(job, scores), outcomes_of=list(outcomes),
         unknown_tokens=job.unknown_tokens,
-        data=DataCounts(spec.data.train, parts.counts, len(parts.train),
+        data=DataCounts(spec.data.train, {**parts.counts, **(job.lessons.counts if job.lessons else {})},
+                        len(parts.train),
                         *((0, 0) if parts.is_pooled else (len(parts.validation), len(parts.test))),
                         validation_sha256=parts.validation.digest(), test_sha256=parts.test.digest()),
         machine={**machine.describe(job.device), **job.model.precision.facts()}, versions=machine.versions(),

@@ -21,8 +21,8 @@ from ..training.checkpoint import checkpoints
 
 BACKBONE = "backbone"  # a model that was put together for the run
 WORK = ("request.json", "asked.json", "spec.yaml", "steps.jsonl", "windows", BACKBONE, "choosing-*",
-        "choice.json", "features-*.bin", "checkpoint-*",
-        "damaged-*")  # what lies in it; asked.json: of an older version
+        "choice.json", "features-*.bin", "checkpoint-*", "damaged-*",
+        "ablation-*")  # what lies in it; asked.json: of an older version
 
 
 def work_of(final: Path) -> Path:
@@ -33,8 +33,8 @@ def work_of(final: Path) -> Path:
 def sources_of(spec: Spec, caller: str | Path | Mapping[str, Any] = "") -> list[str]:
     """What a run reads: an output must not replace any of it. caller: what named it, a file of a Spec or a mapping."""
     named = "" if isinstance(caller, Mapping) else str(caller)
-    return [name for name in (spec.data.train, spec.data.validation, spec.data.test, spec.backbone,
-                             spec.task.get("judge"), named) if name]
+    return [name for name in (spec.data.train, spec.data.validation, spec.data.test, spec.backbone.name,
+                              spec.task.get("judge"), named) if name]
 
 
 @contextlib.contextmanager

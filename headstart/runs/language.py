@@ -33,14 +33,15 @@ def layer(spec: Spec, origins: Origins, task: Task, rows: Sequence[Row]) -> tupl
 
     rows: of train.
     """
-    if origins["backbone"] != DEFAULT:
+    if origins.get("backbone") != DEFAULT:  # where blocks are chosen, so is the backbone
         return "", {}
     if task.generation is not None:
         warn(f'backbone: {WRITES}, for none is named and "{task.name}" writes. To say otherwise: --backbone NAME')
         return f'chosen: "{task.name}" writes', {"backbone": WRITES}
-    chosen = for_texts([task.text(row) for row in evenly(rows)], spec.backbone, f"--backbone {spec.backbone}",
+    default = spec.backbone.name
+    chosen = for_texts([task.text(row) for row in evenly(rows)], default, f"--backbone {default}",
                        "this command again, with --overwrite")
-    return ("", {}) if chosen == spec.backbone else ("chosen: the rows are mostly Chinese", {"backbone": chosen})
+    return ("", {}) if chosen == default else ("chosen: the rows are mostly Chinese", {"backbone": chosen})
 
 
 def for_texts(texts: Sequence[str], default: str, otherwise: str, again: str) -> str:

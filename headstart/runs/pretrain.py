@@ -156,7 +156,7 @@ def _prepare(spec: Spec, origins: Origins, work: Path, stop: Stop, progress: Pro
                   OBJECTIVES.get(name, CausalLanguage).options)
     parts = splits.make(_read(spec, reads, tested, progress), spec.data, reads, spec.seed)
     _check_texts(parts, spec)
-    backbone = load_backbone(spec.backbone, spec.data.max_tokens)
+    backbone = load_backbone(spec.backbone.name, spec.data.max_tokens)
     task, parts, model = _asked(name, reads, parts, backbone, spec, pairs)
     method = methods.build(spec.method)
     method.prepare(model)
@@ -319,13 +319,14 @@ def _publish(job: Job, learner: Learner, scores: Scores, sources: tuple[str | No
         model.save_pretrained(folder, weights.NO_LABELS)
         weights.save_reader(job.backbone, folder)
         after = load_backbone(str(folder), spec.data.max_tokens)  # it is a backbone, or nothing is published
-        results = [downstream.measure(kind, source, spec.backbone, folder, job.progress)
+        results = [downstream.measure(kind, source, spec.backbone.name, folder, job.progress)
                    for kind, source in zip(("probe", "proof"), sources, strict=True) if source is not None]
         kind, words = _verdict(scores, results)
         state = learner.state
         scores = dataclasses.replace(
             scores, verdict_kind=kind, verdict=words, downstream=results, task=f"{spec.task['name']} reading",
-            backbone=spec.backbone, base_model=hub_id(spec.backbone), method=job.method.name, kept=learner.kept,
+            backbone=str(spec.backbone), base_model=hub_id(spec.backbone.name), method=job.method.name,
+            kept=learner.kept,
             curve=[Evaluation(**entry) for entry in state.curve],
             data=DataCounts(spec.data.train, parts.counts, len(parts.train), len(parts.validation), len(parts.test),
                             validation_sha256=parts.validation.digest(), test_sha256=parts.test.digest()),

@@ -29,6 +29,7 @@ from ..models.backbone import Backbone
 from ..models.hub import TOKENIZER_FILES
 from ..training import checkpoint
 from ..training.job import PARTS
+from ..training.lessons import Lessons
 
 FILE, FORMER_FILE = "request.json", "asked.json"
 FORMAT = 2  # raised when the same request no longer means the same weights
@@ -51,13 +52,15 @@ class Request:
 
 
 def request(spec: Spec, parts: Splits, backbone: Backbone, precision: Precision, device: Any,
-            judge: str = "") -> Request:
+            judge: str = "", lessons: Lessons | None = None) -> Request:
     """What this process was asked to do, with what it computes on. judge: its sha256, where there is one."""
     versions, values = machine.versions(), spec.model_dump()
     del values["train"]["precision"]  # what it means on this machine counts
     same = {"spec": values, "rows": {name: getattr(parts, name).digest() for name in PARTS},
             "backbone": hashes(backbone), "precision": str(precision), "device": device.type,
             "version": {name: versions.pop(name, None) for name in EXACT}, **({"judge": judge} if judge else {})}
+    if lessons:
+        same["lessons"] = lessons.identity
     noted = {"machine": machine.describe(device), "version": versions}
     if precision.name == FP32:  # the last bits of 32 are no reason to refuse
         same["precision"], noted["machine"]["instructions"] = FP32, precision.instructions

@@ -15,7 +15,7 @@ from typing import Any
 from .. import methods, tasks
 from ..core.errors import DataError, SpecError, shorten
 from ..core.method import Method
-from ..core.spec import DEFAULT, NAMED, DataSpec, Origins, Spec, read_spec, resolve_layers
+from ..core.spec import DEFAULT, DataSpec, Origins, Spec, read_spec, resolve_layers
 from ..core.task import Task
 from ..data import columns
 from ..data.table import read_table
@@ -53,7 +53,7 @@ def stack(caller: Sequence[Layer]) -> Layers:
 
     Raises SpecError with all that is wrong in what the caller wrote.
     """
-    defaults = (DEFAULT, {name: Spec.model_fields[name].default for name in NAMED})
+    defaults = (DEFAULT, {name: Spec.model_fields[name].default for name in ("task", "method")})
     spec, origins = resolve_layers(defaults, *caller)
     task_name = spec.task["name"]
     if origins["task.name"] == DEFAULT and (inferred := _inferred_task(spec)) not in (None, task_name):

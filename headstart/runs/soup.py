@@ -117,7 +117,8 @@ def _fill(model: Model, task: Task, best: Artifact, spec: Spec, folder: Path, go
 
 def _backbone(loaded: Artifact) -> Backbone:
     """What the run began from, for its tokenizer's files and its first weights."""
-    return load_backbone(loaded.spec.backbone, loaded.spec.data.max_tokens)
+    return load_backbone(loaded.spec.backbone.name, loaded.spec.data.max_tokens,
+                         keep_blocks=loaded.spec.backbone.keep_blocks)
 
 
 def _model(loaded: Artifact) -> Model:

@@ -71,8 +71,8 @@ def open_model(folder: Path, task: Task, spec: Spec) -> tuple[Model, Reader]:
     writes = task.head.kind == "language-model"
     if pooling_is_ours := spec.head.pooling != "native" and not writes:
         _check_head(folder, task)  # before anything of its size is made
-    backbone = load_backbone(str(folder.absolute()) if sha256 else spec.backbone, spec.data.max_tokens,
-                              n_extra_tokens, sha256)
+    backbone = load_backbone(str(folder.absolute()) if sha256 else spec.backbone.name, spec.data.max_tokens,
+                             n_extra_tokens, sha256, None if sha256 else spec.backbone.keep_blocks)
     if not sha256:
         _check_backbone(folder, backbone)
     if not pooling_is_ours and not writes and task.n_outputs * backbone.config.hidden_size > MAX_NATIVE_HEAD:
@@ -138,7 +138,7 @@ def save(folder: Path, model: Model, task: Task, backbone: Backbone, golden: Seq
         adapters.save(model, folder / ADAPTER)
         _save_config(cast(Any, model).model if model.writes else blocks.base(model.encoder), folder)
         if with_backbone:
-            if len(backbone.weights) == 1:
+            if len(backbone.weights) == 1 and backbone.keep_blocks is None:
                 shutil.copyfile(backbone.weights[0], folder / WEIGHTS)
             else:
                 save_file(backbone.tensors(), folder / WEIGHTS)

@@ -168,10 +168,10 @@ def _balance(tables: Mapping[str, Table], task: Task) -> dict[str, dict[str, int
 
 def _tokens(texts: Sequence[str], spec: Spec) -> dict[str, Any]:
     """Lengths in tokens of the Spec's backbone, what each limit would cut, and how many tokens it does not know."""
-    reader = load_backbone(spec.backbone, max_tokens=10**6).reader
+    reader = load_backbone(spec.backbone.name, max_tokens=10**6).reader
     n_NK = np.zeros((len(texts), 3), np.int64)  # all tokens, those of the text, unknown ones
     is_text_V, is_unknown_V = reader.which_tokens()
-    with library_errors(spec.backbone, "cannot read these texts", ModelError, "Take another backbone."):
+    with library_errors(spec.backbone.name, "cannot read these texts", ModelError, "Take another backbone."):
         encodings = reader.tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)
     for i, encoded in enumerate(encodings):
         ids = encoded.ids
@@ -179,7 +179,7 @@ def _tokens(texts: Sequence[str], spec: Spec) -> dict[str, Any]:
     n_N = n_NK[:, 0]
     at = {name: int(np.quantile(n_N, share)) for name, share in
           (("shortest", 0.0), ("median", 0.5), ("95 %", 0.95), ("99 %", 0.99), ("longest", 1.0))}
-    lengths = {"backbone": spec.backbone, "n_tokens": at, "max_tokens": spec.data.max_tokens, "limits": [
+    lengths = {"backbone": spec.backbone.name, "n_tokens": at, "max_tokens": spec.data.max_tokens, "limits": [
         {"max_tokens": limit, "n_cut": int((n_N > limit).sum()),
          "cut_tokens_share": float(np.maximum(n_N - limit, 0).sum() / n_N.sum())}
         for limit in sorted({*LIMITS, spec.data.max_tokens})]}
@@ -240,7 +240,8 @@ def _suspects(train: Table, task: Task, spec: Spec, progress: Progress) -> Findi
     if len(labels) < 2:
         return {"n_looked_at": 0, "n_rows": 0, "n_expected": 0.0, "rate": None, "rows": []}
     texts = [task.text(train.rows[i]) for i in chosen]
-    features_ND = Extractor(spec.backbone, max_tokens=spec.data.max_tokens, store=spec.cache, progress=progress)(texts)
+    features_ND = Extractor(spec.backbone.name, max_tokens=spec.data.max_tokens, store=spec.cache,
+                            progress=progress)(texts)
     scaled_ND = features_ND / np.sqrt(np.mean(features_ND**2) * features_ND.shape[1] / 16)
     errors = label_errors(scaled_ND, gold_N, spec.seed)
     listed = np.argsort(-errors.wrong_N, kind="stable")[: int((errors.wrong_N > MIN_WRONG).sum())]

@@ -182,7 +182,7 @@ def _split_once(spec: Spec, tables: dict[str, Table], out: Path, anew: bool) -> 
     folder, task = out / "data", tasks.build(spec.task)
     parts = splits.make(tables, spec.data, task, spec.seed)
     contract = flat({"spec": spec.model_dump(), "rows": {name: getattr(parts, name).digest() for name in PARTS},
-                     "backbone": hashes(load_backbone(spec.backbone, spec.data.max_tokens)),
+                     "backbone": hashes(load_backbone(spec.backbone.name, spec.data.max_tokens)),
                      "version": {name: machine.versions().get(name) for name in EXACT}})
     if not anew and (out / request.FORMER_FILE).exists() and not (out / request.FILE).exists():
         raise RunFolderError(str(out), "was begun by an earlier headstart, which did not note its backbone.",
@@ -241,7 +241,7 @@ def _summarize(results: Sequence[CellResult], wanted: Sequence[str], out: Path, 
     sizes = [_one_size(n, {m: [r for r in results if r.rows == n and r.method == m] for m in wanted}, out, spec)
              for n in dict.fromkeys(result.rows for result in results)]
     first, seeds = results[0], sorted({result.score.seed or 0 for result in results})
-    return Comparison(first.metric, first.score.n, seeds, spec.backbone, spec.task["name"], spec.data.train, sizes,
+    return Comparison(first.metric, first.score.n, seeds, str(spec.backbone), spec.task["name"], spec.data.train, sizes,
                       first.machine, first.versions)
 
 

@@ -20,6 +20,7 @@ from ..core.cells import listed, normal_label, written_list
 from ..core.errors import DataError, shorten
 from ..core.reader import Reader
 from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
+from ..core.teaching import order_of
 from ..core.values import LinearMap, MemberLogits, Prediction, Row, Window
 from ..features import solve, tfidf
 from .text_classification import MAJORITY_AND_TF_IDF, USUAL_TEXT
@@ -152,6 +153,12 @@ class MultiLabelClassification(Task):
 
         yes_N = logits.flatten()
         return torch.stack([torch.zeros_like(yes_N), yes_N], -1), target["labels"].flatten()
+
+    def from_teacher(self, teacher: Self, logits: np.ndarray) -> np.ndarray:
+        return np.asarray(logits[..., order_of(self.labels, teacher.labels)])
+
+    def placeholder(self, row: Row) -> Row:
+        return {**row, **(dict.fromkeys(self.label_columns, "0") or {"labels": []})}
 
     def similarity(self, target: dict[str, torch.Tensor]) -> torch.Tensor:
         """Labels that two rows share, of those that either has (Jaccard)."""

@@ -113,6 +113,9 @@ class MultipleChoice(Task):
         scores_RC = scores_RC.index_put((row_B, place_B), logits[:, 0])
         return scores_RC, place_B[target["is_right"] == 1]
 
+    def placeholder(self, row: Row) -> Row:
+        return {**row, "label": 0}
+
     def loss(self, logits: torch.Tensor, target: dict[str, torch.Tensor], *, weights_K: torch.Tensor | None = None,
              label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross entropy over the choices of each row. No smoothing: a choice that cannot be would get a share of it."""

@@ -18,6 +18,7 @@ from ..core.cells import normal_label
 from ..core.errors import DataError, Problem, shorten
 from ..core.reader import Reader
 from ..core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
+from ..core.teaching import order_of
 from ..core.values import LinearMap, MemberLogits, Prediction, Row, Window
 from ..features import solve, tfidf
 
@@ -138,6 +139,12 @@ class TextClassification(Task):
 
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return logits, target["label"]
+
+    def from_teacher(self, teacher: Self, logits: np.ndarray) -> np.ndarray:
+        return np.asarray(logits[..., order_of(self.labels, teacher.labels)])
+
+    def placeholder(self, row: Row) -> Row:
+        return {**row, self.columns.gold[0]: self.labels[0]}
 
     def classes(self, target: Mapping[str, np.ndarray]) -> np.ndarray:
         return target["label"]

@@ -100,6 +100,12 @@ class TextRegression(Task):
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return logits, target["score"]
 
+    def from_teacher(self, teacher: Self, logits: np.ndarray) -> np.ndarray:
+        return np.asarray((logits * teacher.spread + teacher.mean - self.mean) / self.spread, np.float32)
+
+    def placeholder(self, row: Row) -> Row:
+        return {**row, "score": self.mean}
+
     def loss(self, logits: torch.Tensor, target: dict[str, torch.Tensor], *, weights_K: torch.Tensor | None = None,
              label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Squared error in standard deviations, as (sum, count)."""

@@ -21,6 +21,7 @@ from ..data.splits import Splits
 from ..features.forward import CachedForward
 from ..models.backbone import Backbone
 from ..models.device import tokens_at_once
+from .lessons import Lessons
 from .signals import Stop
 
 PARTS = ("train", "validation", "test")
@@ -37,6 +38,7 @@ class Job:
     request: identity of what the run was asked to do; a checkpoint of another one is not used.
     unknown_tokens: of the rows of all PARTS, by their script.
     judge:   tells whether texts are what their rows ask for; None: no row asks.
+    lessons: what a teacher said, where the method has one.
     """
 
     spec: Spec
@@ -55,6 +57,7 @@ class Job:
     progress: Progress
     unknown_tokens: Sequence[UnknownTokens] = ()
     judge: Judge | None = None
+    lessons: Lessons | None = None
 
     @property
     def device(self) -> torch.device:
@@ -72,6 +75,11 @@ class Job:
     def trains(self) -> bool:
         """Whether gradient steps are taken."""
         return trains(self.method, self.task, len(self.rows("validation")))
+
+    @property
+    def learned(self) -> WindowStore:
+        """What gradient steps read: the train rows or, under a teacher, what that said of them and of others."""
+        return self.lessons.windows if self.lessons else self.windows["train"]
 
     def rows(self, part: str) -> Sequence[Row]:
         """The labeled rows of one of PARTS."""

@@ -96,7 +96,7 @@ class Learner:
         job.progress.begin("training", n_steps, "steps", state.step - began)
         first_step = state.step + 1 - began
         with closing(prefetch.for_device(batches.corrupted(batches.steps(
-                job.windows["train"], settings.tokens_per_batch, settings.tokens_per_micro_batch, seed, first_step),
+                job.learned, settings.tokens_per_batch, settings.tokens_per_micro_batch, seed, first_step),
                 job.task, seed, first_step), job.device)) as stream:
             steps = loop.train(self._loss(first), stream, self.optimizer, lambda n: rate(n - began), seed=seed,
                                accelerator=job.accelerator, clip_norm=settings.clip_norm, first=state.step + 1,
@@ -132,7 +132,7 @@ class Learner:
             raise SpecError("train.tokens_per_micro_batch", f'would change the loss of "{names[0]}", which '
                             "compares the rows of a batch.", "Leave it out.")
         n_steps, evaluate_at, epochs_at = batches.plan(
-            self.job.windows["train"], settings.tokens_per_batch, seed, settings.epochs or 1, settings.max_steps,
+            self.job.learned, settings.tokens_per_batch, seed, settings.epochs or 1, settings.max_steps,
             settings.evaluations_per_epoch)
         if not self.can_choose:
             evaluate_at = {step: evaluate_at[step] for step in (0, n_steps)}
@@ -142,7 +142,7 @@ class Learner:
         job, settings, weights_K = self.job, self.job.spec.train, self._class_weights()
 
         def loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            outputs = job.forward(batch.inputs, want=job.method.wants)
+            outputs = job.method.projected(job.model, job.forward(batch.inputs, want=job.method.wants))
             summed, n = job.method.loss(job.task, outputs, to_device(batch.target, job.device), weights_K=weights_K,
                                         label_smoothing=settings.label_smoothing)
             penalty = job.method.penalty(job.model, first)

@@ -17,7 +17,7 @@ from headstart import methods
 
 FILE = Path(__file__).parent.parent / "golden" / "losses.json"
 METHODS: dict[str, dict[str, object]] = {
-    **{name: {"name": name} for name in methods.names()},
+    **{name: {"name": name} for name in methods.names() if name != "distillation"},  # it has a teacher
     "fine-tuning, last block": {"name": "fine-tuning", "last_blocks": 1}}
 N_LOSSES = 10
 

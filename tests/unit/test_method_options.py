@@ -285,7 +285,7 @@ def test_options_come_in_reading_order():
 
 def test_concrete_methods_have_no_subclasses():
     kinds = [type(methods.build({"name": name})) for name in methods.names()]
-    assert len(kinds) == 11
+    assert len(kinds) == 12
     assert all(not kind.__subclasses__() for kind in kinds)
 
 

@@ -156,6 +156,9 @@ class QuestionAnswering(Task):
         scores_B2T = logits.transpose(1, 2).masked_fill(target["open"].ne(1)[:, None, :], CLOSED)
         return scores_B2T.flatten(0, 1), torch.stack((target["start"], target["end"]), 1).flatten()
 
+    def placeholder(self, row: Row) -> Row:
+        return {**row, "answers": {"text": [], "answer_start": []}}
+
     def loss(self, logits: torch.Tensor, target: dict[str, torch.Tensor], *, weights_K: torch.Tensor | None = None,
              label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross entropy as (sum, count). Label smoothing spreads its share over the open positions alone."""

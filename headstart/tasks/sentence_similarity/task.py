@@ -214,6 +214,20 @@ class SentenceSimilarity(Task):
         spared_AC = ((known_AC > 0) | (query_A[:, None] == keys_C[None, :])) & (gold_AC == 0)
         return scores_AC.masked_fill(spared_AC, -2 * self.scale), gold_A
 
+    def compared(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Where rows have scores the cosine of each, [A, 1]; else its likeness to each candidate."""
+        if not self.has_scores:
+            return self.aligned(logits, target)[0]
+        first, second = _pairs(target)
+        return (_unit(logits[first]) * _unit(logits[second])).sum(-1, keepdim=True)
+
+    def from_teacher(self, teacher: Self, logits: np.ndarray) -> np.ndarray:
+        """Of length one, so that several teachers' side by side have the mean of their cosines."""
+        return np.asarray(logits / np.maximum(np.linalg.norm(logits, axis=-1, keepdims=True), 1e-12))
+
+    def placeholder(self, row: Row) -> Row:
+        return {**row, "score": self.low} if self.has_scores else row
+
     def loss(self, logits: torch.Tensor, target: dict[str, torch.Tensor], *, weights_K: torch.Tensor | None = None,
              label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """The objective as (sum, count of rows), summed over the prefixes and the whole vector.

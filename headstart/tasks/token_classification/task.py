@@ -26,6 +26,7 @@ from ...core.cells import normal_label, written_list
 from ...core.errors import DataError, shorten
 from ...core.reader import Reader
 from ...core.task import N_MISTAKES_SHOWN, Columns, Head, Task, flaw_of_labels, flaw_of_text
+from ...core.teaching import order_of
 from ...core.values import IGNORE, LinearMap, MemberLogits, Prediction, Row, Window
 from ...features import solve, tagger
 from ...readers.words import join_tokens, places, split_words
@@ -255,6 +256,13 @@ class TokenClassification(Task):
     def aligned(self, logits: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         has_gold_BT = target["tags"] != IGNORE
         return logits[has_gold_BT], target["tags"][has_gold_BT]
+
+    def from_teacher(self, teacher: Self, logits: np.ndarray) -> np.ndarray:
+        return np.asarray(logits[..., order_of(self.tags_K, teacher.tags_K)])
+
+    def placeholder(self, row: Row) -> Row:
+        words_W = self.read(row)[1] if self.scheme == PLAIN else ()
+        return {**row, "entities": [{"start": start, "end": end, "label": self.labels[0]} for start, end in words_W]}
 
     def classes(self, target: Mapping[str, np.ndarray]) -> np.ndarray:
         return np.asarray(target["tags"][target["tags"] != IGNORE])
