@@ -30,7 +30,8 @@ FITS: dict[str, tuple[str, dict[str, Any]]] = {
     "scitldr-all": ("scitldr", {"data": {"limit": None, "validation_limit": 60, "test_limit": None},
                                 "train": {"epochs": 1}, **EVALUATE}),
 }
-FLOORS = {"scitldr-320": 0.34, "scitldr-all": 0.35}  # of the task's metric
+# name -> {score: the least that was asked for}
+FLOORS: dict[str, dict[str, float]] = {"scitldr-320": {"rouge_l": 0.34}, "scitldr-all": {"rouge_l": 0.35}}
 TO_BEAT: Mapping[str, tuple[str, ...]] = {  # over which the gain must be proven; others are marks
     "scitldr-320": ("before-training", "lead-1", "lead-3", "text-rank", "nearest"),
     "scitldr-all": ("before-training", "lead-1", "lead-3", "text-rank", "nearest"),
@@ -167,8 +168,8 @@ def section(name: str, result: Mapping[str, Any]) -> str:
     to_beat = TO_BEAT.get(name, ())
     rows = [line(system, values, metric, shown, system in to_beat) for system, values in systems.items()]
     header = ["system", *shown, f"{metric}, interval", "fitted - it, points", "to be proven", "proven"]
-    floor = FLOORS.get(name)
-    demand = f" Demanded: {metric} >= {floor}; met: {met(fitted[metric] >= floor)}." if floor else ""
+    demand = "".join(f" Demanded: {score} >= {floor}; met: {met(fitted[score] >= floor)}."
+                     for score, floor in FLOORS.get(name, {}).items())
     about = (f"**{name}** ({result['task']}; {result['n_train']:,} train rows, {result['n_test']:,} test rows; "
              f"{result['wall_s']:,.0f} s, of a processor {result['cpu_s']:,.0f} s; training's loop "
              f"{cost['train_seconds']:,.0f} s; peak memory {result['peak_mb']:,.0f} MB): "
