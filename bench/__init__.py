@@ -37,7 +37,7 @@ RESULTS = ROOT / "bench" / "results"
 DATA = Path(os.environ.get("HEADSTART_BENCH_DATA", ROOT.parent / "shared" / "data")).resolve()
 NAMES = ("start", "coverage", "folds", "guard", "linear", "flips", "export", "padding", "speed", "speed_score",
          "memory", "precision", "frozen", "few", "reach", "defaults", "distillation", "quality", "understanding",
-         "task_speed", "serve", "ensembles", "reading")  # the cheap ones first
+         "task_speed", "writing", "serve", "ensembles", "reading")  # the cheap ones first
 PUBLISHED = {"trec": ("trec/train.jsonl", "trec/test.jsonl"), "sst2": ("sst2/train.jsonl", "sst2/validation.jsonl"),
              "banking77": ("banking77/train.jsonl", "banking77/test.jsonl")}  # train rows, rows to test on
 
