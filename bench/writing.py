@@ -17,7 +17,8 @@ from typing import Any
 
 from bench import Cell, Run, writing_control, writing_decoding, writing_fits, writing_speed, writing_translation
 
-PARTS = (writing_fits, writing_translation, writing_speed, writing_decoding, writing_control)  # each: NAMES, cells, measure, table
+# Each has NAMES, cells, measure and table.
+PARTS = (writing_fits, writing_translation, writing_speed, writing_decoding, writing_control)
 
 
 def cells(quick: bool) -> list[Cell]:

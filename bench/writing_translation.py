@@ -1,7 +1,8 @@
 """`bench writing`: English to German with an encoder that stays as it is, beside the same shape without knowledge.
 
-A cell is one number of train rows and of steps for all of its runs: the Spec as it is shipped (`pretrained`), the same with an encoder of random weights that stays as it is, too (`random-encoder`), and the same shape from random
-weights, all of which move (`random`). The same test rows, paired: what is left of the gain is knowledge carried over.
+A cell is one number of train rows and of steps for all of its runs: the Spec as it is shipped (`pretrained`), the same
+with an encoder of random weights that stays as it is, too (`random-encoder`), and the same shape from random weights,
+all of which move (`random`). The same test rows, paired: what is left of the gain is knowledge carried over.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ def sections(scores: Scores, steps: Sequence[Mapping[str, Any]]) -> list[Section
     hashes = {name: value for name, value in (("spec_sha256", scores.spec_sha256),
                                               ("backbone_sha256", scores.backbone_sha256)) if value}
     parts = [certificate(scores), members(scores), downstream(scores), teaching(scores), learning(scores, steps),
-             confusion(details), scatter(details), per_label(details), groups(details), mistakes(details), examples(details),
-             truncation(scores), vocabulary(scores), data(scores.data, scores.n_folds),
+             confusion(details), scatter(details), per_label(details), groups(details), mistakes(details),
+             examples(details), truncation(scores), vocabulary(scores), data(scores.data, scores.n_folds),
              _amounts("cost", "Cost", "What this run took", cost if any(v is not None for v in cost.values()) else {}),
              _amounts("machine", "Machine and versions", "Where this run took place, and with what",
                       {**scores.machine, **scores.versions, **hashes})]
