@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -76,6 +76,10 @@ class Reader(Protocol):
     @property
     def begin_ids(self) -> Sequence[int]:
         """What a decoder's text begins with; () where a text goes on from what is read."""
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """Its special tokens by name."""
 
     @property
     def target(self) -> Reader:

@@ -79,6 +79,12 @@ class TextReader:
         return tuple(text[n:].casefold() for text in texts)
 
     @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """Its special tokens by name."""
+        return {token.content: int(i) for i, token in self.tokenizer.get_added_tokens_decoder().items()
+                if token.special}
+
+    @cached_property
     def start_ids(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text."""
         encoding = self.tokenizer.encode("a")

@@ -21,7 +21,7 @@ from . import language
 from .folder import BACKBONE
 from .resolve import Layer
 
-LR = 1e-3  # what is new learns from nothing: at the rate of fine-tuning it would take many times as long
+LR = 2e-3  # what is new learns from nothing: at the rate of fine-tuning it would take many times as long
 
 
 def load(spec: Spec, origins: Origins, task: Task, train: Sequence[Row], method: Method,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Literal, Self
 
+from ..core.errors import SpecError, nearest, shorten
+from ..core.reader import ChatFormat, Reader
 from ..core.task import Columns
 from ..core.values import Row
 from .writing import columns, overlap
+from .writing.languages import language_name
 from .writing.measures import Length, Likelihood, Measure
 from .writing.overlap import Bleu, Chrf
 from .writing.pairs import Pair
 from .writing.task import N_TEXTS, WritingTask
 from .writing.template import Kind, Template, default_template
+
+LANGUAGE_TOKEN = re.compile(r"[a-z]{2,3}_[A-Z]{2,4}")  # as mBART calls its languages
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,30 @@ class Translation(WritingTask):
 
     def pair(self, row: Row) -> Pair:
         return columns.pair_of(row, "source", "target")
+
+    def fitted_to(self, reader: Reader, chat_format: Callable[[], ChatFormat | None]) -> Self:
+        """Also with the target's language, where the model is told it by a token that texts begin with (mBART)."""
+        fitted = super().fitted_to(reader, chat_format)
+        begins = self._in_language(fitted.begins_with, self.target_language, reader.target, "target_language")
+        return replace(fitted, begins_with=tuple(begins))
+
+    def _before(self, reader: Reader) -> list[int]:
+        return self._in_language(super()._before(reader), self.source_language, reader, "source_language")
+
+    def _behind(self, reader: Reader) -> list[int]:
+        return self._in_language(super()._behind(reader), self.source_language, reader, "source_language")
+
+    @staticmethod
+    def _in_language(ids: Sequence[int], language: str, reader: Reader, option: str) -> list[int]:
+        """`ids` with the token of `language` in the place of any language's. Raises SpecError where there is none."""
+        known = {i: language_name(name) for name, i in reader.special_ids.items() if LANGUAGE_TOKEN.fullmatch(name)}
+        if known.keys().isdisjoint(ids):
+            return list(ids)
+        named = next((i for i, name in known.items() if name == language_name(language)), None)
+        if named is None:
+            raise SpecError(f"task.{option}", f"is {shorten(language)}; a token tells this model a text's language, and "
+                            f"{nearest(language, sorted(set(known.values())))}.", f"--set task.{option}=de")
+        return [named if i in known else i for i in ids]
 
     def own_template(self, kind: Kind) -> Template:
         return default_template(self.name, self.source_language, self.target_language, kind=kind)

@@ -366,3 +366,26 @@ def test_without_texts_no_file_of_an_artifact_holds_one(folders, stories, tmp_pa
     for path in files:
         content = path.read_bytes()
         assert not [text for text in texts if text.encode() in content], path.name
+
+
+def test_a_model_that_is_told_the_language_by_a_token_is_told_it(tmp_path):
+    from tokenizers import AddedToken, Tokenizer, processors
+
+    folder = tiny.seq2seq(tmp_path / "model", "mbart", vocab_size=720)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in ("en_XX", "de_DE", "ro_RO")])
+    english, german = tokenizer.token_to_id("en_XX"), tokenizer.token_to_id("de_DE")
+    tokenizer.post_processor = processors.TemplateProcessing(single="en_XX $A [SEP]", special_tokens=[
+        ("[SEP]", 3), ("en_XX", english)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    rows = list(tasks.find("translation").examples)
+    asked = {"name": "translation", "source_language": "German", "target_language": "en"}
+    loaded = backbones.load_backbone(str(folder), 64)
+    task = tasks.build(asked).learn(rows).fitted_to(loaded.reader, lambda: None)
+    window, = task.encode(0, rows[0], loaded.reader)
+    assert window.inputs["input_ids"][0] == german
+    assert window.inputs["decoder_input_ids"][:2] == [3, english]
+    assert window.inputs["predicts"][:2] == [0, 1]
+    for option, language in (("target_language", ""), ("target_language", "fr"), ("source_language", "Klingon")):
+        with pytest.raises(SpecError, match=option):
+            tasks.build({**asked, option: language}).learn(rows).fitted_to(loaded.reader, lambda: None)
