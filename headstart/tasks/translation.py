@@ -80,7 +80,7 @@ class Translation(WritingTask):
             return list(ids)
         named = next((i for i, name in known.items() if name == language_name(language)), None)
         if named is None:
-            raise SpecError(f"task.{option}", f"is {shorten(language)}; a token tells this model a text's language, and "
+            raise SpecError(f"task.{option}", f"is {shorten(language)}; a token tells this model the language, and "
                             f"{nearest(language, sorted(set(known.values())))}.", f"--set task.{option}=de")
         return [named if i in known else i for i in ids]
 
