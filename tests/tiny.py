@@ -54,6 +54,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
               "intermediate_size": 64, "bos_token_id": 2, "eos_token_id": 3},
     "qwen2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
               "intermediate_size": 48, "bos_token_id": 2, "eos_token_id": 3},
+    "qwen3": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+              "head_dim": 16, "intermediate_size": 48, "bos_token_id": 2, "eos_token_id": 3},
     "t5": {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64, "pad_token_id": 0},
 }
 

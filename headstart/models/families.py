@@ -119,6 +119,9 @@ _RECORDS = (
     Family("qwen2", blocks="layers", behind=("norm",), attention_out="self_attn.o_proj",
            keys_and_values=("k_proj", "v_proj"), takes_prefix=True, has_native_head=False,
            writes_as="AutoModelForCausalLM"),
+    Family("qwen3", blocks="layers", behind=("norm",), attention_out="self_attn.o_proj",
+           keys_and_values=("k_proj", "v_proj"), takes_prefix=True, has_native_head=False,
+           writes_as="AutoModelForCausalLM"),
     Family("roberta", takes_prefix=True, position_offset=2),
     # About a label the decoder has nothing to say: T5's encoder half alone answers then.
     Family("t5", blocks="encoder.block", behind=("encoder.final_layer_norm", "decoder.final_layer_norm"),

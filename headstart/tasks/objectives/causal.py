@@ -25,7 +25,7 @@ class CausalLanguage(Objective):
     def check_backbone(self, architecture: Architecture, width: int) -> None:
         if architecture not in self.architectures:
             raise SpecError("--objective", f'"causal" needs a model that writes; this backbone is an {architecture}.',
-                            "Use --objective masked, or a backbone of the family llama, gpt2 or qwen2.")
+                            "Use --objective masked, or a causal model: --backbone smollm2-135m")
 
     def encode(self, i: int, row: Row, reader: Reader) -> list[Window]:
         start, ids = list(reader.start_ids), [*reader.ids(row["text"]), *reader.end_ids[:1]]
