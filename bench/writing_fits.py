@@ -23,7 +23,7 @@ EVALUATE = {"evaluate": {"tokens_per_batch": 8192}}  # some 24 texts at once
 # name -> the Spec, and what is set otherwise
 FITS: dict[str, tuple[str, dict[str, Any]]] = {
     "scitldr-320": ("scitldr", {"data": {"limit": 320, "validation_limit": 60, "test_limit": None}, **EVALUATE}),
-    "dialogsum": ("dialogsum", {"data": {"test_limit": 250}}),
+    "dialogsum": ("dialogsum", {"data": {"test_limit": 160}}),
     "replies": ("star_replies", {}),
     "keywords": ("multi30k_keywords", {}),
     "keywords-asked": ("multi30k_keywords", {"task": {"constrained": False, "metric": "control_success"}}),

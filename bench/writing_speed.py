@@ -28,7 +28,7 @@ from bench import Cell, Run, markdown, met, of, writing_fits
 
 NAMES = ("speed",)
 N_EPOCHS, N_VALIDATION = 3, 8
-SIZES, QUICK_SIZES = {"n_rows": 64, "n_test": 80}, {"n_rows": 12, "n_test": 4}
+SIZES, QUICK_SIZES = {"n_rows": 64, "n_test": 48}, {"n_rows": 12, "n_test": 4}
 SYSTEMS = ("headstart", "trainer")
 METHODS: dict[str, dict[str, Any]] = {"lora": {"name": "lora", "last_blocks": 8},
                                       "last-4": {"name": "fine-tuning", "last_blocks": 4, "average": "none"}}
