@@ -196,10 +196,11 @@ def begin_ids(folder: Path, config: transformers.PretrainedConfig, reader: TextR
 
     n_ids: V, of what is written.
     """
-    path = folder / "generation_config.json"
-    there = read_json(path, ModelError, MAX_TOKENIZER_CONFIG_BYTES) if os.path.lexists(path) else {}
-    start, forced = (there.get(name) if getattr(config, name, None) is None else getattr(config, name)
+    said = [read_json(folder / name, ModelError, trust.MAX_CONFIG_BYTES)  # `config` lacks some
+            for name in ("config.json", "generation_config.json") if os.path.lexists(folder / name)]
+    start, forced = (next((values[name] for values in said if values.get(name) is not None), None)
                      for name in ("decoder_start_token_id", "forced_bos_token_id"))
+    start = getattr(config, "decoder_start_token_id", None) if start is None else start
     if start is None and config.model_type == "t5":
         start = config.pad_token_id  # as transformers does
     before = [forced] if forced is not None else [*reader.start_ids] if config.model_type != ENCODER_DECODER else []

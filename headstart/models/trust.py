@@ -108,7 +108,7 @@ def _is_rope(value: Any) -> bool:
 
 # What a key's value must be, by the first pattern that its whole name fits; for all others see `_as_default`.
 _RULES: tuple[tuple[str, tuple[Check, str]], ...] = (
-    ("num_(hidden_)?layers|n_layers?|num_decoder_layers", _whole(1, MAX_LAYERS)),
+    ("num_(hidden_)?layers|n_layers?|num_decoder_layers|(encoder|decoder)_layers", _whole(1, MAX_LAYERS)),
     ("inner_group_num|num_hidden_groups", _whole(1, 16)),
     ("chunk_size_feed_forward", _whole(0, 0)),
     ("type_vocab_size", _whole(0)),
@@ -168,8 +168,10 @@ def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any], activat
 
 def check_sizes(config: Any, entries: Mapping[str, Entry], path: Path) -> None:
     """Raise ModelError for sizes that no weights of the file could have, before a model of that size is thought of."""
-    if config.model_type != "albert" and config.num_hidden_layers > len(entries):
-        raise ModelError(str(path), f"asks for {config.num_hidden_layers:,} layers, but model.safetensors has only "
+    n_layers = max(config.num_hidden_layers, *(
+        getattr(config, name, None) or 0 for name in ("num_decoder_layers", "decoder_layers")))
+    if config.model_type != "albert" and n_layers > len(entries):
+        raise ModelError(str(path), f"asks for {n_layers:,} layers, but model.safetensors has only "
                          f"{len(entries):,} tensors.", FIX)
     if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
         raise ModelError(str(path), f"pad_token_id is {config.pad_token_id:,}, but the vocabulary has "
