@@ -128,6 +128,15 @@ def test_training_must_be_fast_and_no_worse(ours, rouge, is_met):
     assert writing_speed.table(runs[:1]) == ""
 
 
+def test_a_likelihood_that_is_lower_in_every_row_is_proven_lower():
+    rows = np.random.default_rng(0).uniform(10, 30, 40)
+    first, second = ([[*[0.5] * 10, nats, 10.0] for nats in of_system] for of_system in (rows + 1, rows))
+    rouge, likelihood = writing_speed.gaps(first, second)
+    assert rouge[0] == 0
+    assert likelihood[0] == pytest.approx(np.exp(-rows.mean() / 10 - 0.1) - np.exp(-rows.mean() / 10))
+    assert likelihood[1] < likelihood[0] < likelihood[2] < 0
+
+
 def test_a_batch_is_padded_on_the_right_and_its_padding_is_never_learned():
     batch = writing_speed.padded([{"input_ids": [5, 6], "attention_mask": [1, 1], "labels": [-100, 6]},
                                   {"input_ids": [7], "attention_mask": [1], "labels": [7]}])
