@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import ROOT, Run, writing, writing_control, writing_fits, writing_rows, writing_speed
+from bench import ROOT, Run, writing, writing_control, writing_fits, writing_rows, writing_speed, writing_translation
 from headstart.core import spec as specs
 from headstart.tasks.writing.control import Control
 from headstart.tasks.writing.pairs import Pair
@@ -30,7 +30,7 @@ def write(path, rows):
 def test_every_cell_is_measured_by_one_part():
     for quick in (False, True):
         names = [cell["name"] for cell in writing.cells(quick)]
-        assert len(set(names)) == 9
+        assert len(set(names)) == 13
         assert all(sum(name in part.NAMES for part in writing.PARTS) == 1 for name in names)
 
 
@@ -42,6 +42,18 @@ def test_every_fit_cell_is_a_sound_spec():
         spec, _ = specs.resolve_layers((str(path), specs.read_spec(path)), ("bench", cell["settings"]))
         assert str(spec.backbone) == "smollm2-135m"
         assert spec.task["decoding"]["max_new_tokens"] > 0
+
+
+@pytest.mark.parametrize("kind", writing_translation.RUNS)
+def test_every_run_of_translation_is_a_sound_spec(kind, tmp_path):
+    path = ROOT / "specs" / "multi30k.yaml"
+    settings = writing_translation.settings_of(kind, 40, 2, 8, tmp_path)
+    spec, _ = specs.resolve_layers((str(path), specs.read_spec(path)), ("bench", settings))
+    assert spec.encoder_decoder is not None
+    assert spec.train.max_steps == 2
+    assert (spec.encoder_decoder.encoder == "minilm-l6") == (kind == "pretrained")
+    assert (spec.method["encoder"], spec.encoder_decoder.decoder) == (
+        ("all", None) if kind == "random" else ("frozen", "minilm-l3"))
 
 
 def test_a_reply_is_drawn_from_each_dialogue_and_never_after_two_turns_of_the_agent(tmp_path):
