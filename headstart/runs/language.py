@@ -33,6 +33,8 @@ def layer(spec: Spec, origins: Origins, task: Task, rows: Sequence[Row]) -> tupl
 
     rows: of train.
     """
+    if spec.encoder_decoder is not None:
+        return "encoder_decoder", {"backbone": spec.encoder_decoder.encoder}
     if origins.get("backbone") != DEFAULT:  # where blocks are chosen, so is the backbone
         return "", {}
     if task.generation is not None:

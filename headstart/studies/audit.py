@@ -25,6 +25,7 @@ from .. import tasks
 from ..core.errors import DataError, ModelError
 from ..core.files import scratch_errors
 from ..core.outputs import check_output
+from ..core.pretrained import BackboneSpec
 from ..core.progress import Progress
 from ..core.spec import Spec
 from ..core.task import Task
@@ -77,7 +78,7 @@ def audit(spec_or_path: str | Path | Mapping[str, Any], *, suspects: bool = True
         task = task.learn(tables["train"].rows)
     rows = _Rows(tables, task, spec.data.near_duplicate)
     by_language = language.layer(spec, origins, task, tables["train"].rows)
-    spec = spec.model_copy(update=dict(by_language[1]))
+    spec = spec.model_copy(update={name: BackboneSpec(name=value) for name, value in by_language[1].items()})
     result = {
         "source": spec.data.train, "task": task.name, "parts": {name: len(table) for name, table in tables.items()},
         "unusable": _unusable(tables), "balance": _balance(tables, task), "twins": rows.twins(), "leaks": rows.leaks(),

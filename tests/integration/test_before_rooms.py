@@ -79,7 +79,9 @@ def cache_files(folder: Path) -> set[str]:
 
 def as_before(spec: Spec) -> Spec:
     """Without the options that came since."""
-    return spec.model_copy(update={"task": {key: value for key, value in spec.task.items() if key != "metric"}})
+    task, method = ({key: value for key, value in part.items() if key != since}
+                    for part, since in ((spec.task, "metric"), (spec.method, "encoder")))
+    return spec.model_copy(update={"task": task, "method": method})
 
 
 def test_its_spec_is_fitted_from_the_cache_it_left(folder):

@@ -31,8 +31,8 @@ def test_method_by_name_and_with_options():
     assert made.evaluate.baselines
     made, origins, _ = resolve([("call", {**DATA, "method": "fine-tuning"}),
                                 ("--set", {"method": {"freeze_embeddings": False}})])
-    assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False, "last_blocks": None, "encoder": None,
-                           "layer_decay": 1.0, "gradual": False, "l2_sp": 0.0, "average": "wise-ft",
+    assert made.method == {"name": "fine-tuning", "head_first": True, "freeze_embeddings": False, "last_blocks": None,
+                           "encoder": None, "layer_decay": 1.0, "gradual": False, "l2_sp": 0.0, "average": "wise-ft",
                            "members": None}
     assert resolve([("call", DATA)])[0].method == {"name": "auto"}
     assert origins["method.freeze_embeddings"] == "--set"
