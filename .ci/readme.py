@@ -33,6 +33,8 @@ def commands(readme: str) -> list[str]:
 
 def small(command: str) -> str:
     """The same command on less."""
+    if command.startswith("headstart pretrain"):
+        return f"{command} {SMALL}"
     if not re.match(r"headstart fit \S+\.(csv|yaml)", command):
         return command
     return f"{command} {SMALL} {SMALL_DEMO if '.yaml' in command else ''}"
@@ -67,6 +69,8 @@ def main() -> None:
         folder = Path(name)
         tiny.write_csv(folder / "reviews.csv", tiny.rows(200))
         tiny.write_csv(folder / "test.csv", tiny.rows(40, seed=1))
+        texts = [row["text"] for row in tiny.rows(120, seed=3)]
+        (folder / "texts.txt").write_text("\n".join(texts) + "\n", "utf-8")
         tiny.write_csv(folder / "new.csv", [{"text": row["text"]} for row in tiny.rows(20, seed=2)])
         (folder / "specs").symlink_to(ROOT / "specs")
         env = {**os.environ, "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1",
