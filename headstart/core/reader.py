@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -78,8 +78,8 @@ class Reader(Protocol):
         """What a decoder's text begins with; () where a text goes on from what is read."""
 
     @property
-    def special_ids(self) -> Mapping[str, int]:
-        """Its special tokens by name."""
+    def special_tokens(self) -> tuple[tuple[str, int], ...]:
+        """Its special tokens: (name, id) each."""
 
     @property
     def target(self) -> Reader:

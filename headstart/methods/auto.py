@@ -33,12 +33,9 @@ class Auto(Method):
     plan: ClassVar = replace(STEPS.plan, keeps="likely", min_choosing_rows=30)
 
     def prepare(self, model: Model) -> None:
-        if not model.writes:
-            STEPS.prepare(model)
-            return
         from ..models import blocks
 
-        if blocks.new_weights(model.encoder):
+        if not model.writes or blocks.new_weights(model.encoder):
             STEPS.prepare(model)
             return
         n = len(blocks.of(model.encoder))

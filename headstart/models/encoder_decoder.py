@@ -17,12 +17,11 @@ import torch
 from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 
-from ..core.errors import SpecError
 from ..core.model import MAIN, Inputs
 from ..core.values import DECODER_IDS, PREDICTS, Outputs
 from . import families
 from .families import ENCODER_DECODER, Family
-from .heads import NOTHING, Headed, encoded, save_encoder
+from .heads import NOTHING, Headed, asked_for, check_only_job, encoded, freeze_pooler, save_encoder
 from .precision import autocast
 
 
@@ -41,8 +40,7 @@ class EncoderDecoder(nn.Module):
             family = families.joined(families.of(self.encoder.config))
         self.projection = getattr(whole, "enc_to_dec_proj", None) or nn.Identity()
         self.config, self.family, self.new = self.encoder.config, family, new
-        if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler.requires_grad_(False)  # no gradient reaches it
+        freeze_pooler(self.encoder)
         computed = getattr(pretrained, "_keys_to_ignore_on_load_missing", None) or ()  # Marian's tables of positions
         for name, p in pretrained.named_parameters():
             if name in computed:
@@ -151,12 +149,9 @@ class Seq2SeqModel(Headed):
         return logits_MV.float() if self.bias_1V is None else logits_MV.float() + cast(torch.Tensor, self.bias_1V)
 
     def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
-        if job != MAIN:
-            raise SpecError("task", "a model that writes has a head for one job only.", "Fit each task by itself.")
+        check_only_job(job)
         predicts_BT = inputs.get(PREDICTS)
         names = ("input_ids", "attention_mask", *([] if predicts_BT is None else [DECODER_IDS]))
         outputs, hidden, attentions = encoded(self.encoder, {name: inputs[name] for name in names}, want)
-        asked_MD = outputs.last_hidden_state.flatten(0, 1)[:0] if predicts_BT is None else (
-            outputs.last_hidden_state[predicts_BT == 1])
-        features_MD = self.features(asked_MD)
+        features_MD = self.features(asked_for(outputs.last_hidden_state, predicts_BT))
         return Outputs(self.logits(features_MD), features_MD, hidden, attentions)

@@ -153,27 +153,43 @@ class Headed(nn.Module):
         return adapters.disabled(self)
 
 
-class PooledModel(Headed):
+class EncoderWithHead(Headed):
+    """A pretrained encoder and a head of ours, whose `out` is the last linear layer."""
+
+    def __init__(self, encoder: nn.Module, head: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        freeze_pooler(encoder)
+
+    @property
+    def output(self) -> nn.Linear:
+        return cast(nn.Linear, self.head.out)
+
+    def set_encoder(self, encoder: nn.Module) -> None:
+        self.encoder, self.revision = encoder, self.revision + 1
+        self.set_precision(self.precision)
+
+    def own_head(self) -> nn.Module:
+        return cast(nn.Module, self.head)
+
+    def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
+        save_encoder(self.encoder, folder, labels)
+
+
+class PooledModel(EncoderWithHead):
     """A pretrained encoder with a head of ours for each job.
 
     last_layers: the mean over the hidden states of so many of the last layers is what the heads read.
     """
 
     def __init__(self, encoder: nn.Module, head: HeadModule, last_layers: int = 1) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
+        super().__init__(encoder, head)
         self.last_layers = last_layers
-        if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler.requires_grad_(False)  # no gradient reaches it; it stays for those who load the encoder
-
-    @property
-    def output(self) -> nn.Linear:
-        return self.head.out
 
     @property
     def per_token(self) -> bool:
-        return self.head.per_token
+        return bool(self.head.per_token)
 
     @property
     def signature(self) -> str:
@@ -182,16 +198,6 @@ class PooledModel(Headed):
     def add_head(self, job: str, head: HeadModule) -> None:
         """Let one more job have a head on the same encoder."""
         self.more_heads[job] = head
-
-    def set_encoder(self, encoder: nn.Module) -> None:
-        self.encoder, self.revision = encoder, self.revision + 1
-        self.set_precision(self.precision)
-
-    def own_head(self) -> nn.Module:
-        return self.head
-
-    def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
-        save_encoder(self.encoder, folder, labels)
 
     def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
         head = self.head if job == MAIN else cast(HeadModule, self.more_heads[_known(job, self.more_heads)])
@@ -268,6 +274,24 @@ def _known(job: str, heads: nn.ModuleDict) -> str:
         raise SpecError("job", f"{shorten(job)} has no head; {nearest(job, [MAIN, *heads])}",
                         "Add one with add_head, or name another job.")
     return job
+
+
+def freeze_pooler(encoder: Any) -> None:
+    """No gradient reaches what we do not compute; it stays for those who load the encoder."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler.requires_grad_(False)
+
+
+def asked_for(hidden_BTD: torch.Tensor, predicts_BT: torch.Tensor | None) -> torch.Tensor:
+    """hidden_MD where the next token, or a hidden one, is asked for, row by row; M is 0 where nothing is asked."""
+    return hidden_BTD.flatten(0, 1)[:0] if predicts_BT is None else hidden_BTD[predicts_BT == 1]
+
+
+def check_only_job(job: str) -> None:
+    """Raise SpecError for another job than MAIN, of a model that writes."""
+    if job != MAIN:
+        raise SpecError("task", f"a model that writes has no head for the job {shorten(job)}.",
+                        "Fit each task by itself.")
 
 
 def save_encoder(pretrained: Any, folder: Path, labels: Mapping[str, Any]) -> None:

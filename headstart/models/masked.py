@@ -9,7 +9,6 @@ Shape suffixes: B windows, T tokens, D width, E width of embeddings, M tokens th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,7 +17,7 @@ from torch import nn
 from ..core.model import MAIN, Inputs
 from ..core.values import PREDICTS, Outputs
 from . import blocks
-from .heads import NOTHING, Headed, encoded, save_encoder
+from .heads import NOTHING, EncoderWithHead, asked_for, encoded
 from .precision import autocast
 
 RIDGE = 1e-3  # of the mean squared feature, added to each
@@ -37,44 +36,26 @@ class MaskedHead(nn.Module):
         return torch.addmm(self.bias_V, self.out(features_MD), embedding_VE.T)
 
 
-class MaskedModel(Headed):
+class MaskedModel(EncoderWithHead):
     """An encoder with such a head: inputs with `predicts` [B, T] to logits_MV, row by row."""
 
     per_token = False
     signature = "masked language model"
 
     def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        n_tokens, width = self.embedding_VE.shape
-        self.head = MaskedHead(int(cast(Any, blocks.base(encoder)).config.hidden_size), width, n_tokens)
-        if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler.requires_grad_(False)  # no gradient reaches it
+        model = cast(Any, blocks.base(encoder))
+        n_tokens, width = model.get_input_embeddings().weight.shape
+        super().__init__(encoder, MaskedHead(int(model.config.hidden_size), width, n_tokens))
 
     @property
     def embedding_VE(self) -> torch.Tensor:
         """The weights of the encoder's token embeddings."""
         return cast(torch.Tensor, cast(Any, blocks.base(self.encoder)).get_input_embeddings().weight)
 
-    @property
-    def output(self) -> nn.Linear:
-        return self.head.out
-
-    def set_encoder(self, encoder: nn.Module) -> None:
-        self.encoder, self.revision = encoder, self.revision + 1
-        self.set_precision(self.precision)
-
-    def own_head(self) -> nn.Module:
-        return self.head
-
-    def save_pretrained(self, folder: Path, labels: Mapping[str, Any]) -> None:
-        save_encoder(self.encoder, folder, labels)
-
     def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
         without_own = {name: a for name, a in inputs.items() if name != PREDICTS}
         outputs, hidden, attentions = encoded(self.encoder, without_own, want)
-        hidden_BTD, predicts_BT = outputs.last_hidden_state, inputs.get(PREDICTS)
-        features_MD = (hidden_BTD.flatten(0, 1)[:0] if predicts_BT is None else hidden_BTD[predicts_BT == 1]).float()
+        features_MD = asked_for(outputs.last_hidden_state, inputs.get(PREDICTS)).float()
         with autocast(self.precision, features_MD.device.type):
             logits_MV = self.head(features_MD, self.embedding_VE)
         return Outputs(logits_MV.float(), features_MD, hidden, attentions)

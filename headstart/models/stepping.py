@@ -77,12 +77,10 @@ class TorchStepper:
     def step(self, state: _State, tokens_B: np.ndarray, parents_B: np.ndarray) -> tuple[_State, np.ndarray]:
         """Read one more token of each text that goes on."""
         cache, mask_BS, next_B = state.cache, state.mask_BS, state.next_B
-        if len(parents_B) != len(mask_BS) or (parents_B != np.arange(len(mask_BS))).any():
-            chosen = torch.from_numpy(np.asarray(parents_B, np.int64)).to(self.device)
-            cache.batch_select_indices(chosen)
+        if (chosen := _selected(cache, parents_B, mask_BS)) is not None:
             mask_BS, next_B = mask_BS[chosen], next_B[chosen]
         mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), 1)], 1)
-        ids_B1 = torch.from_numpy(np.asarray(tokens_B, np.int64)).to(self.device)[:, None]
+        ids_B1 = _on(tokens_B, self.device)[:, None]
         with autocast(self.model.precision, self.device.type):
             outputs: Any = self._stepped(input_ids=ids_B1, attention_mask=mask_BS, position_ids=next_B[:, None],
                                          past_key_values=cache, use_cache=True)
@@ -139,12 +137,9 @@ class Seq2SeqStepper:
     @torch.inference_mode()
     def step(self, state: _Written, tokens_B: np.ndarray, parents_B: np.ndarray) -> tuple[_Written, np.ndarray]:
         """Read one more token of each text that goes on."""
-        if len(parents_B) != len(state.mask_BS) or (parents_B != np.arange(len(state.mask_BS))).any():
-            chosen = torch.from_numpy(np.asarray(parents_B, np.int64)).to(self.device)
-            for cache in (state.cache.self_attention_cache, state.cache.cross_attention_cache):
-                cache.batch_select_indices(chosen)
+        if (chosen := _selected(state.cache, parents_B, state.mask_BS)) is not None:
             state = _Written(state.cache, state.hidden_BSD[chosen], state.mask_BS[chosen])
-        ids_B1 = torch.from_numpy(np.asarray(tokens_B, np.int64)).to(self.device)[:, None]
+        ids_B1 = _on(tokens_B, self.device)[:, None]
         with autocast(self.model.precision, self.device.type):
             outputs = cast(EncoderDecoder, blocks.base(self.model.encoder)).write(
                 ids_B1, state.hidden_BSD, state.mask_BS, state.cache)
@@ -152,6 +147,19 @@ class Seq2SeqStepper:
 
     def _logits(self, hidden_BD: torch.Tensor) -> np.ndarray:
         return np.asarray(self.model.logits(self.model.features(hidden_BD)).cpu().numpy())
+
+
+def _selected(cache: Any, parents_B: np.ndarray, mask_BS: torch.Tensor) -> torch.Tensor | None:
+    """Let the cache hold the texts that go on; their places on the device, or None where all go on in their order."""
+    if len(parents_B) == len(mask_BS) and (parents_B == np.arange(len(mask_BS))).all():
+        return None
+    chosen = _on(parents_B, mask_BS.device)
+    cache.batch_select_indices(chosen)
+    return chosen
+
+
+def _on(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(numbers, np.int64)).to(device)
 
 
 def _exchanged(module: nn.Module, weights: dict[int, nn.Parameter]) -> nn.Module:

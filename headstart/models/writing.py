@@ -15,10 +15,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..core.errors import ModelError, SpecError, shorten
+from ..core.errors import ModelError
 from ..core.model import MAIN, Inputs
 from ..core.values import PREDICTS, Outputs
-from .heads import NOTHING, WholeModel, encoded
+from .heads import NOTHING, WholeModel, asked_for, check_only_job, encoded
 from .precision import autocast
 from .tensors import Entry
 
@@ -56,15 +56,11 @@ class WritingModel(WholeModel):
         return logits_MV.float()
 
     def forward(self, inputs: Inputs, job: str = MAIN, want: frozenset[str] = NOTHING) -> Outputs:
-        if job != MAIN:
-            raise SpecError("task", f"a model that writes has no head for the job {shorten(job)}.",
-                            "Fit each task by itself.")
-        predicts_BT = inputs.get(PREDICTS)
+        check_only_job(job)
         without_own = {name: a for name, a in inputs.items() if name != PREDICTS}
         outputs, hidden, attentions = encoded(self.encoder, {**without_own, "use_cache": False}, want)  # type: ignore[dict-item]
         n_tokens = inputs["input_ids"].shape[1]  # before them may stand a prompt that no text holds
-        features_MD = outputs.last_hidden_state.flatten(0, 1)[:0] if predicts_BT is None else (
-            outputs.last_hidden_state[:, -n_tokens:][predicts_BT == 1])
+        features_MD = asked_for(outputs.last_hidden_state[:, -n_tokens:], inputs.get(PREDICTS))
         return Outputs(self.logits(features_MD), features_MD, tuple(h_BTD[:, -n_tokens:] for h_BTD in hidden),
                        attentions)
 

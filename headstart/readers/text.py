@@ -79,24 +79,26 @@ class TextReader:
         return tuple(text[n:].casefold() for text in texts)
 
     @cached_property
-    def special_ids(self) -> dict[str, int]:
-        """Its special tokens by name."""
-        return {token.content: int(i) for i, token in self.tokenizer.get_added_tokens_decoder().items()
-                if token.special}
+    def special_tokens(self) -> tuple[tuple[str, int], ...]:
+        """Its special tokens: (name, id) each."""
+        return tuple((token.content, int(i)) for i, token in self.tokenizer.get_added_tokens_decoder().items()
+                     if token.special)
 
     @cached_property
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        encoding = self.tokenizer.encode("a")
+        of_text = [i for i, is_special in enumerate(encoding.special_tokens_mask) if not is_special]
+        return (tuple(encoding.ids[: of_text[0]]), tuple(encoding.ids[of_text[-1] + 1 :])) if of_text else ((), ())
+
+    @property
     def start_ids(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text."""
-        encoding = self.tokenizer.encode("a")
-        n = next((i for i, is_special in enumerate(encoding.special_tokens_mask) if not is_special), 0)
-        return tuple(encoding.ids[:n])
+        return self._around[0]
 
-    @cached_property
+    @property
     def close_ids(self) -> tuple[int, ...]:
         """What the tokenizer puts behind every text."""
-        encoding = self.tokenizer.encode("a")
-        n = next((i for i, is_special in enumerate(encoding.special_tokens_mask[::-1]) if not is_special), 0)
-        return tuple(encoding.ids[len(encoding.ids) - n :])
+        return self._around[1]
 
     @cached_property
     def _plain(self) -> Any:
@@ -124,8 +126,7 @@ class TextReader:
 
     def which_tokens(self) -> tuple[np.ndarray, np.ndarray]:
         """(is_text_V, is_unknown_V): whether each id stands for a part of a text, and whether for an unknown part."""
-        special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
-        special |= {*self.tokenizer.encode("", "").ids}
+        special = {i for _, i in self.special_tokens} | {*self.tokenizer.encode("", "").ids}
         n_ids = max([*special, self.pad_id, *self.tokenizer.get_vocab(with_added_tokens=True).values()]) + 1
         is_text_V, is_unknown_V = np.ones(n_ids, bool), np.zeros(n_ids, bool)
         is_text_V[[*special]] = False

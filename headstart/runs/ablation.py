@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from ..core import statistics
 from ..core.errors import HeadstartError
@@ -49,18 +48,18 @@ def learned(job: Job, evaluator: Evaluator, head: HeadSolver, *, resume: bool,
     if job.lessons is None:
         learner.learn(resume=resume, why=why)
         return learner, {}
-    first = copied(learner)
+    first = learner.copy()
     learner.learn(resume=resume)
     answers = job.lessons.predictions
     systems: dict[str, Sequence[Prediction]] = {
         "teacher": evaluator.calibrated_predictions(answers["validation"], answers["test"])}
     arms = job.method.ablations() if job.spec.evaluate.baselines else {}
     if arms:
-        best = copied(learner)
+        best = learner.copy()
         for name, (method, reads_unlabeled) in arms.items():
-            put(learner, first)
+            learner.put(first)
             systems[name] = _arm(job, head, name, method, reads_unlabeled, learner.state.step, resume)
-        put(learner, best)
+        learner.put(best)
     elif job.spec.evaluate.baselines:
         job.progress.say("method.ablation is false: nothing shows what the teacher was worth")
     return learner, systems
@@ -80,18 +79,6 @@ def _arm(job: Job, head: HeadSolver, name: str, method: Method, reads_unlabeled:
     job.progress.say(f"ablation: {name.replace('-', ' ')}, {n_steps:,} steps")
     Learner(other, evaluator, head).learn(resume=resume)
     return evaluator.calibrated_predictions(evaluator.predictions("validation"), evaluator.predictions("test"))
-
-
-def copied(learner: Learner) -> dict[str, torch.Tensor]:
-    """The weights that may move, as they are now."""
-    return {name: p.detach().cpu().clone() for name, p in learner.moving.items()}
-
-
-def put(learner: Learner, weights: Mapping[str, torch.Tensor]) -> None:
-    """Let the model have these weights."""
-    with torch.no_grad():
-        for name, p in learner.moving.items():
-            p.copy_(weights[name])
 
 
 def certified(job: Job, fitted: np.ndarray, beside: Mapping[str, Sequence[Prediction]]) -> Teaching:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core.errors import RunFolderError
 from ..core.files import write_file
 from ..core.method import Method
-from ..core.outputs import clear_work
+from ..core.outputs import LOCK, clear_work
 from ..core.progress import Progress
 from ..core.untrusted import read_json
 from ..training import batches
@@ -38,8 +38,7 @@ def chosen(method: Method, work: Path, prepare: Callable[[Method, Path], Job], s
         return method, ""
     if (noted := _noted(work / CHOICE, names)) is None:
         scores = {name: _score(name, method.alternatives[name], work, prepare, store, progress) for name in names}
-        clear_work(work, (TRIALS,), keep=tuple(entry.name for entry in work.iterdir()
-                                               if not entry.match(TRIALS)))
+        clear_work(work, (TRIALS,), keep=(LOCK,))
         best = max(names, key=lambda name: scores[name][0])
         words = ", ".join(f"{name} {score:.4g}" for name, (score, _) in scores.items())
         why = f"{best} was chosen by validation: {words} ({scores[best][1]} steps each)"

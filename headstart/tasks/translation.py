@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar, Literal, Self
 
 from ..core.errors import SpecError, nearest, shorten
@@ -75,7 +75,7 @@ class Translation(WritingTask):
     @staticmethod
     def _in_language(ids: Sequence[int], language: str, reader: Reader, option: str) -> list[int]:
         """`ids` with the token of `language` in the place of any language's. Raises SpecError where there is none."""
-        known = {i: language_name(name) for name, i in reader.special_ids.items() if LANGUAGE_TOKEN.fullmatch(name)}
+        known = _languages(reader.special_tokens)
         if known.keys().isdisjoint(ids):
             return list(ids)
         named = next((i for i, name in known.items() if name == language_name(language)), None)
@@ -96,3 +96,9 @@ class Translation(WritingTask):
     def measures(self) -> tuple[Measure, ...]:
         bleu = Bleu(self.bleu_tokenizer)
         return (*((bleu, Chrf()) if self.metric == "bleu" else (Chrf(), bleu)), Length(), Likelihood())
+
+
+@cache
+def _languages(special_tokens: tuple[tuple[str, int], ...]) -> Mapping[int, str]:
+    """The language that each of a tokenizer's special tokens stands for, of those that stand for one."""
+    return {i: language_name(name) for name, i in special_tokens if LANGUAGE_TOKEN.fullmatch(name)}

@@ -62,7 +62,7 @@ class Learner:
         job, plan = self.job, self.job.method.plan
         if plan.solves_again:
             self.head.solve_again()
-        first = self._copy()
+        first = self.copy()
         write_file(self.log_file, [self._restore() if resume else ""])
         job.stop.deferred = True
         with self.log_file.open("a", encoding="utf-8", buffering=1) as log:
@@ -71,7 +71,7 @@ class Learner:
                 self._include(self.state.best)
                 if self.state.n_mean == plan.n_members:
                     break
-                self._put(first)
+                self.put(first)
                 self.optimizer = self._new_optimizer()
                 self.state.begin_again()
                 job.progress.say(f"training {self.state.n_mean + 1} of {plan.n_members}, from the first weights")
@@ -209,7 +209,7 @@ class Learner:
         state.curve.append({"step": state.step, "epoch": epoch, "scores": scores})
         if is_best:
             state.best_score, state.best_step, state.n_worse = scores[metric], state.step, 0
-            state.best = self._copy()
+            state.best = self.copy()
         elif state.step:
             state.n_worse += 1
         self.job.progress.say(f"epoch {epoch:g}: validation {metric} {scores[metric]:.4f}"
@@ -245,7 +245,7 @@ class Learner:
         choices = candidates(first, state.best, state.mean, self.job.method.plan.average)
         scores = {FIRST: state.curve[0]["scores"][metric], TRAINED: state.best_score}
         for name in [name for name in choices if name not in scores]:
-            self._put(choices[name]())
+            self.put(choices[name]())
             scores[name] = self._scores()[metric]
         kept = max(choices, key=lambda name: scores[name]) if self.can_choose else TRAINED
         if kept == TRAINED and SOUP in choices and not self._difference(state.best, state.mean).is_proven:
@@ -254,7 +254,7 @@ class Learner:
             kept, likely = self._likely(kept, choices, scores)
             progress.say(f"shipped: {kept}: {likely}")
             why = "; ".join(filter(None, (why, likely)))
-        self._put(choices[kept]())
+        self.put(choices[kept]())
         self.kept = Kept(kept, scores[kept], why)
         best = 0 if kept == FIRST else state.best_step
         if kept == SOUP:  # it is of several: mark the best of them
@@ -283,14 +283,16 @@ class Learner:
         """Of `weights` to `others` on the validation rows."""
         outcomes = []
         for candidate in (weights, others):
-            self._put(candidate)
+            self.put(candidate)
             outcomes.append(self.evaluator.outcomes(self._validation()))
         return self.evaluator.difference(*outcomes)
 
-    def _copy(self) -> Weights:
+    def copy(self) -> Weights:
+        """The weights that may move, as they are now."""
         return {name: p.detach().cpu().clone() for name, p in self.moving.items()}
 
-    def _put(self, weights: Weights) -> None:
+    def put(self, weights: Weights) -> None:
+        """Let the model have these weights."""
         with torch.no_grad():
             for name, p in self.moving.items():
                 p.copy_(weights[name])
@@ -344,7 +346,7 @@ class Learner:
         self.state = saved.state
         self.memory.tokens = saved.state.micro_tokens
         self.state.mean = {name: p.to(self.job.device) for name, p in self.state.mean.items()}
-        self._put(saved.weights)
+        self.put(saved.weights)
         entries: dict[int, dict[str, torch.Tensor]] = {}
         for place, tensor in saved.optimizer.items():
             i, _, key = place.partition(".")
